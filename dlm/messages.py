@@ -1,0 +1,100 @@
+"""The lock manager's ordered messages: one tag byte, then a msgpack array.
+
+``(kind, life ring seq, life ring rep, serial, *body)``. The life and the gapless serial in front of every message
+are what makes old messages harmless and repeated ones count once (pitfalls K6, C10). Chunks of a state transfer
+have no life and no serial: they change nothing by themselves.
+
+| kind | body |
+|---|---|
+| LOCK, CONVERT, UNLOCK, CANCEL | name, session, h, mode, flags, value, pid, program |
+| END | session, ((name, h), ..) – the session's locks, forced off (P1) |
+| PUBLISH | name, epoch, contents – the former owner's queues (design §5.1) |
+| YIELD | name, epoch – the owner asks to become shared (K13) |
+| GIVE_BACK | ((name, epoch), ..) – idle private names (A2) |
+| REFILL | name, epoch – another block of fence numbers (K14) |
+| GOODBYE | – (D10) |
+| CHUNK | view seq, view rep, index, total, bytes (K15) |
+
+Names in messages are *keys*: the lockspace and the name in one byte string (``key_of``).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import msgpack
+
+from vsync.types import RingId
+
+__all__ = ["TAG", "Kind", "Message", "Op", "decode", "encode", "key_of", "split_key"]
+
+TAG = 1  #: of the ``dlm`` service
+_TAG_BYTE = bytes([TAG])
+_SEPARATOR = b"\x00"
+
+
+class Kind(IntEnum):
+    """What a message is about."""
+
+    LOCK = 1
+    CONVERT = 2
+    UNLOCK = 3
+    CANCEL = 4
+    END = 5
+    PUBLISH = 6
+    YIELD = 7
+    GIVE_BACK = 8
+    REFILL = 9
+    GOODBYE = 10
+    CHUNK = 11
+
+
+class Message(NamedTuple):
+    """A decoded message. ``ring`` is the primary ring that admitted the sender's life."""
+
+    kind: int
+    ring: RingId
+    serial: int
+    body: tuple[Any, ...]
+
+
+class Op(NamedTuple):
+    """One operation on one name, as it stands in a waiting list of a handover."""
+
+    kind: int
+    node: int
+    ring: RingId
+    session: int
+    h: int
+    mode: int
+    flags: int
+    value: bytes | None
+    pid: int = 0
+    program: str = ""
+
+
+def encode(kind: int, ring: RingId, serial: int, body: tuple[Any, ...]) -> bytes:
+    """The payload to submit."""
+    packed: bytes = msgpack.packb((int(kind), ring[0], ring[1], serial, *body))
+    return _TAG_BYTE + packed
+
+
+def decode(payload: bytes) -> Message:
+    """The inverse of ``encode``. Raises ``ValueError`` for anything else."""
+    row = msgpack.unpackb(payload[1:], use_list=False)
+    if not isinstance(row, tuple) or len(row) < 4:
+        raise ValueError("not a message of the lock manager")
+    return Message(row[0], RingId(row[1], row[2]), row[3], row[4:])
+
+
+def key_of(space: str, name: bytes) -> bytes:
+    """The key of a name in a lockspace; the lockspace ``default`` costs one byte."""
+    prefix = b"" if space == "default" else space.encode()
+    return prefix + _SEPARATOR + name
+
+
+def split_key(key: bytes) -> tuple[str, bytes]:
+    """The lockspace and the name of a key."""
+    prefix, _, name = key.partition(_SEPARATOR)
+    return prefix.decode() or "default", name

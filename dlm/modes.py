@@ -1,0 +1,75 @@
+"""The six lock modes and everything that is a table about them (locks.md §1.1, §1.5, §1.6, §1.9).
+
+Modes are small integers, NL=0 .. EX=5; ``NONE`` (-1) stands for "no lock yet". PR and CW are of equal severity but
+not ordered: a change between them is a *middle conversion*, neither up nor down (M2).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "COMPATIBLE", "CONFLICTING", "CONVDEADLK", "CR", "CW", "EX", "EXPEDITE", "FORCEUNLOCK", "HEADQUE",
+    "IVVALBLK", "MODES", "NAMES", "NL", "NODLCKWT", "NONE", "NOORDER", "NOQUEUE", "PR", "PW", "QUECVT", "QUECVT_FROM",
+    "READS", "VALBLK", "WRITES", "is_down", "is_middle", "value_direction",
+]  # fmt: skip
+
+NONE = -1
+NL, CR, CW, PR, PW, EX = range(6)
+MODES = (NL, CR, CW, PR, PW, EX)
+NAMES = ("NL", "CR", "CW", "PR", "PW", "EX")
+
+# Flags, with the bit values of dlmconstants.h (locks.md §1.6).
+NOQUEUE = 0x1
+VALBLK = 0x8
+QUECVT = 0x10
+IVVALBLK = 0x20
+CONVDEADLK = 0x40
+NODLCKWT = 0x100
+EXPEDITE = 0x400
+HEADQUE = 0x1000
+NOORDER = 0x2000
+FORCEUNLOCK = 0x20000
+
+#: ``COMPATIBLE[held][asked]`` (symmetric, M1).
+COMPATIBLE: tuple[tuple[bool, ...], ...] = (
+    (True, True, True, True, True, True),
+    (True, True, True, True, True, False),
+    (True, True, True, False, False, False),
+    (True, True, False, True, False, False),
+    (True, True, False, False, False, False),
+    (True, False, False, False, False, False),
+)
+
+#: ``CONFLICTING[asked]``: the modes that must not be held by another lock.
+CONFLICTING: tuple[tuple[int, ...], ...] = tuple(
+    tuple(held for held in MODES if not COMPATIBLE[held][asked]) for asked in MODES
+)
+
+#: QUECVT is accepted only from the key to one of these modes (§1.5).
+QUECVT_FROM: tuple[tuple[int, ...], ...] = (
+    (CR, CW, PR, PW, EX),
+    (CW, PR, PW, EX),
+    (PR, PW, EX),
+    (CW, PW, EX),
+    (EX,),
+    (),
+)
+
+READS, WRITES = "R", "W"
+
+# Rows: granted mode before (first row: new request); columns: mode after. R resource -> caller, W caller -> resource.
+_VALUE = ("RRRRRR", "RRRRRR", ".RRRRR", "..RRRR", "...RRR", "WWWWWR", "WWWWWW")
+
+
+def is_middle(old: int, new: int) -> bool:
+    """Whether old -> new is PR <-> CW (M2)."""
+    return (old == PR and new == CW) or (old == CW and new == PR)
+
+
+def is_down(old: int, new: int) -> bool:
+    """Whether old -> new is a down-conversion, which always can be granted at once (M3)."""
+    return new < old and not is_middle(old, new)
+
+
+def value_direction(old: int, new: int) -> str:
+    """``"R"``, ``"W"`` or ``"."``: what happens to the value block when the granted mode changes (§1.9)."""
+    return _VALUE[old + 1][new]

@@ -1,0 +1,93 @@
+"""The states of a name – Private, Shared, Handover – and the fence numbers of an owner (design §5.1, pitfalls K14)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from dlm.messages import Op
+from dlm.resource import Mint, Resource
+from vsync.types import RingId
+
+__all__ = ["FENCE_BLOCK", "Fences", "Form", "Name"]
+
+FENCE_BLOCK = 4096  #: numbers reserved at once for an owner
+
+
+class Form(IntEnum):
+    """Which of the three states a name is in. An unknown name has no entry at all."""
+
+    PRIVATE = 0
+    SHARED = 1
+    HANDOVER = 2
+
+
+class Fences:
+    """The numbers an owner may give to its private grants: blocks reserved at positions of *this* ownership (B2).
+
+    Each ordered operation of the owner on its own name reserves another block, and the fast path is taken only with
+    more numbers left than operations queued; so ``take`` never finds it empty.
+    """
+
+    __slots__ = ("_blocks", "asked", "left")
+
+    def __init__(self) -> None:
+        self._blocks: list[list[int]] = []
+        self.left = 0
+        self.asked = False  #: a refill is on its way
+
+    def add(self, first: int, count: int) -> None:
+        """Append the numbers ``first .. first+count-1``, larger than all before."""
+        self._blocks.append([first, first + count])
+        self.left += count
+        self.asked = False
+
+    def take(self) -> int:
+        """The next number."""
+        block = self._blocks[0]
+        number = block[0]
+        block[0] += 1
+        self.left -= 1
+        if block[0] == block[1]:
+            del self._blocks[0]
+        return number
+
+
+class Name:
+    """What is known about one name. The fields below the line exist at the owner only and are not replicated."""
+
+    __slots__ = ("epoch", "fences", "form", "idle_since", "owner", "resource", "run", "run_node", "solid", "waiting")
+
+    def __init__(self, form: Form, owner: int, epoch: int) -> None:
+        self.form = form
+        self.owner = owner  #: node that owns it, or owned it before the handover; 0 when shared
+        self.epoch = epoch  #: position at which this ownership began
+        self.waiting: list[Op] = []  #: handover: what was ordered since, in order (A4)
+        self.run_node = 0  #: shared: the node of the last ordered operation ..
+        self.run = 0  #: .. and how many in a row were that node's (A5)
+        self.resource: Resource | None = None  #: shared: at everybody; private: at the owner only
+        # ---- owner only
+        self.fences: Fences | None = None
+        self.solid = False  #: ownership began in a regular delivery (K10)
+        self.idle_since = 0  #: local clock when the last lock went
+
+    def share(self, resource: Resource) -> None:
+        """Become Shared with these contents."""
+        self.form, self.owner, self.resource = Form.SHARED, 0, resource
+        self.fences, self.run, self.run_node = None, 0, 0
+
+    def encode(self, key: bytes) -> tuple[Any, ...]:
+        """The replicated part: no private contents."""
+        contents = self.resource.encode() if self.form is Form.SHARED and self.resource else None
+        waiting = tuple(tuple(op) for op in self.waiting)
+        return key, int(self.form), self.owner, self.epoch, self.run_node, self.run, waiting, contents
+
+    @classmethod
+    def decode(cls, row: tuple[Any, ...], mint: Mint, now: int) -> Name:
+        """The inverse of ``encode``, for a node that owns nothing."""
+        name = cls(Form(row[1]), row[2], row[3])
+        name.run_node, name.run = row[4], row[5]
+        name.waiting = [Op(op[0], op[1], RingId(*op[2]), *op[3:]) for op in row[6]]
+        if row[7] is not None:
+            name.resource = Resource.decode(row[7], mint, now)
+        return name

@@ -1,0 +1,348 @@
+"""The replicated lock table: a deterministic function of the ordered stream (design §5.1, pitfalls K5, K6, K12–K14).
+
+Every member applies the same messages in the same order and so has the same table. Only the *contents* of private
+names differ: they exist at the owner alone, who works on them without messages (``local``). What the table decides
+comes out as a list of effects: outcomes for the homes of locks, and ``Composed`` publications for their owner.
+
+Rules worth knowing before reading:
+
+* a message counts only if its life is current and its serial is the next one (K6);
+* an unknown name becomes Private to the sender of a new-lock request, and of nothing else (A8);
+* a stranger's new-lock request turns Private into Handover; until the owner's Publish is delivered, whatever is
+  ordered about the name waits in a list (A4) – the owner composes the Publish at that delivery, not before (A3);
+* after 8 ordered operations of one node in a row on a shared name that only it uses, that node owns it (A5).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import msgpack
+
+from dlm.messages import Kind, Message, Op
+from dlm.modes import FORCEUNLOCK, IVVALBLK
+from dlm.names import FENCE_BLOCK, Fences, Form, Name
+from dlm.resource import Effect, Lock, Resource, What
+from vsync.types import NO_RING, Member, RingId
+
+__all__ = ["DEMOTE_AFTER", "Composed", "Effects", "Life", "Table"]
+
+DEMOTE_AFTER = 8  #: ordered operations of one node in a row that make a shared name private again
+
+
+class Composed(NamedTuple):
+    """The owner's publication of a name in handover, to be sent by this node."""
+
+    key: bytes
+    epoch: int
+    contents: tuple[Any, ...]
+
+
+Effects = list[Effect | Composed]
+
+
+class Life:
+    """One node as the table knows it: (node, incarnation, admitting ring), and its last applied serial."""
+
+    __slots__ = ("gone", "incarnation", "node", "ring", "serial")
+
+    def __init__(self, node: int, incarnation: int, ring: RingId, serial: int = 0, gone: bool = False) -> None:
+        self.node = node
+        self.incarnation = incarnation
+        self.ring = ring
+        self.serial = serial
+        self.gone = gone  #: it has said goodbye
+
+    def encode(self) -> tuple[Any, ...]:
+        """As a msgpack-able tuple."""
+        return self.node, self.incarnation, tuple(self.ring), self.serial, self.gone
+
+
+class Table:
+    """The lock table of node ``me``. Not thread-safe; ``now`` is only remembered for people to read."""
+
+    def __init__(self, me: int) -> None:
+        self.me = me
+        self.now = 0
+        self.ring = NO_RING  #: id of the last primary view: the name of this state (K2)
+        self.applied = 0  #: ordered events applied along this lineage: its position (K2)
+        self.numbers = 0  #: fence numbers used or reserved in this primary view (K14)
+        self.lives: dict[int, Life] = {}
+        self.names: dict[bytes, Name] = {}
+        self.installing = False  #: what is applied now was delivered during an installation (K10)
+        self.ignored = 0  #: messages of ended lives or with another serial, for status
+
+    # -- the ordered stream -----------------------------------------------------------------------------------------
+
+    def apply(self, origin: Member, message: Message) -> Effects | None:
+        """Apply one message. ``None`` if it does not count: its life is not current, or it is not the next one."""
+        life = self.lives.get(origin.node)
+        if (
+            life is None
+            or life.ring != message.ring
+            or life.serial + 1 != message.serial
+            or life.incarnation != origin.incarnation
+            or life.gone
+        ):
+            self.ignored += 1
+            return None
+        life.serial += 1
+        self.applied += 1
+        out: Effects = []
+        kind, body = message.kind, message.body
+        if kind <= Kind.CANCEL:
+            self._operate(body[0], Op(kind, life.node, life.ring, *body[1:]), out)
+        else:
+            handler = _HANDLERS.get(kind)
+            if handler is not None:
+                handler(self, life, body, out)
+        return out
+
+    def _operate(self, key: bytes, op: Op, out: Effects) -> None:
+        """One operation on one name, by the form the name has at this position (A9)."""
+        name = self.names.get(key)
+        if name is None:
+            if op.kind != Kind.LOCK:
+                self._unknown(op, out)
+                return
+            name = self._own(key, op.node)
+        if name.form is Form.SHARED:
+            self._operate_shared(key, name, op, out)
+        elif name.form is Form.HANDOVER:
+            name.waiting.append(op)
+        elif name.owner == op.node:
+            self._reserve(name)
+            if name.resource is not None:
+                self._run(name.resource, op, out)
+        elif op.kind == Kind.LOCK:
+            self._hand_over(key, name, out)
+            name.waiting.append(op)
+        else:
+            self._unknown(op, out)  # all locks of a private name are its owner's: a stranger can have none
+
+    def _operate_shared(self, key: bytes, name: Name, op: Op, out: Effects) -> None:
+        resource = name.resource
+        assert resource is not None
+        self._run(resource, op, out)
+        if not resource.locks:
+            del self.names[key]
+            return
+        if name.run_node != op.node:
+            name.run_node, name.run = op.node, 0
+        name.run += 1
+        if name.run >= DEMOTE_AFTER and resource.sole_home(op.node):
+            self._own(key, op.node, resource)
+
+    def _run(self, resource: Resource, op: Op, out: Effects) -> None:
+        """Carry an operation out. Its home gets exactly one answer to it, now or later."""
+        key = (op.node, op.session, op.h)
+        effects: list[Effect] = []
+        if op.kind == Kind.LOCK:
+            resource.lock(Lock(key, op.mode, op.flags, op.value, op.pid, op.program, self.now), effects)
+        elif op.kind == Kind.CONVERT:
+            resource.convert(key, op.mode, op.flags, op.value, self.now, effects)
+        elif op.kind == Kind.UNLOCK:
+            if not resource.unlock(key, op.flags, op.value, effects):
+                self._unknown(op, out)
+        else:
+            done = resource.cancel(key, effects)
+            effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))
+        out.extend(effects)
+
+    def _unknown(self, op: Op, out: Effects) -> None:
+        """The answer to an operation on a lock that does not exist (A8); forced unlocks want none."""
+        key = (op.node, op.session, op.h)
+        if op.kind == Kind.CONVERT:
+            out.append(Effect(What.REFUSED, key, "unknown"))
+        elif op.kind == Kind.CANCEL:
+            out.append(Effect(What.CANCEL_DONE, key, mode=0))
+        elif op.kind == Kind.UNLOCK:
+            out.append(Effect(What.GONE, key))
+
+    # -- changes of form --------------------------------------------------------------------------------------------
+
+    def _own(self, key: bytes, node: int, resource: Resource | None = None) -> Name:
+        """The name becomes Private to ``node`` at this position, with a block of fence numbers (K14)."""
+        name = self.names[key] = Name(Form.PRIVATE, node, self.applied)
+        if node == self.me:
+            name.fences = Fences()
+            name.solid = not self.installing
+            name.resource = resource or Resource(name.fences.take)
+            name.resource.mint = name.fences.take
+        self._reserve(name)
+        return name
+
+    def _reserve(self, name: Name) -> None:
+        """Set a block of numbers aside for the owner; all members count, the owner keeps the block."""
+        first = self.ring.seq << 32 | (self.numbers + 1)
+        self.numbers += FENCE_BLOCK
+        if name.fences is not None:
+            name.fences.add(first, FENCE_BLOCK)
+
+    def _mint(self) -> int:
+        """The fence number of a grant in a shared name."""
+        self.numbers += 1
+        return self.ring.seq << 32 | self.numbers
+
+    def _hand_over(self, key: bytes, name: Name, out: Effects) -> None:
+        """Private -> Handover. The owner composes its publication here and nowhere else (A3)."""
+        name.form = Form.HANDOVER
+        if name.resource is not None:
+            out.append(Composed(key, name.epoch, name.resource.encode()))
+            name.resource, name.fences = None, None
+
+    def _share(self, key: bytes, name: Name, resource: Resource, out: Effects) -> None:
+        """Handover -> Shared, then what has waited, in order, except operations of ended lives (A4, A7)."""
+        waiting, name.waiting = name.waiting, []
+        name.share(resource)
+        effects: list[Effect] = []
+        resource.scan(effects)
+        out.extend(effects)
+        for op in waiting:
+            life = self.lives.get(op.node)
+            if life is not None and life.ring == op.ring and not life.gone:
+                self._run(resource, op, out)
+        if not resource.locks:
+            del self.names[key]
+
+    # -- messages that are no operation on a lock -------------------------------------------------------------------
+
+    def _on_end(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
+        """A session's locks go, wherever they are; in a handover this waits like everything else (A4)."""
+        session, locks = body
+        for key, h in locks:
+            flags = FORCEUNLOCK | IVVALBLK  # a process that died holding PW or EX: the block is not valid (L7)
+            self._operate(key, Op(Kind.UNLOCK, life.node, life.ring, session, h, 0, flags, None), out)
+
+    def _on_publish(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
+        key, epoch, contents = body
+        name = self.names.get(key)
+        if name and name.form is Form.HANDOVER and name.owner == life.node and name.epoch == epoch:
+            self._share(key, name, Resource.decode(contents, self._mint, self.now), out)
+
+    def _on_yield(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
+        key, epoch = body
+        name = self._owned(life, key, epoch)
+        if name is not None:
+            self._hand_over(key, name, out)
+
+    def _on_give_back(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
+        for key, epoch in body[0]:
+            if self._owned(life, key, epoch) is not None:
+                del self.names[key]
+
+    def _on_refill(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
+        name = self._owned(life, *body)
+        if name is not None:
+            self._reserve(name)
+
+    def _on_goodbye(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
+        """The life ends here, cleanly: nobody has to wait for its leases later (D10)."""
+        life.gone = True
+        self.end_lives({life.node}, out)
+
+    def _owned(self, life: Life, key: bytes, epoch: int) -> Name | None:
+        """The name, if it is private to this life since ``epoch`` (A2, C10)."""
+        name = self.names.get(key)
+        if name and name.form is Form.PRIVATE and name.owner == life.node and name.epoch == epoch:
+            return name
+        return None
+
+    # -- views (called by dlm.recovery) -----------------------------------------------------------------------------
+
+    def begin_epoch(self, ring: RingId) -> None:
+        """A primary view in which this state goes on: its name, its position, its fence numbers start anew."""
+        self.ring = ring
+        self.applied += 1
+        self.numbers = 0
+
+    def end_lives(self, nodes: Iterable[int], out: Effects) -> None:
+        """Drop everything of these nodes' lives and grant what becomes possible, name by name in sorted order.
+
+        Private names become unknown; a handover whose owner is among them becomes Shared and empty, its value block
+        not valid, and then what waited in it is applied (A7). The cost is one look at each name.
+        """
+        dead = frozenset(nodes)
+        affected = [key for key, name in self.names.items() if self._concerns(name, dead)]
+        for key in sorted(affected):
+            name = self.names[key]
+            if name.form is Form.PRIVATE:
+                del self.names[key]
+            elif name.form is Form.HANDOVER:
+                self._share(key, name, Resource(self._mint, valid=False), out)
+            else:
+                assert name.resource is not None
+                effects: list[Effect] = []
+                name.resource.purge(sorted(dead), effects)
+                out.extend(effects)
+                if not name.resource.locks:
+                    del self.names[key]
+
+    @staticmethod
+    def _concerns(name: Name, dead: frozenset[int]) -> bool:
+        if name.form is Form.SHARED:
+            return name.resource is not None and not dead.isdisjoint(name.resource.homes)
+        return name.owner in dead
+
+    # -- the owner's fast path --------------------------------------------------------------------------------------
+
+    def local(self, key: bytes) -> Resource | None:
+        """The contents of a name that is private to this node, else ``None``. See K12 before using it."""
+        name = self.names.get(key)
+        if name is not None and name.form is Form.PRIVATE:
+            return name.resource
+        return None
+
+    # -- snapshots and checks ---------------------------------------------------------------------------------------
+
+    def encode(self) -> bytes:
+        """The replicated state, without private contents; equal bytes for equal states."""
+        lives = tuple(self.lives[node].encode() for node in sorted(self.lives))
+        names = tuple(self.names[key].encode(key) for key in sorted(self.names))
+        packed: bytes = msgpack.packb((1, tuple(self.ring), self.applied, self.numbers, lives, names))
+        return packed
+
+    @classmethod
+    def decode(cls, me: int, data: bytes, now: int) -> Table:
+        """A table from ``encode``'s bytes, for a node that owns no name in it."""
+        _, ring, applied, numbers, lives, names = msgpack.unpackb(data, use_list=False)
+        table = cls(me)
+        table.now = now
+        table.ring, table.applied, table.numbers = RingId(*ring), applied, numbers
+        for node, incarnation, admitted, serial, gone in lives:
+            table.lives[node] = Life(node, incarnation, RingId(*admitted), serial, gone)
+        for row in names:
+            table.names[row[0]] = Name.decode(row, table._mint, now)
+        return table
+
+    def digest(self) -> str:
+        """A short name of the replicated state, equal at all full members at the same position."""
+        return hashlib.blake2b(self.encode(), digest_size=8).hexdigest()
+
+    def invariants(self) -> None:
+        """Assert what must hold after every event. For tests: it looks at everything."""
+        for key, name in self.names.items():
+            if name.form is Form.SHARED:
+                assert name.resource is not None and name.resource.locks, f"{key!r}: shared and empty"
+                assert not name.waiting, f"{key!r}: shared with a waiting list"
+            else:
+                mine = name.form is Form.PRIVATE and name.owner == self.me
+                assert (name.resource is not None) == mine, f"{key!r}: contents at the wrong node"
+                assert name.owner in self.lives, f"{key!r}: owned by an ended life"
+            if name.resource is not None:
+                name.resource.invariants()
+                for node in name.resource.homes:
+                    assert node in self.lives, f"{key!r}: a lock of an ended life"
+                    assert name.form is Form.SHARED or node == name.owner, f"{key!r}: a stranger in a private name"
+
+
+_HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = {
+    Kind.END: Table._on_end,
+    Kind.PUBLISH: Table._on_publish,
+    Kind.YIELD: Table._on_yield,
+    Kind.GIVE_BACK: Table._on_give_back,
+    Kind.REFILL: Table._on_refill,
+    Kind.GOODBYE: Table._on_goodbye,
+}
