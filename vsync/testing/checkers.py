@@ -1,0 +1,23 @@
+"""All checkers of the ordered stream in one object, as ``SimCluster`` attaches them to its trace."""
+
+from __future__ import annotations
+
+from vsync.testing.evs_messages import MessageRules
+from vsync.testing.evs_views import ViewRules
+from vsync.testing.quorum_rules import QuorumRules
+from vsync.testing.trace import Trace
+from vsync.testing.violation import Violation
+from vsync.types import Peer
+
+__all__ = ["Checkers", "MessageRules", "QuorumRules", "Trace", "ViewRules", "Violation"]
+
+
+class Checkers:
+    """EVS-E1..E21 and QUO-Q1/Q2, incremental: each event costs a few dictionary look-ups."""
+
+    def __init__(self, trace: Trace, peers: tuple[Peer, ...]) -> None:
+        self.views = ViewRules()
+        self.messages = MessageRules()
+        self.quorum = QuorumRules(peers)
+        for checker in (self.views, self.messages, self.quorum):
+            checker.watch(trace)

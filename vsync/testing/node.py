@@ -1,0 +1,297 @@
+"""One simulated host: a disk, a clock that drifts, and at times a process with a production core in it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vsync.engine.outputs import Note, Persist, Send, Stopped
+from vsync.service import Credentials, Service
+from vsync.testing.violation import Violation
+from vsync.testing.disk import Disk
+from vsync.testing.trace import Crashed, Frame, Noted, Started
+from vsync.testing.workload import NOTE, Recorder
+from vsync.types import ClusterConfig, Member, View
+
+if TYPE_CHECKING:
+    from vsync.testing.cluster import SimCluster
+
+__all__ = ["CoreFactory", "SimNode"]
+
+SESSION = 1  #: the recorder's own session; plug-ins use larger numbers
+_START_SEQ = 50_000_000  # a ring-id file is missing: the sequence starts at a wall clock, far above any kept one
+
+
+class CoreLike(Protocol):
+    """What the simulator needs of ``vsync.core.Core``."""
+
+    view: View | None
+
+    def start(self, now: int) -> None: ...
+    def receive(self, frame: bytes, now: int) -> None: ...
+    def fire(self, now: int) -> None: ...
+    def next_deadline(self) -> int | None: ...
+    def open_session(self, session: int, who: Credentials, now: int) -> None: ...
+    def close_session(self, session: int, now: int) -> None: ...
+    def request(
+        self, session: int, rid: int, service: str, verb: str, args: Mapping[str, Any], now: int
+    ) -> None: ...
+    def leave(self, now: int) -> None: ...
+    def take_outputs(self) -> Sequence[Any]: ...
+    def status(self) -> dict[str, Any]: ...
+
+
+CoreFactory = Callable[[ClusterConfig, int, Sequence[Service], bytes | None, int], CoreLike]
+
+
+class SimNode:
+    """Node ``id`` of a ``SimCluster``; it outlives the processes that run on it.
+
+    ``core``, ``recorder`` and ``services`` are those of the present process, or of the last one.
+    """
+
+    def __init__(self, cluster: SimCluster, config: ClusterConfig) -> None:
+        self.cluster = cluster
+        self.config = config
+        self.id = config.node
+        self.disk = Disk()
+        self.incarnation = 0
+        self.up = False
+        self.paused = False
+        self.stops = 0  #: how often a process of this node has ended
+        self.recorder = Recorder()
+        self.services: list[Service] = []
+        self.core: CoreLike
+        rng = Random(f"node/{cluster.options.seed}/{self.id}")
+        ppm = cluster.options.drift_ppm
+        self._rate = 1_000_000 + rng.randint(-ppm, ppm)  # local µs per true second
+        self._offset = rng.randrange(1, 3_600) * 1_000_000
+        self._rng = rng
+        self._armed: int | None = None  # true time of the earliest wake-up that is scheduled
+        self._fuse: int | None = None  # outputs left before the process dies
+        self._die_at_persist = ""
+        self._backlog: list[bytes] = []
+
+    # -- clocks -----------------------------------------------------------------------------
+
+    @property
+    def me(self) -> Member:
+        """The present (or last) process as a member."""
+        return Member(self.id, self.incarnation)
+
+    def clock(self, true: int | None = None) -> int:
+        """This host's boot-time clock in µs, at true time ``true`` (default: now)."""
+        if true is None:
+            true = self.cluster.scheduler.now
+        return self._offset + true * self._rate // 1_000_000
+
+    def true_time(self, local: int) -> int:
+        """The first true µs at which this host's clock shows ``local``."""
+        return -((self._offset - local) * 1_000_000 // self._rate)
+
+    # -- what the world does to it ----------------------------------------------------------
+
+    def start(self) -> None:
+        """Start a process: a new incarnation with the record that the disk kept."""
+        if self.up:
+            return
+        self.incarnation += 1
+        self.up, self.paused = True, False
+        self._armed, self._fuse, self._die_at_persist = None, None, ""
+        self._backlog.clear()
+        self.recorder = Recorder()
+        self.services = [self.recorder]
+        for plugin in self.cluster.plugins:
+            self.services.extend(plugin.services(self.config))
+        record = self.disk.record
+        self.cluster.trace.add(Started(self.me, record is not None), self.cluster.scheduler.now)
+        start_seq = 0 if record is not None else self._wall_clock()
+        self.core = self.cluster.core_factory(
+            self.config, self.incarnation, tuple(self.services), record, start_seq
+        )
+        self._do(lambda now: self.core.start(now))
+        self._do(lambda now: self.core.open_session(SESSION, Credentials(1, 0, 0, "sim"), now))
+        for plugin in self.cluster.plugins:
+            if self.up:
+                plugin.started(self)
+
+    def _wall_clock(self) -> int:
+        """Only nodes whose disk was lost need a high number; a first start counts from 0."""
+        return _START_SEQ + self.cluster.scheduler.now // 1_000 if self.incarnation > 1 else 0
+
+    def crash(self) -> None:
+        """Kill the process now (kill -9). The disk stays."""
+        if self.up:
+            self._end("crashed")
+
+    def crash_soon(self) -> None:
+        """Kill it between two of its next outputs, at random; at times just before or after a record is written."""
+        if not self.up:
+            return
+        self._die_at_persist = self._rng.choice(["", "", "before", "after"])
+        self._fuse = self._rng.randrange(0, 12) if not self._die_at_persist else None
+        stops = self.stops
+        patience = self.config.timing.token
+        self.cluster.scheduler.after(patience, lambda: self.crash() if self.stops == stops else None)
+
+    def leave(self) -> None:
+        """Ask the process to leave gracefully; it ends with its ``Stopped`` output."""
+        if self.up and not self.paused:
+            self._do(lambda now: self.core.leave(now))
+
+    def pause(self) -> None:
+        """Stop the process (SIGSTOP): frames pile up, timers do not fire."""
+        self.paused = self.up
+
+    def resume(self) -> None:
+        """Let it go on; what has piled up is handled at once."""
+        if not self.paused:
+            return
+        self.paused = False
+        backlog, self._backlog = self._backlog, []
+        for frame in backlog:
+            self._receive(frame)
+        self._wake(None)
+
+    # -- what it is asked to do -------------------------------------------------------------
+
+    @property
+    def view(self) -> View | None:
+        """The current regular view, or ``None``."""
+        return self.core.view if self.up else None
+
+    @property
+    def delivered(self) -> list[tuple[int, bytes]]:
+        """What this process has delivered of the messages sent with ``send``: (origin node, data)."""
+        return self.recorder.delivered
+
+    def send(self, data: bytes = b"", size: int | None = None) -> None:
+        """Multicast a message of the simulator's own service."""
+        args: dict[str, Any] = {"data": data} if size is None else {"size": size}
+        self.request(SESSION, 0, "sim", "send", args)
+
+    def request(self, session: int, rid: int, service: str, verb: str, args: Mapping[str, Any]) -> None:
+        """Hand a request to the core. Nothing happens while the process is stopped or gone."""
+        if self.up and not self.paused:
+            self._do(lambda now: self.core.request(session, rid, service, verb, args, now))
+
+    def open_session(self, session: int, name: str) -> None:
+        """A local client connects."""
+        if self.up and not self.paused:
+            self._do(lambda now: self.core.open_session(session, Credentials(session, 0, 0, name), now))
+
+    def close_session(self, session: int) -> None:
+        """A local client has gone."""
+        if self.up and not self.paused:
+            self._do(lambda now: self.core.close_session(session, now))
+
+    def receive(self, frame: bytes) -> None:
+        """A frame arrives from the network."""
+        if self.paused:
+            self._backlog.append(frame)
+        elif self.up:
+            self._receive(frame)
+
+    def _receive(self, frame: bytes) -> None:
+        if self.up:
+            self._do(lambda now: self.core.receive(frame, now))
+
+    # -- running the core -------------------------------------------------------------------
+
+    def _do(self, work: Callable[[int], None]) -> None:
+        """One input to the core, then its outputs, then its timer."""
+        if not self.up:
+            return
+        try:
+            work(self.clock())
+            outputs = self.core.take_outputs()
+        except Violation:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+            where = "".join(traceback.format_exception(error)[-4:])
+            raise Violation("EVS-E28", f"node {self.id}: the core raised {error!r}\n{where}") from error
+        for output in outputs:
+            if not self._carry_out(output):
+                return
+        if outputs:
+            for plugin in self.cluster.plugins:
+                plugin.carried_out(self)
+        self._arm()
+
+    def _carry_out(self, output: Any) -> bool:
+        """Do what one output says. False if the process died before it or with it."""
+        cluster, kind = self.cluster, type(output)
+        if self._fuse is not None:
+            if self._fuse == 0:
+                if kind is Send:  # the last frame reaches some of its receivers
+                    self._send(output.to[: self._rng.randrange(len(output.to) + 1)], output.frame)
+                self._end("crashed")
+                return False
+            self._fuse -= 1
+        if kind is Send:
+            self._send(output.to, output.frame)
+        elif kind is Note:
+            event = output.fields["event"] if output.name == NOTE else None
+            cluster.trace.add(event or Noted(self.me, output.name, output.fields), cluster.scheduler.now)
+        elif kind is Persist:
+            if self._die_at_persist != "before":
+                self.disk.write(output.record)
+            if self._die_at_persist:
+                self._end(f"crashed {self._die_at_persist} fsync")
+                return False
+        elif kind is Stopped:
+            self._end(f"stopped: {output.reason}")
+            return False
+        else:
+            self._to_session(output)
+        return True
+
+    def _send(self, to: tuple[int, ...], frame: bytes) -> None:
+        cluster = self.cluster
+        cluster.trace.add(Frame(self.me, to, frame), cluster.scheduler.now)
+        for node in to:
+            cluster.network.send(self.id, node, frame)
+
+    def _to_session(self, output: Any) -> None:
+        """A ``Reply`` or a ``Push``."""
+        for plugin in self.cluster.plugins:
+            if hasattr(output, "rid"):
+                plugin.reply(self, output.session, output.rid, output.ok, output.data)
+            else:
+                plugin.push(self, output.session, output.service, output.kind, output.data)
+
+    def _end(self, how: str) -> None:
+        self.up = self.paused = False
+        self.stops += 1
+        self._backlog.clear()
+        self.cluster.trace.add(Crashed(self.me, how), self.cluster.scheduler.now)
+        for plugin in self.cluster.plugins:
+            plugin.stopped(self)
+
+    # -- its timer --------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Make sure that a wake-up is scheduled no later than the core wants it."""
+        deadline = self.core.next_deadline()
+        if deadline is None:
+            return
+        at = max(self.true_time(deadline), self.cluster.scheduler.now)
+        if self._armed is None or at < self._armed:
+            self._armed = at
+            self.cluster.scheduler.at(at, self._wake, (self.incarnation, at))
+
+    def _wake(self, ticket: tuple[int, int] | None) -> None:
+        """The scheduled time has come. Wake-ups that were overtaken by an earlier one do nothing."""
+        if ticket is not None:
+            if ticket != (self.incarnation, self._armed):
+                return
+            self._armed = None
+        if not self.up or self.paused:
+            return
+        deadline = self.core.next_deadline()
+        if deadline is not None and deadline <= self.clock():
+            self._do(lambda now: self.core.fire(now))
+        else:
+            self._arm()

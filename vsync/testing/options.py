@@ -1,0 +1,111 @@
+"""What one run is made of, drawn from its seed.
+
+Swarm style: every kind of fault is switched on or off by a coin of its own, so that a run with heavy loss is not
+always also a run with crashes. The same seed and number of nodes give the same options for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from random import Random
+
+from vsync.types import Timing
+
+__all__ = ["LinkOptions", "Options", "draw", "quiet", "scaled"]
+
+SECOND = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """How frames travel. Times in µs, the others are probabilities per frame."""
+
+    delay_low: int = 500
+    delay_high: int = 1_500
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0  #: share of frames that take a much longer way and are overtaken
+    reorder_delay: int = 20_000
+    cut_in_flight: bool = False  #: a cut also loses the frames that are under way
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything about a run that is not an accident of the run itself. Weights are relative; 0 = never."""
+
+    seed: int = 0
+    nodes: int = 5
+    chaos: int = 4 * SECOND  #: µs of trouble before everything is healed
+    timing: Timing = field(default_factory=Timing)
+    links: LinkOptions = field(default_factory=LinkOptions)
+    drift_ppm: int = 0  #: each node's clock runs up to so much too fast or too slow
+    fault_interval: int = 300_000  #: mean time between two actions of the nemesis
+    crash: int = 0
+    leave: int = 0
+    partition: int = 0
+    one_way: int = 0
+    pause: int = 0
+    fast_restart: float = 0.5  #: share of restarts that are quicker than any timeout
+    start_spread: int = 0  #: the nodes start within so many µs
+    send_interval: int = 20_000  #: mean time between two submissions of one node
+    big: float = 0.0  #: share of messages that need many frames
+
+    def lines(self) -> list[str]:
+        """The options for people, one ``name=value`` each; defaults are printed too."""
+        flat = asdict(self)
+        flat.update({f"links.{k}": v for k, v in flat.pop("links").items()})
+        flat.update({f"timing.{k}": v for k, v in flat.pop("timing").items()})
+        return [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in flat.items()]
+
+
+def scaled(factor: float) -> Timing:
+    """The default timers, all multiplied by ``factor``: shorter ones give more view changes per second."""
+    base = Timing()
+    names = [name for name in Timing.__dataclass_fields__ if isinstance(getattr(base, name), int)]
+    return Timing(**{name: int(getattr(base, name) * factor) for name in names})
+
+
+def quiet(seed: int = 0, nodes: int = 5, timing: Timing | None = None) -> Options:
+    """No faults except those that a test asks for: what ``SimCluster`` uses when not told otherwise."""
+    return Options(seed=seed, nodes=nodes, timing=timing or Timing())
+
+
+def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
+    """The options of seed ``seed``; ``chaos`` in µs overrides the drawn length."""
+    rng = Random(f"options/{seed}/{nodes}")
+    factor = rng.choice([0.1, 0.2, 0.2, 0.5, 1.0])
+    hop = int(rng.choice([500, 2_000, 5_000, 8_000]) * max(factor, 0.2))
+
+    def sometimes(share: float, value: float) -> float:
+        return value if rng.random() < share else 0.0
+
+    links = LinkOptions(
+        delay_low=hop // 2,
+        delay_high=hop * rng.choice([1, 2, 4]),
+        loss=sometimes(0.5, rng.choice([0.005, 0.02, 0.1])),
+        duplicate=sometimes(0.4, rng.choice([0.01, 0.1])),
+        reorder=sometimes(0.4, rng.choice([0.01, 0.1])),
+        reorder_delay=hop * rng.choice([3, 20, 100]),
+        cut_in_flight=rng.random() < 0.5,
+    )
+    weights = {
+        name: rng.choice([1, 2, 4]) if rng.random() < 0.55 else 0
+        for name in ("crash", "leave", "partition", "one_way", "pause")
+    }
+    if not any(weights.values()):
+        weights["crash"] = weights["partition"] = 1
+    drawn = int(rng.choice([1.5, 3, 5]) * SECOND * max(factor, 0.25) * 2)
+    return Options(
+        seed=seed,
+        nodes=nodes,
+        chaos=chaos if chaos is not None else drawn,
+        timing=scaled(factor),
+        links=links,
+        drift_ppm=rng.choice([0, 0, 100, 10_000]),
+        fault_interval=int(rng.choice([0.15, 0.4, 1.0, 2.0]) * SECOND * factor),
+        fast_restart=rng.choice([0.0, 0.5, 0.9]),
+        start_spread=int(rng.choice([0, 0.2, 1.5]) * SECOND * factor),
+        send_interval=int(rng.choice([2, 10, 40, 200]) * 1_000 * max(factor, 0.2)),
+        big=sometimes(0.3, rng.choice([0.002, 0.02])),
+        **weights,
+    )
