@@ -1,0 +1,52 @@
+"""A distributed lock manager over virtual synchrony: six modes, conversions, value blocks, fencing tokens.
+
+>>> import dlm
+>>> with dlm.connect() as locks:                       # doctest: +SKIP
+...     with locks.lock("reports/nightly", timeout=10) as held:
+...         print(held.fence)
+"""
+
+from dlm.client import Client, Lock, connect
+from dlm.errors import (
+    ConfigError,
+    Deadlock,
+    DLMError,
+    ForkedProcess,
+    InvalidRequest,
+    LockBusy,
+    LockCancelled,
+    LockError,
+    LockLost,
+    LockSuspended,
+    LockTimeout,
+    NoQuorum,
+    NotConnected,
+    NotHeld,
+)
+from dlm.held import Held, Loss
+from dlm.info import Holder, LockInfo, Mode
+
+__all__ = [
+    "Client",
+    "ConfigError",
+    "DLMError",
+    "Deadlock",
+    "ForkedProcess",
+    "Held",
+    "Holder",
+    "InvalidRequest",
+    "Lock",
+    "LockBusy",
+    "LockCancelled",
+    "LockError",
+    "LockInfo",
+    "LockLost",
+    "LockSuspended",
+    "LockTimeout",
+    "Loss",
+    "Mode",
+    "NoQuorum",
+    "NotConnected",
+    "NotHeld",
+    "connect",
+]

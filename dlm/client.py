@@ -1,0 +1,297 @@
+"""The way in: ``dlm.connect()`` to a daemon, or ``dlm.Client(node)`` over a node in this process.
+
+::
+
+    with dlm.connect() as locks:
+        with locks.lock("reports/nightly", timeout=10) as held:
+            storage.write(report, fence=held.fence)
+
+A ``with`` block is entered holding the lock, or not at all (API-R1). A lock has no time to live: it lasts
+as long as its session, its node and the primary component do (API-R4); if one of them ends early, ``held``
+tells.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from dlm import answers
+from dlm.errors import ConfigError, LockTimeout, NotConnected, NotHeld
+from dlm.held import Held
+from dlm.info import Holder, LockInfo, Mode
+from dlm.session import Session
+from dlm.watch import LossWatch
+from vsync import errors as vsync_errors
+from vsync.clock import boot_us
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from vsync.ipc import Channel
+
+__all__ = ["Client", "Lock", "connect"]
+
+OnLost = Callable[[Held, str], object]
+WhenNoQuorum = Literal["wait", "fail"]
+LS_LIMIT = 10_000
+
+
+class HasChannel(Protocol):
+    """A ``vsync.Node``, as far as it matters here."""
+
+    def channel(self) -> Channel:
+        """A new local session with the node."""
+        ...
+
+
+def connect(url: str | None = None, *, space: str = "default") -> Client:
+    """Open a session with the local daemon: ``url``, else ``$VSYNC_URL``, else
+    ``unix:///run/vsync/vsyncd.sock``.
+
+    Raises ``NotConnected`` naming the URL, ``ConfigError`` for a URL that is none.
+    """
+    from vsync import ipc
+
+    try:
+        channel = ipc.connect(url)
+    except vsync_errors.NotConnected as error:
+        raise NotConnected(str(error), url=url) from error
+    except vsync_errors.ConfigError as error:
+        raise ConfigError(str(error)) from error
+    return Client.over(channel, space=space)
+
+
+class Client:
+    """A session with a node, and the locks it takes. Thread-safe; not usable after ``fork`` (API-R9).
+
+    ``close`` (or the end of ``with``) gives back everything that is still held, without asking.
+    """
+
+    _session: Session
+
+    def __init__(self, node: HasChannel, *, space: str = "default") -> None:
+        """Over an embedded ``vsync.Node``. ``space`` separates names: a lockspace."""
+        self._open(node.channel(), space, boot_us)
+
+    @classmethod
+    def over(cls, channel: Channel, *, space: str = "default", clock_us: Callable[[], int] = boot_us) -> Self:
+        """Over any channel. ``clock_us`` is the clock of the lease, in microseconds."""
+        self = cls.__new__(cls)
+        self._open(channel, space, clock_us)
+        return self
+
+    def _open(self, channel: Channel, space: str, clock_us: Callable[[], int]) -> None:
+        self._session = Session(channel, space, clock_us)
+        self._watch = LossWatch(self._session)
+
+    # -- taking locks
+
+    def lock(
+        self,
+        name: str | bytes,
+        mode: Mode = Mode.EX,
+        timeout: float | None = None,
+        *,
+        no_quorum: WhenNoQuorum = "wait",
+        on_lost: OnLost | None = None,
+    ) -> Lock:
+        """A reusable description of a lock, taken by ``with``. Arguments as for ``acquire``; asks nobody
+        yet.
+        """
+        return Lock(self, answers.name_bytes(name), Mode(mode), timeout, no_quorum, on_lost)
+
+    def exclusive(self, name: str | bytes, timeout: float | None = None) -> Lock:
+        """``lock(name, Mode.EX)``."""
+        return self.lock(name, Mode.EX, timeout)
+
+    def shared(self, name: str | bytes, timeout: float | None = None) -> Lock:
+        """``lock(name, Mode.PR)``: shared with other readers."""
+        return self.lock(name, Mode.PR, timeout)
+
+    def acquire(
+        self,
+        name: str | bytes,
+        mode: Mode = Mode.EX,
+        timeout: float | None = None,
+        *,
+        no_quorum: WhenNoQuorum = "wait",
+        on_lost: OnLost | None = None,
+    ) -> Held:
+        """Take a lock, first come, first served in the order of the whole cluster (API-R13).
+
+        ``timeout`` in seconds: ``None`` waits for ever, 0 is a try (API-R3). A caller that gives up, by
+        time-out or by an exception such as ``KeyboardInterrupt``, leaves nothing behind in the queue
+        (API-R8).
+
+        ``no_quorum="fail"`` refuses to wait for the primary component; a try always does. ``on_lost(held,
+        reason)`` is called once, by a thread of this client's own, when the lock is lost or its lease runs
+        out.
+
+        Raises ``LockTimeout``, ``NoQuorum``, ``NotConnected``, ``Deadlock``, ``InvalidRequest``,
+        ``LockLost`` (lost before this method could return), ``ForkedProcess``.
+        """
+        key, timeout = answers.name_bytes(name), _checked(timeout)
+        limit = None if timeout is None else time.monotonic() + timeout
+        session = self._session
+        session.check_process()
+        held = Held(session, key, Mode(mode))
+        args = {
+            "h": held.serial,
+            "name": key,
+            "mode": int(mode),
+            "noqueue": timeout == 0,
+            "no_quorum": "fail" if timeout == 0 else no_quorum,
+            "space": session.space,
+            "valblk": True,
+            "value": None,
+        }
+        future = None
+        try:
+            future = session.start("lock", args)
+            result, late = session.outcome(future, held, timeout)
+            if late and timeout is not None:
+                raise session.too_late(key, timeout)
+            with session.changed:
+                held.mark_granted(result)
+            session.settle(held, limit)
+        except BaseException:
+            held.mark_withdrawn()
+            session.withdraw(held, future)
+            raise
+        if on_lost is not None:
+            self._watch.add(held, on_lost)
+        return held
+
+    def try_lock(
+        self, name: str | bytes, mode: Mode = Mode.EX, *, on_lost: OnLost | None = None
+    ) -> Held | None:
+        """Take a lock if that needs no waiting for other holders, else ``None``. Raises ``NoQuorum`` and
+        the like.
+        """
+        try:
+            return self.acquire(name, mode, 0, on_lost=on_lost)
+        except LockTimeout:
+            return None
+
+    # -- looking at locks
+
+    def show(self, name: str | bytes) -> LockInfo | None:
+        """Who holds, converts and waits for ``name``, as this node knows it; ``None`` if nobody does."""
+        key = answers.name_bytes(name)
+        try:
+            row = self._session.call("show", {"name": key, "space": self._session.space}, key)
+        except NotHeld:
+            return None
+        return LockInfo.from_row(row)
+
+    def ls(self, prefix: str | bytes = b"", limit: int = LS_LIMIT) -> list[LockInfo]:
+        """All names with locks that begin with ``prefix``, as this node knows them, sorted by name."""
+        args = {"space": self._session.space, "prefix": answers.name_bytes(prefix), "limit": limit}
+        rows = [LockInfo.from_row(row) for row in self._session.call("ls", args)]
+        return sorted(rows, key=lambda row: row.name)
+
+    def holders(self, name: str | bytes) -> tuple[Holder, ...] | None:
+        """The holders of ``name`` in the order of their grants; ``None`` if only another node knows them."""
+        info = self.show(name)
+        return () if info is None else info.holders
+
+    # -- the session
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended, by ``close`` or because the daemon has gone."""
+        return self._session.closed is not None
+
+    def close(self) -> None:
+        """End the session; handles still held count as lost (``session_closed``) from now on. Idempotent."""
+        self._session.check_process()
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        welcome = self._session.channel.welcome
+        node = welcome.get("node", {}).get("name", "?")
+        state = self._session.closed or "open"
+        return f"<dlm.Client session {welcome.get('session', '?')} at node {node}, {state}>"
+
+
+class Lock:
+    """A name with a mode and a time-out: what ``with`` takes. Reusable, also by several threads (API-R2).
+
+    Not reentrant: taking an EX lock again inside its own ``with`` waits for itself.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        name: bytes,
+        mode: Mode,
+        timeout: float | None,
+        no_quorum: WhenNoQuorum,
+        on_lost: OnLost | None,
+    ) -> None:
+        self.name = name
+        self.mode = mode
+        self.timeout = _checked(timeout)
+        self._client = client
+        self._no_quorum: WhenNoQuorum = no_quorum
+        self._on_lost = on_lost
+        self._guard = threading.Lock()
+        self._entered: list[tuple[int, Held]] = []
+
+    def acquire(self) -> Held:
+        """Take it, without ``with``; see ``Client.acquire``."""
+        return self._client.acquire(
+            self.name, self.mode, self.timeout, no_quorum=self._no_quorum, on_lost=self._on_lost
+        )
+
+    def holders(self) -> tuple[Holder, ...] | None:
+        """See ``Client.holders``."""
+        return self._client.holders(self.name)
+
+    def contenders(self) -> tuple[Holder, ...] | None:
+        """Who waits, in the order in which they will be served: conversions first (API-R13)."""
+        info = self._client.show(self.name)
+        if info is None:
+            return ()
+        return None if info.waiters is None else (info.converting or ()) + info.waiters
+
+    def __enter__(self) -> Held:
+        held = self.acquire()
+        with self._guard:
+            self._entered.append((threading.get_ident(), held))
+        return held
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave().__exit__(kind, error, trace)
+
+    def _leave(self) -> Held:
+        """The grant that belongs to this exit: the last one entered by this thread, else the last one."""
+        me = threading.get_ident()
+        with self._guard:
+            for index in range(len(self._entered) - 1, -1, -1):
+                if self._entered[index][0] == me:
+                    return self._entered.pop(index)[1]
+            return self._entered.pop()[1]
+
+    def __repr__(self) -> str:
+        return f"<dlm.Lock {answers.name_text(self.name)!r} {self.mode.name} timeout={self.timeout}>"
+
+
+def _checked(timeout: float | None) -> float | None:
+    if timeout is not None and not 0 <= timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f"timeout is None, 0 or a number of seconds, not {timeout!r}")
+    return timeout

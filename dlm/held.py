@@ -1,0 +1,349 @@
+"""A lock that is held: the handle that ``acquire`` and ``with`` give.
+
+When is a handle valid? It has been granted, not released, not reported lost; the session's lease is of the
+generation that granted it and has not run out (pitfalls D9). ``valid`` costs a few microseconds and no
+message.
+
+A handle ends when release is *called*, and a conversion takes away at its call what the new mode does not
+allow (pitfalls D8): what the cluster then does may be known elsewhere before it is known here.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from dlm import answers
+from dlm.errors import DLMError, InvalidRequest, LockBusy, LockLost, NotHeld
+from dlm.info import Mode
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from dlm.session import Session
+
+__all__ = ["Held", "Loss"]
+
+WRITERS = (Mode.PW, Mode.EX)  #: the modes that may write the value block
+
+
+class Loss:
+    """Whether a handle has been lost: like ``threading.Event``, with a ``reason``.
+
+    It is set as well while the lease has run out (reason ``lease``), and that alone can pass again.
+    Thread-safe.
+    """
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+
+    @property
+    def reason(self) -> str | None:
+        """Why the lock is lost, a word of ``LockLost.reason``; ``None`` while it is not."""
+        return self._held.loss_now()
+
+    def is_set(self) -> bool:
+        """Whether the lock is lost or its lease has run out; a lock released in time is not."""
+        return self.reason is not None
+
+    __bool__ = is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the lock is lost (``True``) or has been released or ``timeout`` seconds are over."""
+        return self._held.wait_lost(timeout)
+
+    def __repr__(self) -> str:
+        return f"<Loss {self.reason or 'not lost'}>"
+
+
+class Held:
+    """One grant of one lock. Made by ``Client``, never reusable. Thread-safe; owned by no thread (API-R7).
+
+    ``name`` (bytes), ``held_since`` (``time.time()`` of the grant) and ``lost`` are plain attributes. As a
+    context manager it releases at the end.
+    """
+
+    def __init__(self, session: Session, name: bytes, mode: Mode) -> None:
+        self.name = name
+        self.serial = session.next_serial()
+        self.lost = Loss(self)
+        self.held_since = 0.0
+        # What follows changes under session.changed.
+        self.lost_reason: str | None = None
+        self.generation = session.lease()[0]
+        self._session = session
+        self._mode = mode
+        self._fence = 0
+        self._value = b""
+        self._value_valid = False
+        self._value_dirty = False
+        self._granted = False
+        self._released = False
+        self._converting: Future[Any] | None = None
+        session.register(self)
+
+    # -- what it is
+
+    @property
+    def mode(self) -> Mode:
+        """The mode that may be relied upon; during a conversion what old and new mode both allow."""
+        return self._mode
+
+    @property
+    def fence(self) -> int:
+        """The fencing token: strictly increasing over the grants of this name, also across crashes
+        (API-R6).
+        """
+        return self._fence
+
+    @property
+    def value(self) -> bytes:
+        """The value block: as the last writer left it, or as set here.
+
+        Setting needs PW or EX; it is written with the release or the conversion downwards. Raises
+        ``InvalidRequest`` in other modes.
+        """
+        return self._value
+
+    @value.setter
+    def value(self, value: bytes) -> None:
+        if self._mode not in WRITERS:
+            raise InvalidRequest(f"mode {self._mode.name} may not write the value block: PW and EX may")
+        self._value, self._value_dirty = bytes(value), True
+
+    @property
+    def value_valid(self) -> bool:
+        """False if a holder who may have been writing has failed since the block was last written."""
+        return self._value_valid
+
+    @property
+    def released(self) -> bool:
+        """Whether release has been called."""
+        return self._released
+
+    # -- is it still held?
+
+    def loss_now(self) -> str | None:
+        """Why this handle, if not released, is not valid at this moment; ``None`` if it is."""
+        self._session.check_process()
+        if self.lost_reason is not None or self._released or not self._granted:
+            return self.lost_reason
+        generation, deadline = self._session.lease()
+        if generation and generation != self.generation:
+            # A new life has begun; its push may still lie in the socket.
+            with self._session.changed:
+                self.mark_lost("evicted")
+            return self.lost_reason
+        return None if generation and self._session.clock_us() < deadline else "lease"
+
+    @property
+    def valid(self) -> bool:
+        """Whether the lock is held for certain at this moment."""
+        return self._granted and not self._released and self.loss_now() is None
+
+    def check(self) -> None:
+        """Return if the lock is held for certain at this moment.
+
+        Raises ``LockLost`` (``LockSuspended`` if only the lease has run out) or ``NotHeld`` after release.
+        """
+        reason = self.loss_now()
+        if reason is not None:
+            raise answers.lost(self.name, self._fence, reason)
+        self._require_unreleased()
+
+    def wait_lost(self, timeout: float | None) -> bool:
+        """See ``Loss.wait``."""
+        limit = None if timeout is None else time.monotonic() + timeout
+        with self._session.changed:
+            while not self._released or self.lost_reason is not None:
+                if self.loss_now() is not None:
+                    return True
+                rest = None if limit is None else limit - time.monotonic()
+                if rest is not None and rest <= 0:
+                    return False
+                self._session.changed.wait(self.lease_rest_s(rest))
+            return False
+
+    def lease_rest_s(self, at_most: float | None = None) -> float:
+        """Seconds until the lease runs out if nobody renews it, at least a millisecond."""
+        rest = (self._session.lease()[1] - self._session.clock_us()) / 1e6
+        return max(rest if at_most is None else min(rest, at_most), 0.001)
+
+    # -- changing it
+
+    def convert(self, mode: Mode, timeout: float | None = None) -> None:
+        """Change the mode. Downwards never waits for others; upwards may (``timeout`` as for ``acquire``).
+
+        If it fails the old mode stays. Raises ``LockTimeout``, ``LockLost``, ``NotHeld``, ``LockBusy`` (one
+        conversion at a time), ``Deadlock``, ``NoQuorum``, ``NotConnected``.
+        """
+        session = self._session
+        session.check_process()
+        mode = Mode(mode)
+        with session.changed:
+            self._require_unreleased()
+            if self.lost_reason is not None:
+                raise answers.lost(self.name, self._fence, self.lost_reason)
+            if self._converting is not None:
+                raise LockBusy(f"lock {answers.name_text(self.name)!r} is being converted", name=self.name)
+            old = self._mode
+            args = {
+                "h": self.serial,
+                "mode": int(mode),
+                "noqueue": timeout == 0,
+                **self._block_for(old, mode),
+            }
+            self._mode = _both(old, mode)
+            try:
+                self._converting = future = session.start("convert", args)
+            except DLMError:
+                self._mode = old
+                raise
+        try:
+            result, _ = session.outcome(future, self, timeout)
+        except BaseException:
+            if not future.done():
+                session.post("cancel", {"h": self.serial})
+            # Also if the caller does not wait any longer: the handle must know its mode in the end.
+            future.add_done_callback(lambda done: self._converted(old, mode, done))
+            raise
+        self._converted(old, mode, future)
+        if self.lost_reason is not None:
+            raise answers.lost(self.name, result["fence"], self.lost_reason)
+
+    def _converted(self, old: Mode, new: Mode, done: Future[Any]) -> None:
+        with self._session.changed:
+            self._converting = None
+            if done.exception() is not None:
+                self._mode = old
+                return
+            self._mode = new
+            self._take(done.result(), written=new not in WRITERS or new < old)
+
+    def _block_for(self, old: Mode, new: Mode) -> dict[str, Any]:
+        """The value-block arguments: upwards reads it, downwards from a writer's mode writes it if it was
+        set.
+        """
+        if old in WRITERS and new <= old:
+            return {"valblk": self._value_dirty, "value": self._value if self._value_dirty else None}
+        return {"valblk": True, "value": None}
+
+    def release(self, wait: bool = False) -> None:
+        """Give the lock back. The handle ends now; returns once that is on its way, or with ``wait`` when
+        it is done.
+
+        Raises ``NotHeld`` the second time, and ``LockLost`` if the lock was not held for certain any more:
+        then what was done under it may have overlapped with others.
+        """
+        session = self._session
+        reason = self.loss_now()
+        with session.changed:
+            self._require_unreleased()
+            args: dict[str, Any] = {"h": self.serial}
+            if self._value_dirty and self._mode in WRITERS:
+                args |= {"valblk": True, "value": self._value}
+            self._released = True
+            converting = self._converting
+            session.changed.notify_all()
+        if self.lost_reason is None:
+            self._submit_release(args, converting, wait)
+        if reason is not None:
+            raise answers.lost(self.name, self._fence, reason)
+
+    def _submit_release(
+        self, args: Mapping[str, Any], converting: Future[Any] | None, wait_for_it: bool
+    ) -> None:
+        session = self._session
+        if converting is not None:  # the node refuses an unlock while it converts
+            session.post("cancel", {"h": self.serial})
+            if not wait_for_it:
+                converting.add_done_callback(lambda _: session.post("unlock", args))
+                return
+            wait([converting])
+        if not wait_for_it:
+            session.post("unlock", args)
+            return
+        try:
+            session.call("unlock", args, self.name)
+        except (DLMError, OSError):
+            # The session has ended, or the node does not know the lock any more: it is free of us either way.
+            pass
+
+    # -- events, called under session.changed
+
+    def mark_granted(self, result: Mapping[str, Any]) -> None:
+        """The grant has come; ``result`` is the daemon's answer."""
+        self._granted = True
+        self.held_since = time.time()
+        self._take(result, written=False)
+
+    def mark_lost(self, reason: str) -> None:
+        """The lock has been taken away; the first reason stays."""
+        if self.lost_reason is None and not self._released:
+            self.lost_reason = reason
+            self._session.changed.notify_all()
+
+    def mark_withdrawn(self) -> None:
+        """The request was taken back before anybody got the handle."""
+        self._released = True
+
+    def _take(self, result: Mapping[str, Any], written: bool) -> None:
+        self._fence = int(result["fence"])
+        self.generation = int(result.get("generation") or self.generation)
+        if written:
+            self._value_dirty = False
+        if not self._value_dirty:
+            self._value = bytes(result.get("value") or b"")
+            self._value_valid = bool(result.get("value_valid"))
+
+    def _require_unreleased(self) -> None:
+        if self._released or not self._granted:
+            raise NotHeld(f"lock {answers.name_text(self.name)!r} has been released", name=self.name)
+
+    # -- with
+
+    def __enter__(self) -> Self:
+        self._require_unreleased()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._released:
+            return
+        try:
+            self.release()
+        except (LockLost, NotHeld) as lost:
+            # The body's own exception is the news; the loss is added to it (API-R5).
+            if error is None:
+                raise
+            if not isinstance(error, LockLost):
+                error.add_note(f"meanwhile: {lost}")
+
+    def __repr__(self) -> str:
+        if self._released:
+            state = "released"
+        elif self.lost_reason is not None:
+            state = f"lost: {self.lost_reason}"
+        else:
+            state = "held" if self._granted else "waiting"
+        return f"<Held {answers.name_text(self.name)!r} {self._mode.name} fence={self._fence} {state}>"
+
+    def __del__(self) -> None:
+        try:
+            leaked = self._granted and not self._released and self.lost_reason is None
+        except AttributeError:  # the constructor has failed
+            return
+        if leaked:
+            warnings.warn(f"nobody can release {self!r} any more", ResourceWarning, stacklevel=1, source=self)
+
+
+def _both(a: Mode, b: Mode) -> Mode:
+    """The strongest mode that both ``a`` and ``b`` include. The modes form a chain but for CW and PR."""
+    if {a, b} == {Mode.CW, Mode.PR}:
+        return Mode.CR
+    return min(a, b)

@@ -1,0 +1,152 @@
+"""What people and programs are shown of locks: modes by name, and who holds and wants what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from dlm.answers import name_text
+
+__all__ = ["Holder", "LockInfo", "Mode"]
+
+
+class Mode(IntEnum):
+    """How much a lock excludes. ``EX`` excludes all but NL, ``PR`` are readers that share."""
+
+    NL = 0  #: a placeholder: keeps the resource and its value block alive, excludes nobody
+    CR = 1  #: reads, while others may write
+    CW = 2  #: writes, while others may write as well
+    PR = 3  #: reads, nobody writes
+    PW = 4  #: writes, nobody else writes; CR readers stay
+    EX = 5  #: alone
+
+    @classmethod
+    def parse(cls, text: str) -> Mode:
+        """The mode with this name, in any case. Raises ``ValueError`` naming the choices."""
+        try:
+            return cls[text.upper()]
+        except KeyError:
+            raise ValueError(f"no mode {text!r}: one of {', '.join(m.name for m in cls)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """One lock on a name, held or asked for: session ``session`` of node ``node``, process ``pid``,
+    ``program``.
+
+    ``mode`` is the granted mode (``None`` for a waiter), ``asked`` the one it waits for (``None`` for a
+    holder); ``since_us`` microseconds on the clock of the node that told it, 0 if unknown.
+    """
+
+    node: int
+    session: int
+    handle: int
+    pid: int
+    program: str
+    mode: Mode | None
+    asked: Mode | None
+    fence: int
+    since_us: int
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], waits: bool = False) -> Holder:
+        """From one element of the queues in the answer of ``ls`` and ``show``."""
+        mode, asked = row.get("mode"), row.get("asked", row.get("rqmode"))
+        if waits and asked is None:
+            mode, asked = row.get("grmode"), mode
+        return cls(
+            node=int(row.get("node", 0)),
+            session=int(row.get("session", 0)),
+            handle=int(row.get("h", 0)),
+            pid=int(row.get("pid") or 0),
+            program=_text(row.get("name") or ""),
+            mode=_mode(mode),
+            asked=_mode(asked),
+            fence=int(row.get("fence") or 0),
+            since_us=int(row.get("since_us") or 0),
+        )
+
+    def __str__(self) -> str:
+        wanted = f":{self.asked.name}" if self.asked is not None else ""
+        return f"{self.node}/{self.pid or self.session}{wanted}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {
+            "node": self.node,
+            "session": self.session,
+            "handle": self.handle,
+            "pid": self.pid,
+            "program": self.program,
+            "mode": self.mode.name if self.mode is not None else None,
+            "asked": self.asked.name if self.asked is not None else None,
+            "fence": self.fence,
+            "since_us": self.since_us,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LockInfo:
+    """One resource. Queues are in order (API-R13); ``None`` where another node alone knows them.
+
+    ``state``: ``shared`` (all nodes know its queues), ``private`` (node ``owner`` alone does), ``handover``
+    (on the way from the one to the other).
+    """
+
+    name: bytes
+    state: str
+    owner: int | None
+    mode: Mode | None
+    holders: tuple[Holder, ...] | None
+    converting: tuple[Holder, ...] | None
+    waiters: tuple[Holder, ...] | None
+    fence: int
+    value_valid: bool | None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> LockInfo:
+        """From the daemon's answer to ``show``, or one row of ``ls``."""
+        name = row["name"]
+        return cls(
+            name=name if isinstance(name, bytes) else str(name).encode(),
+            state=_text(row.get("state", "shared")),
+            owner=row.get("owner"),
+            mode=_mode(row.get("mode")),
+            holders=_queue(row.get("holders")),
+            converting=_queue(row.get("converting"), waits=True),
+            waiters=_queue(row.get("waiters"), waits=True),
+            fence=int(row.get("fence") or 0),
+            value_valid=row.get("value_valid"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data, the name as text."""
+        return {
+            "name": name_text(self.name),
+            "state": self.state,
+            "owner": self.owner,
+            "mode": self.mode.name if self.mode is not None else None,
+            "holders": _plain(self.holders),
+            "converting": _plain(self.converting),
+            "waiters": _plain(self.waiters),
+            "fence": self.fence,
+            "value_valid": self.value_valid,
+        }
+
+
+def _mode(value: Any) -> Mode | None:
+    return Mode(value) if isinstance(value, int) and value >= 0 else None
+
+
+def _text(value: Any) -> str:
+    return name_text(value) if isinstance(value, bytes) else str(value)
+
+
+def _queue(rows: Sequence[Mapping[str, Any]] | None, waits: bool = False) -> tuple[Holder, ...] | None:
+    return None if rows is None else tuple(Holder.from_row(row, waits) for row in rows)
+
+
+def _plain(queue: tuple[Holder, ...] | None) -> list[dict[str, Any]] | None:
+    return None if queue is None else [holder.to_json() for holder in queue]

@@ -1,0 +1,224 @@
+"""One session with a node: the channel, the handles that live on it, the lease, and waiting with a way out.
+
+``Client`` and ``Held`` are what people see; this is what they share. All methods may be called by any
+thread; the channel's reader thread calls ``_on_push`` and ``_on_close``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, Any
+
+from dlm import answers
+from dlm.errors import ForkedProcess, LockCancelled, LockTimeout, NotConnected
+from vsync import errors as vsync_errors
+
+if TYPE_CHECKING:
+    from vsync.ipc import Channel
+
+    from dlm.held import Held
+
+__all__ = ["CANCEL_GRACE_S", "TRY_PATIENCE_S", "Session"]
+
+SERVICE = "dlm"
+CANCEL_GRACE_S = 1.0  #: a cancel that has no outcome by then is left to finish behind the caller's back
+TRY_PATIENCE_S = 5.0  #: a daemon that does not answer a try by then counts as "no"
+SETTLE_POLL_S = 0.01
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+class Session:
+    """Everything the handles of one channel have in common.
+
+    ``changed`` guards the state of all of them and is notified when one ends or the lease may have changed.
+    """
+
+    def __init__(self, channel: Channel, space: str, clock_us: Callable[[], int]) -> None:
+        self.channel = channel
+        self.space = space
+        self.clock_us = clock_us
+        self.changed = threading.Condition()
+        self.closed: str | None = None  #: why the channel is closed
+        self._pid = os.getpid()
+        self._serial = itertools.count(1)
+        # Weak, so that a handle which nobody has any more can say so (ResourceWarning).
+        self._handles: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
+        channel.on_push(SERVICE, self._on_push)
+        channel.on_close(self._on_close)
+        _sessions.add(self)
+
+    # -- requests
+
+    def check_process(self) -> None:
+        """Raise ``ForkedProcess`` in a child of the process that opened the session (API-R9)."""
+        if os.getpid() != self._pid:
+            raise ForkedProcess(
+                f"this client belongs to process {self._pid}; call dlm.connect() in the child process"
+            )
+
+    def start(self, verb: str, args: Mapping[str, Any]) -> Future[Any]:
+        """Send a request. Raises ``NotConnected`` when the channel is closed, ``ForkedProcess``."""
+        self.check_process()
+        try:
+            return self.channel.start(SERVICE, verb, args)
+        except vsync_errors.NotConnected as error:
+            raise NotConnected(str(error)) from error
+
+    def post(self, verb: str, args: Mapping[str, Any]) -> None:
+        """Send a request that wants no answer. A closed channel is no error: its end released everything."""
+        try:
+            self.channel.post(SERVICE, verb, args)
+        except vsync_errors.NotConnected:
+            pass
+
+    def call(self, verb: str, args: Mapping[str, Any], name: bytes = b"") -> Any:
+        """Send a request and wait for its answer. Raises what ``result`` raises."""
+        return self.result(self.start(verb, args), name)
+
+    def result(self, future: Future[Any], name: bytes, timeout: float | None = None) -> Any:
+        """The answer, waited for without limit. Raises the exception that belongs to a refusal."""
+        try:
+            return future.result()
+        except vsync_errors.RequestFailed as failed:
+            raise answers.refusal(failed, name, timeout) from None
+        except vsync_errors.NotConnected as error:
+            raise NotConnected(str(error)) from error
+
+    def outcome(self, future: Future[Any], held: Held, timeout: float | None) -> tuple[Any, bool]:
+        """The answer of a lock or convert request, and whether it came too late.
+
+        After ``timeout`` seconds a cancel follows the request, and whichever comes first in the order
+        decides: so the answer can be a late grant. Raises ``LockTimeout`` when the cancel won, or when
+        there is no outcome within the grace time (the future is not done then), and what ``result`` raises.
+        """
+        if timeout is None:
+            return self.result(future, held.name), False
+        wait([future], timeout if timeout > 0 else TRY_PATIENCE_S)
+        if future.done():
+            return self.result(future, held.name, timeout), False
+        self.post("cancel", {"h": held.serial})
+        wait([future], CANCEL_GRACE_S)
+        if not future.done():
+            raise self.too_late(held.name, timeout)
+        try:
+            return self.result(future, held.name, timeout), True
+        except LockCancelled:
+            raise self.too_late(held.name, timeout) from None
+
+    @staticmethod
+    def too_late(name: bytes, timeout: float) -> LockTimeout:
+        """The exception for a wait of ``timeout`` seconds that was in vain."""
+        text = f"lock {answers.name_text(name)!r} was not granted within {timeout:g} s"
+        return LockTimeout(text, name=name, timeout=timeout)
+
+    def withdraw(self, held: Held, future: Future[Any] | None) -> None:
+        """Take back a lock request whose caller has gone away; a grant that raced with it is released
+        (API-R8).
+        """
+        unlock = {"h": held.serial}
+        if future is None:  # interrupted while sending: the daemon may or may not know the request
+            self.post("cancel", unlock)
+            self.post("unlock", unlock)
+            return
+        if not future.done():
+            self.post("cancel", unlock)
+
+        def release_if_granted(done: Future[Any]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self.post("unlock", unlock)
+
+        future.add_done_callback(release_if_granted)
+
+    # -- handles
+
+    def register(self, held: Held) -> None:
+        """Know the handle from before its request is sent, so that no loss can slip by."""
+        self._handles[held.serial] = held
+
+    def next_serial(self) -> int:
+        """A handle number that this session has not used yet."""
+        return next(self._serial)
+
+    def handles(self) -> list[Held]:
+        """The handles alive, oldest first."""
+        return [held for _, held in sorted(self._handles.items())]
+
+    def lease(self) -> tuple[int, int]:
+        """Generation and deadline (boot-time µs) of the session's lease, as the node last wrote them."""
+        return self.channel.lease_deadline()
+
+    def settle(self, held: Held, limit: float | None) -> None:
+        """Return when a fresh grant is backed by the lease it was given under; ``limit`` is monotonic
+        seconds.
+
+        A request may outlive the generation it was sent in. To know which generation granted it: read the
+        page, make one round trip – all losses up to that page's generation have been read by then –, read
+        it again; if nothing was lost and the generation stands, it is that one (pitfalls D9). Raises
+        ``LockLost``, ``LockTimeout``, ``NotConnected``.
+        """
+        while True:
+            generation, deadline = self.lease()
+            if held.lost_reason is None and generation == held.generation and self.clock_us() < deadline:
+                return
+            self.call("stats", {}, held.name)
+            if held.lost_reason is not None:
+                raise answers.lost(held.name, held.fence, held.lost_reason)
+            if self.lease()[0] != generation:
+                continue
+            held.generation = generation
+            if generation and self.clock_us() < self.lease()[1]:
+                return
+            if limit is not None and time.monotonic() >= limit:
+                raise LockTimeout(
+                    f"lock {answers.name_text(held.name)!r} was granted, but without a lease", name=held.name
+                )
+            with self.changed:
+                self.changed.wait(SETTLE_POLL_S)
+
+    # -- endings
+
+    def close(self) -> None:
+        """End all handles, then the channel: in this order, as end-of-file means *dead* (pitfalls D10)."""
+        self._end_all("session_closed")
+        self.channel.close()
+
+    def _end_all(self, reason: str) -> None:
+        with self.changed:
+            self.closed = self.closed or reason
+            for held in self.handles():
+                held.mark_lost(reason)
+            self.changed.notify_all()
+
+    def _on_close(self, reason: str) -> None:
+        self._end_all("daemon_gone")
+
+    def _on_push(self, kind: str, data: Any) -> None:
+        with self.changed:
+            if kind == "lost":
+                held = self._handles.get(data["h"])
+                if held is not None:
+                    held.mark_lost(str(data.get("reason", "broken")))
+            self.changed.notify_all()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: give up the inherited socket without a word, so that the parent's death is
+        seen.
+        """
+        abandon = getattr(self.channel, "abandon", None)
+        if abandon is not None:
+            abandon()
+
+
+def _after_fork_in_child() -> None:
+    for session in list(_sessions):
+        session.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
