@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "Backpressure",
     "ConfigError",
+    "ForkedProcess",
     "FrameError",
     "MessageTooLarge",
     "NotConnected",
@@ -35,6 +36,10 @@ class TransportError(VsyncError, OSError):
 
 class NotConnected(VsyncError, ConnectionError):
     """There is no daemon at the other end; the message names the URL."""
+
+
+class ForkedProcess(NotConnected):
+    """A connection made before ``fork`` is used in the child: connect again there (API-R9)."""
 
 
 class NotMember(VsyncError):
