@@ -49,9 +49,9 @@ class HasChannel(Protocol):
 
 
 def connect(url: str | None = None, *, space: str = "default") -> Client:
-    """Open a session with the local daemon: ``url``, else ``$VSYNC_URL``, else
-    ``unix:///run/vsync/vsyncd.sock``.
+    """Open a session with the local daemon.
 
+    ``url`` is ``unix:///path`` or a path; default ``$VSYNC_URL``, else ``unix:///run/vsync/vsyncd.sock``.
     Raises ``NotConnected`` naming the URL, ``ConfigError`` for a URL that is none.
     """
     from vsync import ipc
@@ -99,9 +99,7 @@ class Client:
         no_quorum: WhenNoQuorum = "wait",
         on_lost: OnLost | None = None,
     ) -> Lock:
-        """A reusable description of a lock, taken by ``with``. Arguments as for ``acquire``; asks nobody
-        yet.
-        """
+        """A reusable description of a lock, taken by ``with``. Arguments as for ``acquire``."""
         return Lock(self, answers.name_bytes(name), Mode(mode), timeout, no_quorum, on_lost)
 
     def exclusive(self, name: str | bytes, timeout: float | None = None) -> Lock:

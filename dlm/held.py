@@ -83,7 +83,7 @@ class Held:
         self._value_dirty = False
         self._granted = False
         self._released = False
-        self._converting: Future[Any] | None = None
+        self._converting: Future[None] | None = None  #: done when the conversion on its way is over
         session.register(self)
 
     # -- what it is
@@ -95,9 +95,7 @@ class Held:
 
     @property
     def fence(self) -> int:
-        """The fencing token: strictly increasing over the grants of this name, also across crashes
-        (API-R6).
-        """
+        """The fencing token: strictly increasing over the grants of a name, across crashes too (API-R6)."""
         return self._fence
 
     @property
@@ -183,7 +181,7 @@ class Held:
         """
         session = self._session
         session.check_process()
-        mode = Mode(mode)
+        new = Mode(mode)
         with session.changed:
             self._require_unreleased()
             if self.lost_reason is not None:
@@ -191,50 +189,54 @@ class Held:
             if self._converting is not None:
                 raise LockBusy(f"lock {answers.name_text(self.name)!r} is being converted", name=self.name)
             old = self._mode
-            args = {
-                "h": self.serial,
-                "mode": int(mode),
-                "noqueue": timeout == 0,
-                **self._block_for(old, mode),
-            }
-            self._mode = _both(old, mode)
-            try:
-                self._converting = future = session.start("convert", args)
-            except DLMError:
-                self._mode = old
-                raise
+            args = {"h": self.serial, "mode": int(new), "noqueue": timeout == 0, **self._block_for(old, new)}
+            self._mode = _both(old, new)
+            self._converting = Future()
+        future: Future[Any] | None = None
         try:
-            result, _ = session.outcome(future, self, timeout)
+            future = session.start("convert", args)
+            session.outcome(future, self, timeout)
         except BaseException:
+            if future is None:
+                self._not_converted(old)
+                raise
             if not future.done():
                 session.post("cancel", {"h": self.serial})
             # Also if the caller does not wait any longer: the handle must know its mode in the end.
-            future.add_done_callback(lambda done: self._converted(old, mode, done))
+            future.add_done_callback(lambda done: self._converted(old, new, done))
             raise
-        self._converted(old, mode, future)
+        self._converted(old, new, future)
         if self.lost_reason is not None:
-            raise answers.lost(self.name, result["fence"], self.lost_reason)
+            raise answers.lost(self.name, self._fence, self.lost_reason)
 
-    def _converted(self, old: Mode, new: Mode, done: Future[Any]) -> None:
+    def _converted(self, old: Mode, new: Mode, answer: Future[Any]) -> None:
+        if answer.exception() is not None:
+            self._not_converted(old)
+            return
         with self._session.changed:
-            self._converting = None
-            if done.exception() is not None:
-                self._mode = old
-                return
             self._mode = new
-            self._take(done.result(), written=new not in WRITERS or new < old)
+            self._take(answer.result(), written=old in WRITERS and new <= old)
+        self._conversion_over()
+
+    def _not_converted(self, old: Mode) -> None:
+        self._mode = old
+        self._conversion_over()
+
+    def _conversion_over(self) -> None:
+        with self._session.changed:
+            over, self._converting = self._converting, None
+        if over is not None:
+            over.set_result(None)
 
     def _block_for(self, old: Mode, new: Mode) -> dict[str, Any]:
-        """The value-block arguments: upwards reads it, downwards from a writer's mode writes it if it was
-        set.
-        """
+        """The value-block arguments: up reads it, down from a writer's mode writes it if it was set."""
         if old in WRITERS and new <= old:
             return {"valblk": self._value_dirty, "value": self._value if self._value_dirty else None}
         return {"valblk": True, "value": None}
 
     def release(self, wait: bool = False) -> None:
-        """Give the lock back. The handle ends now; returns once that is on its way, or with ``wait`` when
-        it is done.
+        """Give the lock back. The handle ends now; returns when the message is on its way, with ``wait`` when
+        the lock is free.
 
         Raises ``NotHeld`` the second time, and ``LockLost`` if the lock was not held for certain any more:
         then what was done under it may have overlapped with others.
@@ -249,13 +251,13 @@ class Held:
             self._released = True
             converting = self._converting
             session.changed.notify_all()
-        if self.lost_reason is None:
-            self._submit_release(args, converting, wait)
+        # Also when it is lost: a lock that was lost by mistake must not stay behind.
+        self._submit_release(args, converting, wait)
         if reason is not None:
             raise answers.lost(self.name, self._fence, reason)
 
     def _submit_release(
-        self, args: Mapping[str, Any], converting: Future[Any] | None, wait_for_it: bool
+        self, args: Mapping[str, Any], converting: Future[None] | None, wait_for_it: bool
     ) -> None:
         session = self._session
         if converting is not None:  # the node refuses an unlock while it converts

@@ -119,9 +119,7 @@ class Session:
         return LockTimeout(text, name=name, timeout=timeout)
 
     def withdraw(self, held: Held, future: Future[Any] | None) -> None:
-        """Take back a lock request whose caller has gone away; a grant that raced with it is released
-        (API-R8).
-        """
+        """Take back a lock request whose caller has gone; a grant that raced is released (API-R8)."""
         unlock = {"h": held.serial}
         if future is None:  # interrupted while sending: the daemon may or may not know the request
             self.post("cancel", unlock)
@@ -155,8 +153,7 @@ class Session:
         return self.channel.lease_deadline()
 
     def settle(self, held: Held, limit: float | None) -> None:
-        """Return when a fresh grant is backed by the lease it was given under; ``limit`` is monotonic
-        seconds.
+        """Return when a fresh grant is backed by a lease (``limit``: monotonic seconds).
 
         A request may outlive the generation it was sent in. To know which generation granted it: read the
         page, make one round trip – all losses up to that page's generation have been read by then –, read
@@ -208,9 +205,7 @@ class Session:
             self.changed.notify_all()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: give up the inherited socket without a word, so that the parent's death is
-        seen.
-        """
+        """In a forked child: drop the inherited socket silently, so that the parent's end is seen."""
         abandon = getattr(self.channel, "abandon", None)
         if abandon is not None:
             abandon()
