@@ -1,8 +1,8 @@
 """EVS-E1..E4 and E13..E21: what must hold of messages, judged from the traces alone.
 
-The order of one ring is the sequence of positions; rings are ordered by id, which grows along every process (E7).
-So one global order exists (E19, E21) if a message has one place (ring, position) everywhere and every process
-delivers in growing order; the rest is about *which* messages of that order a process may leave out.
+The order of one ring is the sequence of positions; rings are ordered by id, which grows along every process
+(E7). So one global order exists (E19, E21) if a message has one place (ring, position) everywhere and every
+process delivers in growing order; the rest is about *which* messages of that order a process may leave out.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class MessageRules:
         if sender_ring == process.ring and event.position <= sender_last:
             raise Violation(
                 "EVS-E18",
-                f"{event.text()}: its sender had delivered {_at(sender_last)} of {process.ring} before sending",
+                f"{event.text()}: before sending, its sender had delivered {_at(sender_last)} of this ring",
             )
         index = bisect_left(ring.positions, event.position)
         if event.position not in ring.at:
@@ -129,7 +129,8 @@ class MessageRules:
             raise Violation("EVS-E1", f"{_p(event.who)} {event.text()}, which {_p(event.author)} never sent")
         if event.author != event.origin:
             raise Violation(
-                "EVS-E1", f"{_p(event.who)} {event.text()} as from {_p(event.origin)}, sent by {_p(event.author)}"
+                "EVS-E1",
+                f"{_p(event.who)} {event.text()} as from {_p(event.origin)}, sent by {_p(event.author)}",
             )
         if known[0] != event.digest:
             raise Violation("EVS-E1", f"{_p(event.who)} {event.text()} with other bytes than were sent")
@@ -157,7 +158,8 @@ class MessageRules:
         known = self._place.setdefault(key, place)
         if known[0] != ring_id:
             raise Violation(
-                "EVS-E4", f"{_p(event.who)} {event.text()} in ring {ring_id}, others delivered it in {known[0]}"
+                "EVS-E4",
+                f"{_p(event.who)} {event.text()} in ring {ring_id}, others delivered it in {known[0]}",
             )
         if known != place:
             raise Violation(
@@ -178,7 +180,7 @@ class MessageRules:
             sender, number = ring.at[hole]
             raise Violation(
                 "EVS-E16",
-                f"{_p(event.who)} {event.text()} without {_p(sender)}:{number} at {_at(hole)}, which others have",
+                f"{_p(event.who)} {event.text()} without {_p(sender)}:{number} at {_at(hole)}",
             )
         walk.next_index += 1
 
@@ -234,7 +236,9 @@ class MessageRules:
             sender, number = self._rings[ring_id].at[differing]
             orphan = walk.together is not None and sender not in walk.together
             raise Violation(
-                "EVS-E15" if orphan and differing not in has.delivered[: has.before_transitional] else "EVS-E13",
+                "EVS-E15"
+                if orphan and differing not in has.delivered[: has.before_transitional]
+                else "EVS-E13",
                 f"from {ring_id} to {next_ring}: {_p(has.who)} delivered {_p(sender)}:{number} at "
                 f"{_at(differing)}, {_p(lacks.who)} did not",
             )

@@ -120,8 +120,7 @@ class ViewRules:
             if strangers:
                 raise Violation(
                     "EVS-E9",
-                    f"{_p(who)}: {_v(view)} holds {_m(strangers)} who were not in "
-                    f"{_v(process.regular)}",
+                    f"{_p(who)}: {_v(view)} holds {_m(strangers)} who were not in {_v(process.regular)}",
                 )
             key = (process.regular.id, view.id)
             first, members = self._transitional.setdefault(key, (who, view.members))
@@ -158,7 +157,7 @@ class ViewRules:
         """E11: left = old - transitional, joined = new - transitional."""
         old = process.regular.members if process.regular else ()
         left = tuple(m for m in old if m not in stayed)
-        joined = tuple(m for m in view.members if m not in stayed or process.regular is None)
+        joined = tuple(m for m in view.members if m not in stayed)
         if tuple(view.left) != left:
             raise Violation("EVS-E11", f"{_p(who)}: {_v(view)} says left={_m(view.left)}, not {_m(left)}")
         if tuple(view.joined) != joined:
@@ -175,9 +174,7 @@ class ViewRules:
         if known.entries is None:
             known.entries = announced
         elif known.entries != announced:
-            raise Violation(
-                "EVS-E8", f"{_p(who)} and {_p(known.first)} have different entries in {_v(view)}"
-            )
+            raise Violation("EVS-E8", f"{_p(who)} and {_p(known.first)} have different entries in {_v(view)}")
         mine = announced[who.node]
         previous = process.regular.id if process.regular else NO_RING
         if mine.member != who or mine.old_ring != previous:

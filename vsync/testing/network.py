@@ -1,7 +1,7 @@
 """The network: per-link delay, loss, duplication, reordering, one-way cuts; partition and heal.
 
-Links are directed. Without reordering a link is first-in first-out, like a TCP connection, but what it loses is
-lost: the engine must live with both.
+Links are directed. Without reordering a link is first-in first-out, like a TCP connection, but what it
+loses is lost: the engine must live with both.
 """
 
 from __future__ import annotations

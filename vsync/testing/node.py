@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vsync.engine.outputs import Note, Persist, Send, Stopped
 from vsync.service import Credentials, Service
-from vsync.testing.violation import Violation
 from vsync.testing.disk import Disk
 from vsync.testing.trace import Crashed, Frame, Noted, Started
+from vsync.testing.violation import Violation
 from vsync.testing.workload import NOTE, Recorder
 from vsync.types import ClusterConfig, Member, View
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["CoreFactory", "SimNode"]
 
 SESSION = 1  #: the recorder's own session; plug-ins use larger numbers
-_START_SEQ = 50_000_000  # a ring-id file is missing: the sequence starts at a wall clock, far above any kept one
+_START_SEQ = (
+    50_000_000  # a ring-id file is missing: the sequence starts at a wall clock, far above any kept one
+)
 
 
 class CoreLike(Protocol):
@@ -99,7 +101,8 @@ class SimNode:
             return
         self.incarnation += 1
         self.up, self.paused = True, False
-        self._armed, self._fuse, self._die_at_persist = None, None, ""
+        self._armed = None
+        self.spare()
         self._backlog.clear()
         self.recorder = Recorder()
         self.services = [self.recorder]
@@ -127,14 +130,20 @@ class SimNode:
             self._end("crashed")
 
     def crash_soon(self) -> None:
-        """Kill it between two of its next outputs, at random; at times just before or after a record is written."""
+        """Kill it between two of its next outputs; at times just before or after a record is written."""
         if not self.up:
             return
         self._die_at_persist = self._rng.choice(["", "", "before", "after"])
         self._fuse = self._rng.randrange(0, 12) if not self._die_at_persist else None
-        stops = self.stops
-        patience = self.config.timing.token
-        self.cluster.scheduler.after(patience, lambda: self.crash() if self.stops == stops else None)
+        self.cluster.scheduler.after(self.config.timing.token, self._lose_patience, self.stops)
+
+    def _lose_patience(self, stops: int) -> None:
+        if self.stops == stops and (self._fuse is not None or self._die_at_persist):
+            self.crash()
+
+    def spare(self) -> None:
+        """Take back a ``crash_soon`` that has not happened yet."""
+        self._fuse, self._die_at_persist = None, ""
 
     def leave(self) -> None:
         """Ask the process to leave gracefully; it ends with its ``Stopped`` output."""
@@ -209,7 +218,7 @@ class SimNode:
             outputs = self.core.take_outputs()
         except Violation:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+        except Exception as error:
             where = "".join(traceback.format_exception(error)[-4:])
             raise Violation("EVS-E28", f"node {self.id}: the core raised {error!r}\n{where}") from error
         for output in outputs:

@@ -1,7 +1,7 @@
 """What one run is made of, drawn from its seed.
 
-Swarm style: every kind of fault is switched on or off by a coin of its own, so that a run with heavy loss is not
-always also a run with crashes. The same seed and number of nodes give the same options for ever.
+Swarm style: every kind of fault is switched on or off by a coin of its own, so that a run with heavy loss
+is not always also a run with crashes. The same seed and number of nodes give the same options for ever.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ __all__ = ["Plugin"]
 
 
 class Plugin:
-    """Override what is needed. Every method may raise ``Violation``; none may touch a core from inside a callback.
+    """Override what is needed. Every method may raise ``Violation``; none may touch a core from inside a
+    callback.
 
     Work on a core is done from an event of its own: ``cluster.scheduler.after(delay, f)``.
     """

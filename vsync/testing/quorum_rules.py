@@ -1,10 +1,10 @@
 """QUO-Q1: never two primary components that could both act.
 
-By time alone two nodes can believe in two primary rings for as long as the losers need to notice (a token timeout);
-what keeps that harmless is that consecutive primary rings share a member, who leaves the first before the second
-can form, so that the first cannot order a message any more. That is what is checked here: every primary ring holds
-more than half of the votes, and neighbours in the chain of primary ids share a node. QUO-Q2 (one verdict per
-id, delivered with the view) stands in ``evs_views``.
+By time alone two nodes can believe in two primary rings for as long as the losers need to notice (a token
+timeout); what keeps that harmless is that consecutive primary rings share a member, who leaves the first
+before the second can form, so that the first cannot order a message any more. That is what is checked here:
+every primary ring holds more than half of the votes, and neighbours in the chain of primary ids share a
+node. QUO-Q2 (one verdict per id, delivered with the view) stands in ``evs_views``.
 """
 
 from __future__ import annotations

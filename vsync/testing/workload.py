@@ -1,7 +1,7 @@
 """Traffic: a service that multicasts numbered messages and reports what it sees, and who makes it do so.
 
-The reports travel as ``Note`` outputs (``host.event``), that is: in the core's one ordered list, so that a crash
-between two outputs also cuts what the checkers get to see.
+The reports travel as ``Note`` outputs (``host.event``), that is: in the core's one ordered list, so that a
+crash between two outputs also cuts what the checkers get to see.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _HEADER = struct.Struct(">BIQQ")  # tag, node, incarnation, number
 
 
 class Recorder:
-    """The service of the simulator: verb ``send`` (``{"size": n}`` or ``{"data": bytes}``) multicasts a message.
+    """The service of the simulator: verb ``send`` (``{"size": n}`` or ``{"data": bytes}``) multicasts a
+    message.
 
     It keeps nothing but its counter. ``delivered`` is for users' tests: (origin node, data) in order.
     """
@@ -60,9 +61,7 @@ class Recorder:
         author = Member(node, incarnation)
         digest = zlib.crc32(payload)
         me = self._host.me
-        self._host.event(
-            NOTE, event=Delivered(me, origin, author, number, digest, position, installing)
-        )
+        self._host.event(NOTE, event=Delivered(me, origin, author, number, digest, position, installing))
         self.delivered.append((origin.node, payload[_HEADER.size :]))
 
     def view(self, view: View, now: int) -> None:

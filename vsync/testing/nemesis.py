@@ -1,0 +1,161 @@
+"""Trouble: the adversary of the first phase of a run, and the traffic that it disturbs."""
+
+from __future__ import annotations
+
+from random import Random
+
+from vsync.testing.cluster import SimCluster
+from vsync.testing.node import SimNode
+
+__all__ = ["Nemesis", "Traffic"]
+
+
+class Nemesis:
+    """Draws one action after another until ``stop``; what it breaks, ``mend`` repairs."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self.cluster = cluster
+        self.actions = 0
+        options = cluster.options
+        self._rng = Random(f"nemesis/{options.seed}")
+        self._weights = {
+            self.crash: options.crash,
+            self.leave: options.leave,
+            self.partition: options.partition,
+            self.one_way: options.one_way,
+            self.pause: options.pause,
+        }
+        self._active = True
+
+    def begin(self) -> None:
+        """Schedule the first action."""
+        self._later(self._act)
+
+    def mend(self) -> None:
+        """End of the first phase: all links work, all nodes run."""
+        self._active = False
+        self.cluster.heal()
+        for node in self.cluster.nodes.values():
+            node.spare()
+            node.resume()
+            node.start()
+
+    def _later(self, action: object, *args: object) -> None:
+        delay = int(self._rng.expovariate(1 / self.cluster.options.fault_interval)) + 1
+        self.cluster.scheduler.after(delay, action, *args)  # type: ignore[arg-type]
+
+    def _act(self) -> None:
+        if not self._active:
+            return
+        action = self._rng.choices(list(self._weights), list(self._weights.values()))[0]
+        action()
+        self.actions += 1
+        self._later(self._act)
+
+    # -- actions ----------------------------------------------------------------------------
+
+    def crash(self) -> None:
+        """Kill one node, or several at once, between two of its outputs; start it again later."""
+        living = [node for node in self.cluster.nodes.values() if node.up]
+        count = 1 if self._rng.random() < 0.8 else self._rng.randint(1, len(self.cluster.nodes))
+        for node in self._rng.sample(living, min(count, len(living))):
+            node.crash_soon()
+            self._restart_later(node)
+
+    def leave(self) -> None:
+        """One node leaves gracefully."""
+        living = [node for node in self.cluster.nodes.values() if node.up and not node.paused]
+        if living:
+            node = self._rng.choice(living)
+            node.leave()
+            self._restart_later(node)
+
+    def partition(self) -> None:
+        """Split the nodes into groups, or heal: a blip, a long cut, or a changed cut."""
+        cluster = self.cluster
+        if self._rng.random() < 0.35:
+            cluster.heal()
+            return
+        groups: dict[int, set[int]] = {}
+        parts = self._rng.choice([2, 2, 2, 3, len(cluster.nodes)])
+        for node in cluster.nodes:
+            groups.setdefault(self._rng.randrange(parts), set()).add(node)
+        cluster.partition(*groups.values())
+        if self._rng.random() < 0.5:
+            cluster.scheduler.after(self._duration(), cluster.heal)
+
+    def one_way(self) -> None:
+        """One link, or all links of one node in one direction, fall silent for a while."""
+        cluster = self.cluster
+        src, dst = self._rng.sample(sorted(cluster.nodes), 2)
+        if self._rng.random() < 0.5:
+            cluster.network.cut(src, dst)
+        else:
+            for other in cluster.nodes:
+                if other != src:
+                    cluster.network.cut(src, other)
+        cluster.scheduler.after(self._duration(), cluster.heal)
+
+    def pause(self) -> None:
+        """Stop a process for a while (SIGSTOP), shorter or longer than the token timeout."""
+        living = [node for node in self.cluster.nodes.values() if node.up and not node.paused]
+        if living:
+            node = self._rng.choice(living)
+            node.pause()
+            self.cluster.scheduler.after(self._duration(), node.resume)
+
+    def _duration(self) -> int:
+        """From a blip to much longer than it takes to notice."""
+        return int(self.cluster.options.timing.token * self._rng.choice([0.05, 0.3, 1.0, 1.5, 3.0]))
+
+    def _restart_later(self, node: SimNode) -> None:
+        timing = self.cluster.options.timing
+        fast = self._rng.random() < self.cluster.options.fast_restart
+        delay = (
+            self._rng.randint(1, timing.join) if fast else self._rng.randint(timing.join, 3 * timing.token)
+        )
+        self.cluster.scheduler.after(delay, self._restart, node, node.stops, 0)
+
+    def _restart(self, node: SimNode, stops: int, tries: int) -> None:
+        """Start the node ``node`` – if it has really ended by now; a slow death is waited for."""
+        if not self._active:
+            return
+        if node.up and node.stops == stops and tries < 50:
+            self.cluster.scheduler.after(
+                self.cluster.options.timing.join, self._restart, node, stops, tries + 1
+            )
+            return
+        node.start()
+
+
+class Traffic:
+    """Every node submits numbered messages at random times until ``stop``."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self.cluster = cluster
+        self._rng = Random(f"traffic/{cluster.options.seed}")
+        self._active = True
+
+    def begin(self) -> None:
+        """Schedule the first message of every node."""
+        for node in self.cluster.nodes.values():
+            self._later(node)
+
+    def stop(self) -> None:
+        """No further messages."""
+        self._active = False
+
+    def _later(self, node: SimNode) -> None:
+        delay = int(self._rng.expovariate(1 / self.cluster.options.send_interval)) + 1
+        self.cluster.scheduler.after(delay, self._send, node)
+
+    def _send(self, node: SimNode) -> None:
+        if not self._active:
+            return
+        rng, burst = self._rng, 1
+        if rng.random() < 0.05:
+            burst = rng.randint(2, 30)
+        for _ in range(burst):
+            big = self.cluster.options.big and rng.random() < self.cluster.options.big
+            node.send(size=rng.randrange(100_000, 300_000) if big else rng.randrange(0, 64))
+        self._later(node)
