@@ -1,0 +1,273 @@
+"""The configuration file: TOML in, ``Settings`` out, or a ``ConfigError`` that names file, key and remedy.
+
+One file can serve every node of a cluster: ``[node]`` (or ``vsyncd --node``) says which of ``[[nodes]]``
+this one is, and ``{node}`` in a path of ``[daemon]`` stands for its name. See ``configs/three-nodes.toml``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vsync.errors import ConfigError
+from vsync.transport.address import check_loopback, parse_address
+from vsync.types import ClusterConfig, Peer, Timing
+
+__all__ = ["DEFAULT_CONFIG", "DEFAULT_SOCKET", "DaemonConfig", "Settings", "load", "with_paths"]
+
+DEFAULT_CONFIG = Path("/etc/vsync/vsyncd.toml")
+DEFAULT_SOCKET = Path("/run/vsync/vsyncd.sock")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_LOG_FORMATS = ("auto", "json", "text")
+_TRANSPORTS = ("zmq",)
+_MAX_NODE = 2**32 - 1
+_MAX_VOTES = 1000
+_MAX_TIMER_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonConfig:
+    """What concerns this host alone."""
+
+    socket: Path = DEFAULT_SOCKET  #: where clients connect
+    state_dir: Path = Path("/var/lib/vsync/{node}")  #: ring ids and incarnations across restarts
+    runtime_dir: Path | None = None  #: deadline pages; ``None``: beside the socket
+    transport: str = "zmq"
+    log_level: str = "info"
+    log_format: str = "auto"  #: auto (JSON unless stderr is a terminal), json, text
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A whole, consistent configuration."""
+
+    cluster: ClusterConfig
+    daemon: DaemonConfig = field(default_factory=DaemonConfig)
+
+
+def load(path: str | os.PathLike[str], node: str | int | None = None) -> Settings:
+    """Read and check ``path``. ``node`` (name or id) goes before the file's ``[node]``.
+
+    Raises ``ConfigError`` for a file that is missing, no TOML, or wrong in any key.
+    """
+    where = os.fspath(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as e:
+        raise ConfigError(f"{where}: cannot be read: {e.strerror}; give the right file with --config") from e
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{where}: is not UTF-8 text ({e.reason} at byte {e.start})") from e
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{where}: is not valid TOML: {e}") from e
+    return _settings(_Table(where, "", data), node)
+
+
+def _settings(root: _Table, node: str | int | None) -> Settings:
+    cluster = root.table("cluster", required=True)
+    name = cluster.name("name")
+    cluster.end()
+    peers = _peers(root)
+    me = _own_peer(root, peers, node)
+    timing = _timing(root.table("timing"))
+    daemon = _daemon(root.table("daemon"), me.name)
+    root.end()
+    try:
+        check_loopback(peers)
+    except ConfigError as e:
+        root.fail("nodes", str(e))
+    return Settings(ClusterConfig(name, me.node, peers, timing), daemon)
+
+
+def _peers(root: _Table) -> tuple[Peer, ...]:
+    tables = root.tables("nodes")
+    if not tables:
+        root.fail("nodes", "no node is listed; add a [[nodes]] table with id, name and address for each")
+    peers: list[Peer] = []
+    taken: dict[tuple[str, object], str] = {}
+    for table in tables:
+        peer = Peer(
+            node=table.integer("id", 1, _MAX_NODE),
+            name=table.name("name"),
+            addresses=(table.text("address"),),
+            votes=table.integer("votes", 0, _MAX_VOTES, default=1),
+        )
+        table.end()
+        try:
+            address = parse_address(peer.addresses[0])
+        except ConfigError as e:
+            table.fail("address", str(e))
+        for key, value in (("id", peer.node), ("name", peer.name), ("address", address)):
+            other = taken.setdefault((key, value), table.path)
+            if other != table.path:
+                shown = peer.addresses[0] if key == "address" else value
+                table.fail(key, f"{shown!r} is already used by {other}; each node needs its own")
+        peers.append(peer)
+    if not any(p.votes for p in peers):
+        root.fail("nodes", "no node has a vote, so no view could ever be primary; give votes = 1 to some")
+    return tuple(sorted(peers, key=lambda p: p.node))
+
+
+def _own_peer(root: _Table, peers: tuple[Peer, ...], node: str | int | None) -> Peer:
+    table = root.table("node")
+    by_id = table.integer("id", 1, _MAX_NODE, default=0)
+    by_name = table.text("name", default="")
+    table.end()
+    wanted = [str(w) for w in (node, by_id or None, by_name or None) if w is not None]
+    if node is not None:
+        wanted = wanted[:1]
+    if not wanted:
+        if len(peers) == 1:
+            return peers[0]
+        root.fail("node", "which of [[nodes]] is this one? Set name under [node], or give --node NAME")
+    found = [next((p for p in peers if w in (p.name, str(p.node))), None) for w in wanted]
+    names = [p.name for p in peers]
+    for text, peer in zip(wanted, found, strict=True):
+        if peer is None:
+            root.fail("node", f"{text!r} is not among [[nodes]] ({', '.join(names)}){_meant(text, names)}")
+    if len({p.node for p in found if p}) > 1:
+        root.fail("node", f"id {by_id} and name {by_name!r} are two different nodes; give only one of them")
+    assert found[0] is not None
+    return found[0]
+
+
+def _timing(table: _Table) -> Timing:
+    default = Timing()
+    chosen = {
+        name: round(1000 * table.number(f"{name}_ms", 1, _MAX_TIMER_MS, getattr(default, name) / 1000))
+        for name in (timer.name for timer in fields(Timing))
+    }
+    table.end()
+    try:
+        return Timing(**chosen)
+    except ValueError as e:
+        words = str(e).split()
+        values = ", ".join(f"{name}_ms = {us / 1000:g}" for name, us in chosen.items() if name in words)
+        table.fail("", f"{e} (here: {values})")
+
+
+def _daemon(table: _Table, node: str) -> DaemonConfig:
+    default = DaemonConfig()
+    runtime = table.text("runtime_dir", default="")
+    config = DaemonConfig(
+        socket=_expand(table.text("socket", default=str(default.socket)), node),
+        state_dir=_expand(table.text("state_dir", default=str(default.state_dir)), node),
+        runtime_dir=_expand(runtime, node) if runtime else None,
+        transport=table.choice("transport", _TRANSPORTS, default.transport),
+        log_level=table.choice("log_level", _LOG_LEVELS, default.log_level),
+        log_format=table.choice("log_format", _LOG_FORMATS, default.log_format),
+    )
+    table.end()
+    # sockaddr_un holds 108 bytes with the final zero; the kernel's own message does not say so.
+    if len(os.fsencode(config.socket)) > 107:
+        table.fail("socket", "is longer than the 107 bytes that a Unix socket's path may have")
+    return config
+
+
+def _expand(text: str, node: str) -> Path:
+    return Path(text.replace("{node}", node)).expanduser()
+
+
+def with_paths(settings: Settings, socket: str | None = None, state_dir: str | None = None) -> Settings:
+    """The same settings with paths from the command line."""
+    daemon, node = settings.daemon, settings.cluster.name(settings.cluster.node)
+    if socket:
+        daemon = replace(daemon, socket=_expand(socket, node))
+    if state_dir:
+        daemon = replace(daemon, state_dir=_expand(state_dir, node))
+    return replace(settings, daemon=daemon)
+
+
+def _meant(text: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(text, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class _Table:
+    """One table of the file: hands out checked values and remembers which keys were asked for."""
+
+    def __init__(self, file: str, path: str, values: Mapping[str, Any]) -> None:
+        self.file = file
+        self.path = path
+        self.values = dict(values)
+        self._known: list[str] = []
+
+    def fail(self, key: str, text: str) -> NoReturn:
+        """Raises ``ConfigError`` for ``key`` of this table."""
+        raise ConfigError(f"{self.file}: {'.'.join(p for p in (self.path, key) if p)}: {text}")
+
+    def end(self) -> None:
+        """Raises ``ConfigError`` if the file has keys nobody asked for."""
+        for key in self.values:
+            if key not in self._known:
+                known = self._known
+                remedy = _meant(key, known) or f"; known here: {', '.join(sorted(known))}"
+                self.fail(key, f"unknown key{remedy}")
+
+    def table(self, key: str, *, required: bool = False) -> _Table:
+        """The sub-table ``key``; empty if it is absent and not required."""
+        value = self._get(key, dict, "a table", None if required else {})
+        return _Table(self.file, f"{self.path}.{key}" if self.path else key, value)
+
+    def tables(self, key: str) -> list[_Table]:
+        """The array of tables ``key``."""
+        values = self._get(key, list, f"an array of tables, written as [[{key}]]", [])
+        if not all(isinstance(v, dict) for v in values):
+            self.fail(key, f"must be an array of tables, written as [[{key}]]")
+        return [_Table(self.file, f"{key}[{i}]", v) for i, v in enumerate(values, 1)]
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A string that is not empty (unless that is the default)."""
+        value: str = self._get(key, str, "a string in quotes", default)
+        if not value and default is None:
+            self.fail(key, "must not be empty")
+        return value
+
+    def name(self, key: str) -> str:
+        """A name that is safe in paths, logs and tables."""
+        value = self.text(key)
+        if not _NAME.fullmatch(value):
+            self.fail(key, f"{value!r} is not a name: up to 63 letters, digits and . _ - are allowed")
+        return value
+
+    def choice(self, key: str, allowed: tuple[str, ...], default: str) -> str:
+        """One of a few words."""
+        value = self.text(key, default)
+        if value not in allowed:
+            self.fail(key, f"{value!r} is not one of {', '.join(allowed)}{_meant(value, list(allowed))}")
+        return value
+
+    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        """A whole number in a range."""
+        value: int = self._get(key, int, "a whole number", default)
+        if key in self.values and not low <= value <= high:
+            self.fail(key, f"{value} is not between {low} and {high}")
+        return value
+
+    def number(self, key: str, low: float, high: float, default: float) -> float:
+        """A number in a range."""
+        value: float = self._get(key, (int, float), "a number (milliseconds)", default)
+        if not low <= value <= high:
+            self.fail(key, f"{value} is not between {low} and {high}")
+        return value
+
+    def _get(self, key: str, kind: type | tuple[type, ...], wanted: str, default: Any) -> Any:
+        self._known.append(key)
+        if key not in self.values:
+            if default is None:
+                self.fail(key, f"is missing; it must be {wanted}")
+            return default
+        value = self.values[key]
+        # bool is an int to Python, but `votes = true` is a mistake.
+        if not isinstance(value, kind) or isinstance(value, bool):
+            self.fail(key, f"must be {wanted}, not {value!r}")
+        return value
