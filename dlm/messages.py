@@ -1,8 +1,8 @@
 """The lock manager's ordered messages: one tag byte, then a msgpack array.
 
-``(kind, life ring seq, life ring rep, serial, *body)``. The life and the gapless serial in front of every message
-are what makes old messages harmless and repeated ones count once (pitfalls K6, C10). Chunks of a state transfer
-have no life and no serial: they change nothing by themselves.
+``(kind, life ring seq, life ring rep, serial, *body)``. The life and the gapless serial in front of every
+message are what makes old messages harmless and repeated ones count once (pitfalls K6, C10). Chunks of a
+state transfer have no life and no serial: they change nothing by themselves.
 
 | kind | body |
 |---|---|

@@ -1,15 +1,15 @@
 """The six lock modes and everything that is a table about them (locks.md §1.1, §1.5, §1.6, §1.9).
 
-Modes are small integers, NL=0 .. EX=5; ``NONE`` (-1) stands for "no lock yet". PR and CW are of equal severity but
-not ordered: a change between them is a *middle conversion*, neither up nor down (M2).
+Modes are small integers, NL=0 .. EX=5; ``NONE`` (-1) stands for "no lock yet". PR and CW are of equal
+severity but not ordered: a change between them is a *middle conversion*, neither up nor down (M2).
 """
 
 from __future__ import annotations
 
 __all__ = [
     "COMPATIBLE", "CONFLICTING", "CONVDEADLK", "CR", "CW", "EX", "EXPEDITE", "FORCEUNLOCK", "HEADQUE",
-    "IVVALBLK", "MODES", "NAMES", "NL", "NODLCKWT", "NONE", "NOORDER", "NOQUEUE", "PR", "PW", "QUECVT", "QUECVT_FROM",
-    "READS", "VALBLK", "WRITES", "is_down", "is_middle", "value_direction",
+    "IVVALBLK", "MODES", "NAMES", "NL", "NODLCKWT", "NONE", "NOORDER", "NOQUEUE", "PR", "PW", "QUECVT",
+    "QUECVT_FROM", "READS", "VALBLK", "WRITES", "is_down", "is_middle", "value_direction",
 ]  # fmt: skip
 
 NONE = -1
@@ -56,7 +56,8 @@ QUECVT_FROM: tuple[tuple[int, ...], ...] = (
 
 READS, WRITES = "R", "W"
 
-# Rows: granted mode before (first row: new request); columns: mode after. R resource -> caller, W caller -> resource.
+# Rows: granted mode before (first row: new request); columns: mode after. R resource -> caller, W caller ->
+# resource.
 _VALUE = ("RRRRRR", "RRRRRR", ".RRRRR", "..RRRR", "...RRR", "WWWWWR", "WWWWWW")
 
 

@@ -1,4 +1,4 @@
-"""The states of a name – Private, Shared, Handover – and the fence numbers of an owner (design §5.1, pitfalls K14)."""
+"""Private, Shared, Handover: the forms of a name; the fence numbers of an owner (design §5.1, K14)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Form(IntEnum):
 
 
 class Fences:
-    """The numbers an owner may give to its private grants: blocks reserved at positions of *this* ownership (B2).
+    """Numbers for private grants, reserved at positions of *this* ownership (pitfalls B2).
 
-    Each ordered operation of the owner on its own name reserves another block, and the fast path is taken only with
-    more numbers left than operations queued; so ``take`` never finds it empty.
+    Each ordered operation of the owner on its own name reserves another block, and the fast path is taken
+    only with more numbers left than operations queued; so ``take`` never finds it empty.
     """
 
     __slots__ = ("_blocks", "asked", "left")
@@ -54,9 +54,11 @@ class Fences:
 
 
 class Name:
-    """What is known about one name. The fields below the line exist at the owner only and are not replicated."""
+    """What is known about one name. The last fields exist at the owner only and are not replicated."""
 
-    __slots__ = ("epoch", "fences", "form", "idle_since", "owner", "resource", "run", "run_node", "solid", "waiting")
+    __slots__ = (
+        "epoch", "fences", "form", "idle_since", "owner", "resource", "run", "run_node", "solid", "waiting",
+    )  # fmt: skip
 
     def __init__(self, form: Form, owner: int, epoch: int) -> None:
         self.form = form

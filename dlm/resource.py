@@ -1,11 +1,11 @@
 """One lockable name: its locks, its convert and wait queues, its value block (locks.md §1.3–§1.9).
 
-Everything that decides who gets what stands here, and nothing else does: no nodes that die, no messages, no time.
-A resource answers each operation by appending *effects* to a list, in the order of GRANT-Q13: the outcome of the
-acting lock first, then grants of others in queue order.
+Everything that decides who gets what stands here, and nothing else does: no nodes that die, no messages, no
+time. A resource answers each operation by appending *effects* to a list, in the order of GRANT-Q13: the
+outcome of the acting lock first, then grants of others in queue order.
 
-Granted locks have no order among them (S2); the convert and wait queues are first in, first out, except HEADQUE.
-A converting lock *still holds* its granted mode (S1), so the modes held are counted over both kinds.
+Granted locks have no order among them (S2); the convert and wait queues are first in, first out, except
+HEADQUE. A converting lock *still holds* its granted mode (S1), so the modes held are counted over both kinds.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Lock:
         self.fence = 0
         self.pid = pid
         self.program = program
-        self.since = since  #: local clock, for people and for the 200 ms rule; no part of the replicated state
+        self.since = since  #: local clock (people, 200 ms rule); not replicated
         self.state = State.WAITING
 
     def encode(self) -> tuple[Any, ...]:
@@ -122,10 +122,13 @@ class Resource:
         self.value = value
         self.valid = valid
 
-    # -- operations -----------------------------------------------------------------------------------------------
+    # -- operations ------------------------------------------------------------------------------------------
 
     def lock(self, lock: Lock, out: list[Effect]) -> None:
-        """A new request (Q1, Q2, Q3, Q7, Q9, Q11). ``lock.key`` must not be in use here."""
+        """A new request (Q1, Q2, Q3, Q7, Q9, Q11)."""
+        if lock.key in self.locks:
+            out.append(Effect(What.REFUSED, lock.key, "exists"))
+            return
         flags = lock.flags
         idle = not self.converting and not self.waiting
         if flags & EXPEDITE or (self._fits(lock) and (idle or flags & NOORDER)):
@@ -137,7 +140,9 @@ class Resource:
             self._add(lock)
             self._enqueue(self.waiting, lock, State.WAITING)
 
-    def convert(self, key: Key, asked: int, flags: int, value: bytes | None, now: int, out: list[Effect]) -> None:
+    def convert(
+        self, key: Key, asked: int, flags: int, value: bytes | None, now: int, out: list[Effect]
+    ) -> None:
         """A granted lock wants another mode (Q2, Q3, Q5, Q6, Q7, Q11; M3)."""
         lock = self.locks.get(key)
         if lock is None or lock.state is not State.GRANTED:
@@ -193,13 +198,13 @@ class Resource:
         self.scan(out)
 
     def scan(self, out: list[Effect]) -> None:
-        """Grant from the queues what has become possible: converters first, then waiters, in order (Q8, Q10, Q12)."""
+        """Grant what has become possible: converters first, then waiters, in order (Q8, Q10, Q12)."""
         while self.converting and self._fits(self.converting[0]):
             self._grant(self.converting.pop(0), out)
         while not self.converting and self.waiting and self._fits(self.waiting[0]):
             self._grant(self.waiting.pop(0), out)
 
-    # -- questions ------------------------------------------------------------------------------------------------
+    # -- questions -------------------------------------------------------------------------------------------
 
     @property
     def queued(self) -> int:
@@ -219,7 +224,7 @@ class Resource:
         """The highest mode held, NONE if nothing is."""
         return max((mode for mode in range(6) if self.held[mode]), default=NONE)
 
-    # -- the parts ------------------------------------------------------------------------------------------------
+    # -- the parts -------------------------------------------------------------------------------------------
 
     def _fits(self, lock: Lock) -> bool:
         """Whether no *other* lock holds a mode that conflicts with the one asked for (Q2, Q3)."""
@@ -229,9 +234,10 @@ class Resource:
     def _deadlocked(self, lock: Lock) -> bool:
         """Whether queueing this conversion would make a conversion deadlock.
 
-        Two converters block each other for ever when the one in front asks for a mode that conflicts with the mode
-        which the one behind holds: the first cannot be granted, the second is not first in the queue (Q8). Judged
-        by queue position, both for those in front of ``lock`` and, with HEADQUE, for those behind it (G30).
+        Two converters block each other for ever when the one in front asks for a mode that conflicts with the
+        mode which the one behind holds: the first cannot be granted, the second is not first in the queue
+        (Q8). Judged by queue position, both for those in front of ``lock`` and, with HEADQUE, for those
+        behind it (G30).
         """
         if lock.flags & NODLCKWT:
             return False
@@ -282,7 +288,6 @@ class Resource:
             self._write(flags, value)
 
     def _add(self, lock: Lock) -> None:
-        assert lock.key not in self.locks, f"handle {lock.key} is in use"
         self.locks[lock.key] = lock
         node = lock.key[0]
         self.homes[node] = self.homes.get(node, 0) + 1
@@ -302,7 +307,7 @@ class Resource:
         if not self.locks:
             self.value, self.valid = b"", True  # the value block goes with the last lock (L10, G33)
 
-    # -- snapshots and checks -------------------------------------------------------------------------------------
+    # -- snapshots and checks --------------------------------------------------------------------------------
 
     def encode(self) -> tuple[Any, ...]:
         """The contents as a msgpack-able tuple, equal for equal contents."""
@@ -333,13 +338,14 @@ class Resource:
                 assert COMPATIBLE[one.mode][other.mode], f"{one.key} and {other.key} hold incompatible modes"
         for mode in range(6):
             assert self.held[mode] == sum(lock.mode == mode for lock in holders), "held modes are miscounted"
-        assert not self.converting or not self._fits(self.converting[0]), "the first converter could be granted"
+        assert not self.converting or not self._fits(self.converting[0]), "an idle converter"
         if self.waiting and not self.converting:
             assert not self._fits(self.waiting[0]), "the first waiter could be granted"
         assert all(lock.mode == NONE for lock in self.waiting), "a waiter holds something"
         queued = [lock.key for lock in (*self.converting, *self.waiting)]
         assert len(set(queued)) == len(queued), "a lock is queued twice"
-        assert set(queued) == {k for k, v in self.locks.items() if v.state is not State.GRANTED}, "queues and states"
+        states = {key for key, lock in self.locks.items() if lock.state is not State.GRANTED}
+        assert set(queued) == states, "queues and states differ"
         counted: dict[int, int] = {}
         for lock in self.locks.values():
             counted[lock.key[0]] = counted.get(lock.key[0], 0) + 1

@@ -1,15 +1,17 @@
-"""The replicated lock table: a deterministic function of the ordered stream (design §5.1, pitfalls K5, K6, K12–K14).
+"""The replicated lock table: a function of the ordered stream (design §5.1, pitfalls K5, K6, K12–K14).
 
-Every member applies the same messages in the same order and so has the same table. Only the *contents* of private
-names differ: they exist at the owner alone, who works on them without messages (``local``). What the table decides
-comes out as a list of effects: outcomes for the homes of locks, and ``Composed`` publications for their owner.
+Every member applies the same messages in the same order and so has the same table. Only the *contents* of
+private names differ: they exist at the owner alone, who works on them without messages (``local``). What the
+table decides comes out as a list of effects: outcomes for the homes of locks, and ``Composed`` publications
+for their owner.
 
 Rules worth knowing before reading:
 
 * a message counts only if its life is current and its serial is the next one (K6);
 * an unknown name becomes Private to the sender of a new-lock request, and of nothing else (A8);
-* a stranger's new-lock request turns Private into Handover; until the owner's Publish is delivered, whatever is
-  ordered about the name waits in a list (A4) – the owner composes the Publish at that delivery, not before (A3);
+* a stranger's new-lock request turns Private into Handover; until the owner's Publish is delivered, whatever
+  is ordered about the name waits in a list (A4) – the owner composes the Publish at that delivery, not before
+  (A3);
 * after 8 ordered operations of one node in a row on a shared name that only it uses, that node owns it (A5).
 """
 
@@ -48,7 +50,7 @@ class Life:
 
     __slots__ = ("gone", "incarnation", "node", "ring", "serial")
 
-    def __init__(self, node: int, incarnation: int, ring: RingId, serial: int = 0, gone: bool = False) -> None:
+    def __init__(self, node: int, incarnation: int, ring: RingId, serial: int = 0, gone: bool = False):
         self.node = node
         self.incarnation = incarnation
         self.ring = ring
@@ -74,10 +76,10 @@ class Table:
         self.installing = False  #: what is applied now was delivered during an installation (K10)
         self.ignored = 0  #: messages of ended lives or with another serial, for status
 
-    # -- the ordered stream -----------------------------------------------------------------------------------------
+    # -- the ordered stream ----------------------------------------------------------------------------------
 
     def apply(self, origin: Member, message: Message) -> Effects | None:
-        """Apply one message. ``None`` if it does not count: its life is not current, or it is not the next one."""
+        """Apply one message. ``None`` if it does not count: life not current, or serial not the next."""
         life = self.lives.get(origin.node)
         if (
             life is None
@@ -161,7 +163,7 @@ class Table:
         elif op.kind == Kind.UNLOCK:
             out.append(Effect(What.GONE, key))
 
-    # -- changes of form --------------------------------------------------------------------------------------------
+    # -- changes of form -------------------------------------------------------------------------------------
 
     def _own(self, key: bytes, node: int, resource: Resource | None = None) -> Name:
         """The name becomes Private to ``node`` at this position, with a block of fence numbers (K14)."""
@@ -207,13 +209,13 @@ class Table:
         if not resource.locks:
             del self.names[key]
 
-    # -- messages that are no operation on a lock -------------------------------------------------------------------
+    # -- messages that are no operation on a lock ------------------------------------------------------------
 
     def _on_end(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
         """A session's locks go, wherever they are; in a handover this waits like everything else (A4)."""
         session, locks = body
         for key, h in locks:
-            flags = FORCEUNLOCK | IVVALBLK  # a process that died holding PW or EX: the block is not valid (L7)
+            flags = FORCEUNLOCK | IVVALBLK  # its PW or EX leaves the value block not valid (L7)
             self._operate(key, Op(Kind.UNLOCK, life.node, life.ring, session, h, 0, flags, None), out)
 
     def _on_publish(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
@@ -250,19 +252,19 @@ class Table:
             return name
         return None
 
-    # -- views (called by dlm.recovery) -----------------------------------------------------------------------------
+    # -- views (called by dlm.recovery) ----------------------------------------------------------------------
 
     def begin_epoch(self, ring: RingId) -> None:
-        """A primary view in which this state goes on: its name, its position, its fence numbers start anew."""
+        """A primary view in which this state goes on: a new name, a new position, fence numbers anew."""
         self.ring = ring
         self.applied += 1
         self.numbers = 0
 
     def end_lives(self, nodes: Iterable[int], out: Effects) -> None:
-        """Drop everything of these nodes' lives and grant what becomes possible, name by name in sorted order.
+        """Drop everything of these lives and grant what becomes possible, name by name in sorted order.
 
-        Private names become unknown; a handover whose owner is among them becomes Shared and empty, its value block
-        not valid, and then what waited in it is applied (A7). The cost is one look at each name.
+        Private names become unknown; a handover whose owner is among them becomes Shared and empty, its value
+        block not valid, and then what waited in it is applied (A7). The cost is one look at each name.
         """
         dead = frozenset(nodes)
         affected = [key for key, name in self.names.items() if self._concerns(name, dead)]
@@ -286,7 +288,7 @@ class Table:
             return name.resource is not None and not dead.isdisjoint(name.resource.homes)
         return name.owner in dead
 
-    # -- the owner's fast path --------------------------------------------------------------------------------------
+    # -- the owner's fast path -------------------------------------------------------------------------------
 
     def local(self, key: bytes) -> Resource | None:
         """The contents of a name that is private to this node, else ``None``. See K12 before using it."""
@@ -295,7 +297,7 @@ class Table:
             return name.resource
         return None
 
-    # -- snapshots and checks ---------------------------------------------------------------------------------------
+    # -- snapshots and checks --------------------------------------------------------------------------------
 
     def encode(self) -> bytes:
         """The replicated state, without private contents; equal bytes for equal states."""
@@ -325,7 +327,8 @@ class Table:
         """Assert what must hold after every event. For tests: it looks at everything."""
         for key, name in self.names.items():
             if name.form is Form.SHARED:
-                assert name.resource is not None and name.resource.locks, f"{key!r}: shared and empty"
+                assert name.resource is not None, f"{key!r}: shared without contents"
+                assert name.resource.locks, f"{key!r}: shared and empty"
                 assert not name.waiting, f"{key!r}: shared with a waiting list"
             else:
                 mine = name.form is Form.PRIVATE and name.owner == self.me
@@ -335,7 +338,7 @@ class Table:
                 name.resource.invariants()
                 for node in name.resource.homes:
                     assert node in self.lives, f"{key!r}: a lock of an ended life"
-                    assert name.form is Form.SHARED or node == name.owner, f"{key!r}: a stranger in a private name"
+                    assert name.form is Form.SHARED or node == name.owner, f"{key!r}: private to another"
 
 
 _HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = {

@@ -1,0 +1,436 @@
+"""The home of local sessions: handles, requests, and what clients are told (pitfalls K9–K12, D4, D8).
+
+A handle goes *asked -> told -> ending*. What the table decides about it becomes an answer only when an answer
+may be given: not in a non-primary view (K9), and a grant not before the horizon (K10). Until then the client
+still waits, so if this life ends the request can be made again in the next one, and nobody has been promised
+anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dlm.lease import Lease
+from dlm.messages import Kind
+from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, is_down
+from dlm.names import FENCE_BLOCK, Form, Name
+from dlm.outbox import Outbox
+from dlm.resource import Effect, Lock, What
+from dlm.table import Composed, Effects, Table
+from vsync.service import Credentials, Host
+from vsync.types import RingId
+
+__all__ = ["Handle", "Home", "Request", "Session"]
+
+END_BATCH = 1000  #: locks in one END message
+
+_WORDS = {
+    "again": "not available at once",
+    "unknown": "no such lock",
+    "busy": "an operation on this lock is in progress",
+    "deadlock": "this conversion would deadlock with another one",
+    "exists": "this handle number is in use",
+}
+
+
+class Request:
+    """A lock or convert request that has not been answered yet."""
+
+    __slots__ = ("fails", "flags", "kind", "mode", "rid", "value")
+
+    def __init__(self, kind: Kind, rid: int, mode: int, flags: int, value: bytes | None, fails: bool = False):
+        self.kind = kind
+        self.rid = rid
+        self.mode = mode
+        self.flags = flags
+        self.value = value
+        self.fails = fails  #: the caller prefers an error to waiting for quorum
+
+
+class Handle:
+    """One lock of one local session. ``mode`` is what the client has been told that it holds."""
+
+    __slots__ = (
+        "cancel_rid", "ending", "fence", "h", "key", "mode", "outcome", "request", "sent", "session",
+        "unlock_rid",
+    )  # fmt: skip
+
+    def __init__(self, session: int, h: int, key: bytes, request: Request) -> None:
+        self.session = session
+        self.h = h
+        self.key = key
+        self.request: Request | None = request
+        self.mode = NONE
+        self.fence = 0
+        self.sent = False  #: something of it is, or will be, in the table of this life
+        self.ending = False  #: its unlock is on the way
+        self.outcome: Effect | None = None  #: decided, but not told yet
+        self.unlock_rid = 0
+        self.cancel_rid = 0
+
+
+class Session:
+    """A local client."""
+
+    __slots__ = ("handles", "who")
+
+    def __init__(self, who: Credentials) -> None:
+        self.who = who
+        self.handles: dict[int, Handle] = {}
+
+
+class Home:
+    """Everything this node knows about its own clients. Pure; called by the service only."""
+
+    def __init__(self, host: Host, lease: Lease) -> None:
+        self.host = host
+        self.lease = lease
+        self.table = Table(host.me.node)
+        self.outbox = Outbox()
+        self.sessions: dict[int, Session] = {}
+        self.now = 0
+        self.linked = False  #: the life is admitted and the table complete: operations can be sent
+        self.frozen = True  #: no primary view
+        self.holding = False  #: between a transitional and the regular view
+        self.deferred: list[Handle] = []  #: with an outcome that could not be told yet
+        self.queued_private: dict[bytes, None] = {}  #: private names with waiters (200 ms rule)
+        self.idle_private: dict[bytes, None] = {}  #: private names without locks, roughly oldest first
+        self.fast = 0  #: operations done without a message
+        self.lost = 0
+        self._me = host.me.node
+
+    @property
+    def open(self) -> bool:
+        """Whether messages may leave and answers may be given."""
+        return self.linked and not self.frozen
+
+    def handles(self) -> Iterator[Handle]:
+        """All handles, in a fixed order."""
+        for session in sorted(self.sessions):
+            yield from list(self.sessions[session].handles.values())
+
+    # -- requests --------------------------------------------------------------------------------------------
+
+    def lock(self, handle: Handle) -> None:
+        """A new handle with its request."""
+        self.sessions[handle.session].handles[handle.h] = handle
+        request = handle.request
+        assert request is not None
+        if self.frozen and (request.fails or request.flags & NOQUEUE):
+            self._forget(handle)
+            self.host.refuse(handle.session, request.rid, "no_quorum", "this node is not in a primary view")
+            return
+        name = self._own_now(handle.key)
+        if name is None:
+            self._ask(handle)
+            return
+        who = self.sessions[handle.session].who
+        handle.sent = True
+        lock = Lock(
+            (self._me, handle.session, handle.h), request.mode, request.flags, request.value, who.pid,
+            who.name, self.now ) effects: list[Effect] = [] assert name.resource is not None
+            name.resource.lock(lock, effects) self._locally(handle.key, name, effects)
+
+    def convert(self, handle: Handle, request: Request) -> None:
+        """Another mode for a handle that is told and idle."""
+        if self.frozen and request.flags & NOQUEUE:
+            self.host.refuse(handle.session, request.rid, "no_quorum", "this node is not in a primary view")
+            return
+        handle.request = request
+        name = self._own_now(handle.key)
+        if name is None or name.resource is None:
+            self._operate(Kind.CONVERT, handle, request.mode, request.flags, request.value)
+            return
+        effects: list[Effect] = []
+        key = (self._me, handle.session, handle.h)
+        name.resource.convert(key, request.mode, request.flags, request.value, self.now, effects)
+        self._locally(handle.key, name, effects)
+
+    def unlock(self, handle: Handle, rid: int, flags: int, value: bytes | None) -> None:
+        """End a handle, whatever it does. For the caller it has ended already (D8)."""
+        handle.unlock_rid, handle.ending = rid, True
+        if not handle.sent:
+            self._gone(handle)
+            return
+        name = self._own_now(handle.key)
+        if name is not None and name.resource is not None:
+            effects: list[Effect] = []
+            name.resource.unlock((self._me, handle.session, handle.h), flags | FORCEUNLOCK, value, effects)
+            self._locally(handle.key, name, effects)
+            return
+        self._operate(Kind.UNLOCK, handle, 0, flags | FORCEUNLOCK, value)
+        if self.frozen:
+            self.host.reply(handle.session, rid, {})  # it leaves in the next primary view
+            handle.unlock_rid = 0
+
+    def cancel(self, handle: Handle, rid: int) -> None:
+        """Withdraw the operation in progress; what was granted already stays, unless nobody was told (D4)."""
+        request, outcome = handle.request, handle.outcome
+        if request is None or handle.ending:
+            self.host.reply(handle.session, rid, {"canceled": False})
+        elif request.kind is Kind.LOCK and (not handle.sent or (outcome and outcome.what is What.GRANTED)):
+            self.host.reply(handle.session, rid, {"canceled": True})
+            self.unlock(handle, 0, 0, None)
+        elif outcome is not None or handle.cancel_rid:
+            self.host.reply(handle.session, rid, {"canceled": False})
+        else:
+            handle.cancel_rid = rid
+            name = self._own_now(handle.key)
+            if name is None or name.resource is None:
+                self._operate(Kind.CANCEL, handle, 0, 0, None)
+                return
+            effects: list[Effect] = []
+            key = (self._me, handle.session, handle.h)
+            done = name.resource.cancel(key, effects)
+            effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))
+            self._locally(handle.key, name, effects)
+
+    def close(self, session: int) -> None:
+        """A client has gone: its locks go at once where this node decides alone, else by one message (P1)."""
+        gone = self.sessions.pop(session, None)
+        if gone is None:
+            return
+        rest: list[tuple[bytes, int]] = []
+        for handle in gone.handles.values():
+            handle.outcome = None
+            name = self._own_now(handle.key)
+            if handle.sent and not handle.ending and name is not None and name.resource is not None:
+                effects: list[Effect] = []
+                key = (self._me, session, handle.h)
+                name.resource.unlock(key, FORCEUNLOCK | IVVALBLK, None, effects)
+                self._locally(handle.key, name, effects)
+            elif handle.sent and not handle.ending:
+                rest.append((handle.key, handle.h))
+        for start in range(0, len(rest), END_BATCH):
+            batch = tuple(rest[start : start + END_BATCH])
+            self.send(Kind.END, (session, batch), sorted({key for key, _ in batch}))
+
+    # -- the way into the ordered stream ---------------------------------------------------------------------
+
+    def send(self, kind: Kind, body: tuple[Any, ...], keys: Iterable[bytes] = ()) -> None:
+        """Give a message to the outbox, and to the ring if messages may leave."""
+        if not self.linked:
+            return  # nothing of this node is in any table: there is nothing to tell
+        self.outbox.add(kind, body, keys)
+        self.flush()
+
+    def flush(self) -> None:
+        """Submit what waits, if there is a primary view."""
+        if self.open:
+            self.outbox.flush(self.host.submit)
+
+    def _ask(self, handle: Handle) -> None:
+        """Send the lock request of a handle, or keep it until the node is linked."""
+        request = handle.request
+        if self.linked and request is not None:
+            handle.sent = True
+            self._operate(Kind.LOCK, handle, request.mode, request.flags, request.value)
+
+    def _operate(self, kind: Kind, handle: Handle, mode: int, flags: int, value: bytes | None) -> None:
+        session = self.sessions.get(handle.session)
+        who = (session.who.pid, session.who.name) if session and kind is Kind.LOCK else ()
+        self.send(kind, (handle.key, handle.session, handle.h, mode, flags, value, *who), (handle.key,))
+
+    # -- the owner's fast path -------------------------------------------------------------------------------
+
+    def _own_now(self, key: bytes) -> Name | None:
+        """The name, if this node may decide about it alone at this moment (K12).
+
+        Private to this node, within its lease, no own message about the name under way, and more fence
+        numbers left than one event can need.
+        """
+        name = self.table.names.get(key)
+        if name is None or name.form is not Form.PRIVATE or name.resource is None or name.fences is None:
+            return None
+        if self.frozen or self.holding or key in self.outbox.under_way or not self.lease.valid(self.now):
+            return None
+        return name if name.fences.left > name.resource.queued + 1 else None
+
+    def _locally(self, key: bytes, name: Name, effects: list[Effect]) -> None:
+        self.fast += 1
+        for effect in effects:
+            self._outcome(effect)
+        self.look_after(key, name)
+
+    def look_after(self, key: bytes, name: Name) -> None:
+        """After an operation on an own private name: note waiters, idleness, and the need for numbers."""
+        resource, fences = name.resource, name.fences
+        if resource is None or fences is None:
+            return
+        if resource.queued:
+            self.queued_private[key] = None
+        elif not resource.locks:
+            name.idle_since = self.now
+            self.idle_private[key] = None
+        if fences.left < FENCE_BLOCK // 2 and not fences.asked:
+            fences.asked = True
+            self.send(Kind.REFILL, (key, name.epoch))  # K12 does not mind it: it changes no lock
+
+    # -- outcomes --------------------------------------------------------------------------------------------
+
+    def outcomes(self, effects: Effects) -> None:
+        """What the table has decided, in its order."""
+        for effect in effects:
+            if isinstance(effect, Composed):
+                self.send(Kind.PUBLISH, (effect.key, effect.epoch, effect.contents), (effect.key,))
+            elif effect.key[0] == self._me:
+                self._outcome(effect)
+
+    def _outcome(self, effect: Effect) -> None:
+        _, session, h = effect.key
+        owner = self.sessions.get(session)
+        handle = owner.handles.get(h) if owner else None
+        if handle is None:
+            return
+        if effect.what is What.GONE:
+            self._gone(handle)
+        elif effect.what is What.CANCEL_DONE:
+            if not effect.mode:
+                self._answer_cancel(handle, False)
+        elif handle.request is not None and not handle.ending:
+            if self._may_tell(handle, effect):
+                self._tell(handle, effect)
+            else:
+                handle.outcome = effect
+                self.deferred.append(handle)
+
+    def _may_tell(self, handle: Handle, effect: Effect) -> bool:
+        """Whether an outcome may be told now (K9, K10). Releases and refusals wait for no horizon."""
+        if not self.open or self.holding:
+            return False
+        if self.now >= self.lease.horizon or effect.what is not What.GRANTED:
+            return True
+        if handle.mode != NONE and (effect.mode == handle.mode or is_down(handle.mode, effect.mode)):
+            return True
+        name = self.table.names.get(handle.key)
+        return name is not None and name.form is Form.PRIVATE and name.resource is not None and name.solid
+
+    def _tell(self, handle: Handle, effect: Effect) -> None:
+        request, handle.request, handle.outcome = handle.request, None, None
+        assert request is not None
+        if effect.what is What.GRANTED:
+            handle.mode, handle.fence = effect.mode, effect.fence
+            self.host.reply(handle.session, request.rid, _granted(effect))
+            return
+        if handle.mode == NONE:
+            self._forget(handle)
+        if effect.what is What.CANCELED:
+            self.host.refuse(handle.session, request.rid, "canceled", "the request was cancelled")
+            self._answer_cancel(handle, True)
+        else:
+            self.host.refuse(handle.session, request.rid, effect.code, _WORDS.get(effect.code, effect.code))
+
+    def _gone(self, handle: Handle) -> None:
+        """The lock is no more: whoever still waits for something about it is answered."""
+        if handle.request is not None:
+            self.host.refuse(handle.session, handle.request.rid, "canceled", "the lock was released")
+        self._answer_cancel(handle, handle.request is not None)
+        handle.request = handle.outcome = None
+        if handle.unlock_rid:
+            self.host.reply(handle.session, handle.unlock_rid, {})
+        self._forget(handle)
+
+    def _answer_cancel(self, handle: Handle, done: bool) -> None:
+        if handle.cancel_rid:
+            self.host.reply(handle.session, handle.cancel_rid, {"canceled": done})
+            handle.cancel_rid = 0
+
+    def _forget(self, handle: Handle) -> None:
+        session = self.sessions.get(handle.session)
+        if session is not None:
+            session.handles.pop(handle.h, None)
+
+    def tell_deferred(self) -> None:
+        """Give the answers that may be given by now, in their order."""
+        waiting, self.deferred = self.deferred, []
+        for handle in waiting:
+            effect = handle.outcome
+            if effect is None or handle.ending:
+                continue  # released, cancelled or ended meanwhile
+            if self._may_tell(handle, effect):
+                self._tell(handle, effect)
+            else:
+                self.deferred.append(handle)
+
+    # -- views -----------------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """A non-primary view: callers who prefer an error get it, all hear that handles are suspended."""
+        if self.frozen:
+            return
+        self.frozen = True
+        for handle in self.handles():
+            request = handle.request
+            if request is not None and request.fails and handle.mode == NONE and not handle.ending:
+                self.host.refuse(handle.session, request.rid, "no_quorum", "the primary view is gone")
+                handle.request = handle.outcome = None
+                self.unlock(handle, 0, 0, None)
+        self._push_all("suspended")
+
+    def resume(self) -> None:
+        """A primary view in which this life goes on: send again what was not applied."""
+        was_frozen, self.frozen = self.frozen, False
+        self.outbox.rewind()
+        self.flush()
+        if was_frozen:
+            self._push_all("resumed")
+
+    def new_life(self, ring: RingId, table: Table, reason: str) -> None:
+        """The former life has ended: what was held is lost, what waits will be asked for again (C12)."""
+        self.lease.new_generation()
+        self.table = table
+        self.outbox.begin(ring)
+        self.linked = False
+        self.deferred.clear()
+        self.queued_private.clear()
+        self.idle_private.clear()
+        for handle in self.handles():
+            handle.outcome = None
+            if handle.ending or (handle.cancel_rid and handle.mode == NONE):
+                self._gone(handle)
+            elif handle.mode != NONE:
+                self._lose(handle, reason)
+            else:
+                handle.sent = False
+
+    def link(self) -> None:
+        """The life is admitted and the table complete: send the requests that wait."""
+        self.linked = True
+        for handle in self.handles():
+            if not handle.sent:
+                self._ask(handle)
+
+    def lose_all(self, reason: str) -> None:
+        """End every handle and every request, on purpose."""
+        self.lease.new_generation()
+        for handle in self.handles():
+            self._lose(handle, reason)
+
+    def _lose(self, handle: Handle, reason: str) -> None:
+        self._forget(handle)
+        if handle.mode != NONE and not handle.ending:
+            self.lost += 1
+            self.host.push(handle.session, "dlm", "lost", {"h": handle.h, "reason": reason})
+        if handle.request is not None:
+            self.host.refuse(handle.session, handle.request.rid, "lost", f"the lock was lost: {reason}")
+        self._answer_cancel(handle, False)
+        if handle.unlock_rid:
+            self.host.reply(handle.session, handle.unlock_rid, {})
+        handle.request = handle.outcome = None
+
+    def _push_all(self, kind: str) -> None:
+        for session in sorted(self.sessions):
+            if self.sessions[session].handles:
+                self.host.push(session, "dlm", kind, {})
+
+
+def _granted(effect: Effect) -> dict[str, Any]:
+    """The reply to a lock or convert request. ``value_read`` is false if the value block was not read."""
+    return {
+        "fence": effect.fence,
+        "mode": effect.mode,
+        "value": effect.value or b"",
+        "value_read": effect.value is not None,
+        "value_valid": effect.valid,
+    }

@@ -1,0 +1,156 @@
+"""Whose lock state goes on at a view, and what happens to it there (design §5.2, pitfalls K1–K6, A7).
+
+Both are functions of the view event alone: every member wrote an *announcement* into its commit-token entry,
+so all members come to the same answer with the view, before the first delivery in it, and without a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgpack
+
+from dlm.messages import TAG, Message
+from dlm.table import Effects, Life, Table
+from vsync.types import NO_RING, Entry, Member, RingId, View
+
+__all__ = ["Announcement", "Held", "Recovered", "announcements", "empty_view", "primary_view", "survivors"]
+
+Held = tuple[Member, Message]  #: a message that was held back during an installation (K3)
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What one member says of its lock state when it fills its entry of the commit token (K2).
+
+    ``ring`` and ``applied`` name the state; ``members`` are those of that primary ring that have not said
+    goodbye; ``waiting`` is true while the member still waits for leases of an older ring to run out (K10).
+    """
+
+    ring: RingId = NO_RING
+    applied: int = 0
+    complete: bool = False
+    life: RingId = NO_RING
+    waiting: bool = False
+    members: tuple[Member, ...] = ()
+
+    def encode(self) -> bytes:
+        """Small bytes for the commit token."""
+        row = (tuple(self.ring), self.applied, self.complete, tuple(self.life), self.waiting)
+        packed: bytes = msgpack.packb((*row, tuple(tuple(member) for member in self.members)))
+        return packed
+
+    @classmethod
+    def decode(cls, data: bytes) -> Announcement:
+        """The inverse of ``encode``; no bytes (a node without the service) mean a node without state."""
+        if not data:
+            return cls()
+        ring, applied, complete, life, waiting, members = msgpack.unpackb(data, use_list=False)
+        who = tuple(Member(*member) for member in members)
+        return cls(RingId(*ring), applied, complete, RingId(*life), waiting, who)
+
+
+def announcements(view: View) -> dict[int, tuple[Entry, Announcement]]:
+    """Entry and announcement of every member that runs the service."""
+    return {
+        node: (entry, Announcement.decode(entry.announcements[TAG]))
+        for node, entry in sorted(view.entries.items())
+        if TAG in entry.announcements
+    }
+
+
+def survivors(view: View) -> frozenset[int]:
+    """The nodes whose state and lives go on in this primary view (K4). Empty: all begin with an empty table.
+
+    Highest primary id wins, then the highest position. Members that come straight from that primary ring are
+    one unit: recovery brings all of them to the highest position among them and further, so they count with
+    it and all of them go on. Members that froze with the same id in a non-primary ring go on only if they are
+    *exactly* at the best position and no unit is there, since those equal each other and nobody adds to them
+    here.
+    """
+    states = {node: pair for node, pair in announcements(view).items() if pair[1].complete}
+    if not states:
+        return frozenset()
+    best_ring = max(said.ring for _, said in states.values())
+    candidates = {node: pair for node, pair in states.items() if pair[1].ring == best_ring}
+    best = max(said.applied for _, said in candidates.values())
+    straight = {node for node, (entry, _) in candidates.items() if entry.old_ring == best_ring}
+    if any(candidates[node][1].applied == best for node in straight):
+        return frozenset(straight)
+    return frozenset(node for node, (_, said) in candidates.items() if said.applied == best)
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What ``primary_view`` did: effects for clients, messages applied, lives that had said goodbye."""
+
+    effects: Effects = field(default_factory=list)
+    applied: list[Held] = field(default_factory=list)
+    clean: frozenset[Member] = frozenset()
+
+
+def primary_view(table: Table, view: View, going_on: frozenset[int], held: Sequence[Held]) -> Recovered:
+    """Carry ``table``, which goes on, into a primary view. The order is the whole point:
+
+    1. the view gives the state its new name and position, and the fence numbers start anew (K2, K14);
+    2. held-back messages of the old ring, in their order, in the epoch of the new view (K3, B3);
+    3. purge by membership: every life in the table that does not go on in this view (K5, C4);
+    4. private names of ended lives become unknown, their handovers Shared and empty, then what waited there
+       (A7);
+    5. grants, in queue order, name by name;
+    6. the lives of all other members begin here, with serial 0 (K6).
+
+    Answers are not given here: the service gives them afterwards, those of grants not before the horizon
+    (K10).
+    """
+    done = Recovered()
+    # 1
+    table.begin_epoch(view.id)
+    # 2
+    table.installing = True
+    for origin, message in held:
+        effects = table.apply(origin, message)
+        if effects is not None:
+            done.effects.extend(effects)
+            done.applied.append((origin, message))
+    done.clean = frozenset(Member(life.node, life.incarnation) for life in table.lives.values() if life.gone)
+    # 3
+    ended = _ended(table.lives.values(), view, going_on)
+    for node in ended:
+        del table.lives[node]
+    # 4, 5: a name is in one form, so both are one walk over the names concerned
+    table.end_lives(ended, done.effects)
+    table.installing = False
+    # 6
+    begin_lives(table, view)
+    return done
+
+
+def empty_view(me: int, view: View) -> Table:
+    """Nobody has a usable state: a new table in which every member begins a life."""
+    table = Table(me)
+    table.begin_epoch(view.id)
+    begin_lives(table, view)
+    return table
+
+
+def begin_lives(table: Table, view: View) -> None:
+    """Admit every member that has no life in the table."""
+    for member in view.members:
+        if member.node not in table.lives:
+            table.lives[member.node] = Life(member.node, member.incarnation, view.id)
+
+
+def _ended(lives: Iterable[Life], view: View, going_on: frozenset[int]) -> list[int]:
+    """Nodes whose life in the table is not one of those that go on: absent, restarted, stale, or gone."""
+    present = {member.node: member.incarnation for member in view.members}
+    said = announcements(view)
+    return sorted(
+        life.node
+        for life in lives
+        if life.gone
+        or life.node not in going_on
+        or present.get(life.node) != life.incarnation
+        or said[life.node][1].life != life.ring
+    )

@@ -1,0 +1,530 @@
+"""The lock manager as a service of the ring: messages and views in, answers out (design §5, pitfalls §0).
+
+What arrives here is one ordered sequence; this module decides only *which part of it counts*:
+
+* regular deliveries in a primary view are applied at once;
+* deliveries during an installation are held back until the regular view's verdict (K3, K9);
+* a view that is primary carries the chosen state on, everybody else begins a new life and joins (K4, K15);
+* a view that is not primary freezes everything but the recovered rest of the old ring's prefix.
+
+The rules themselves are in ``dlm.table`` (what a message does), ``dlm.recovery`` (what a view does),
+``dlm.home`` (what a client is told) and ``dlm.lease`` (when).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+
+from dlm import queries
+from dlm.home import Handle, Home, Request, Session
+from dlm.lease import Lease
+from dlm.messages import TAG, Kind, Message, decode, key_of
+from dlm.modes import EX, NONE, NOQUEUE, VALBLK
+from dlm.names import Form
+from dlm.recovery import Announcement, Held, announcements, empty_view, primary_view, survivors
+from dlm.table import Table
+from dlm.transfer import Donor, Joiner
+from vsync.errors import Backpressure
+from vsync.service import Credentials, Host
+from vsync.types import NO_RING, ClusterConfig, Member, View
+
+__all__ = ["GIVE_BACK_AFTER_US", "MAX_NAME", "MAX_VALUE", "YIELD_AFTER_US", "DlmService"]
+
+YIELD_AFTER_US = 200_000  #: a private name with a waiter older than this becomes shared (K13)
+GIVE_BACK_AFTER_US = 10_000_000  #: a private name without locks for so long is given back (A2)
+GIVE_BACK_BATCH = 500  #: names in one GiveBack
+MAX_NAME = 64  #: bytes
+MAX_VALUE = 1024  #: bytes
+NUMBERS_LIMIT = 1 << 31  #: the ring re-forms long before the 32 bits of a view's fence numbers run out (B4)
+
+
+HeldBack = list[tuple[bool, Member, Message]]  #: (after the transitional view?, origin, message)
+
+
+class _Bad(Exception):
+    """An argument that cannot be meant."""
+
+
+class DlmService:
+    """The ``dlm`` service of one node. Pure; see ``vsync.service.Service`` for who calls what when."""
+
+    name = "dlm"
+    tag = TAG
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
+        self._view: View | None = None
+        self._primary: View | None = None  #: the last primary view this node was in
+        self._held: HeldBack = []  #: delivered during an installation (K3)
+        self._joiner: Joiner | None = None
+        self._donor: Donor | None = None
+        self._complete = False
+        self._leaving = False
+        self._reforming = False
+
+    # -- the service interface -------------------------------------------------------------------------------
+
+    def attach(self, host: Host, now: int) -> None:
+        """Called once, before anything else."""
+        self.host = host
+        self._me = host.me
+        self.lease_clock = Lease(self._config.timing.lease)
+        self.home = Home(host, self.lease_clock)
+        self.home.now = now
+
+    def announce(self) -> bytes:
+        """This node's lock state, as of now, for its commit-token entry (K1, K2)."""
+        self.lease_clock.announced()
+        table = self.table
+        members: tuple[Member, ...] = ()
+        if self._complete and self._primary is not None:
+            gone = {node for node, life in table.lives.items() if life.gone}
+            members = tuple(member for member in self._primary.members if member.node not in gone)
+        return Announcement(
+            ring=table.ring if self._complete else NO_RING,
+            applied=table.applied,
+            complete=self._complete,
+            life=self.home.outbox.ring,
+            waiting=self.home.now < self.lease_clock.horizon,
+            members=members,
+        ).encode()
+
+    def deliver(self, origin: Member, position: int, payload: bytes, installing: bool, now: int) -> None:
+        """An ordered message: now, or held back, or of no account."""
+        self._at(now)
+        try:
+            message = decode(payload)
+        except (ValueError, TypeError, msgpack.exceptions.UnpackException):
+            self.host.event("dlm.garbage", origin=origin.node)
+            return
+        if installing:
+            self._held.append((self.home.holding, origin, message))
+        elif self._view is not None and self._view.primary:
+            self._ordered(origin, message)
+
+    def view(self, view: View, now: int) -> None:
+        """A transitional or regular view, in its place in the sequence."""
+        self._at(now)
+        if view.transitional:
+            self.home.holding = True
+            return
+        held, self._held = self._held, []
+        self.home.holding = False
+        old, self._view = self._view, view
+        self._donor = None
+        self._joiner = None
+        if view.primary:
+            self._enter_primary(old, view, held, now)
+        else:
+            self._enter_frozen(old, view, held, now)
+
+    def open(self, session: int, who: Credentials, now: int) -> None:
+        """A local client connected."""
+        self._at(now)
+        self.home.sessions[session] = Session(who)
+
+    def close(self, session: int, now: int) -> None:
+        """A local client has gone."""
+        self._at(now)
+        self.home.close(session)
+
+    def request(self, session: int, rid: int, verb: str, args: Mapping[str, Any], now: int) -> None:
+        """A local client's request; see ``_VERBS``."""
+        self._at(now)
+        handler = _VERBS.get(verb)
+        if handler is None:
+            self.host.refuse(session, rid, "invalid", f"the dlm service has no verb {verb!r}")
+            return
+        try:
+            handler(self, session, rid, args)
+        except _Bad as bad:
+            self.host.refuse(session, rid, "invalid", str(bad))
+
+    def token(self, now: int) -> None:
+        """The node has accepted a token: the lease may have moved, the send queue may have room."""
+        self._at(now)
+        self.lease_clock.on_token(self.host, now)
+        self.home.flush()
+        self._feed_joiners()
+
+    def fire(self, now: int) -> None:
+        """Time has passed: answers at the horizon, yields, give-backs."""
+        self._at(now)
+        self.lease_clock.renew(self.host, now)
+        if self.home.open and not self.home.holding:
+            if self.home.deferred and now >= self.lease_clock.horizon:
+                self.home.tell_deferred()
+            self._yield_contended(now)
+            self._give_back_idle(now)
+
+    def next_deadline(self) -> int | None:
+        """When ``fire`` wants to be called."""
+        home = self.home
+        times = [self.lease_clock.next_deadline(bool(home.deferred) and home.now < self.lease_clock.horizon)]
+        if home.open:
+            times.append(self._next_yield())
+            times.append(self._next_give_back())
+        return min((time for time in times if time is not None), default=None)
+
+    def leaving(self, now: int) -> None:
+        """End all handles, then say goodbye in the ordered stream (D10)."""
+        self._at(now)
+        self._leaving = True
+        self.home.lose_all("leaving")
+        self.lease_clock.running = False
+        if self.home.open:
+            self.home.send(Kind.GOODBYE, ())
+
+    def may_leave(self) -> bool:
+        """Whether the goodbye is delivered, or there is nobody to say it to."""
+        life = self.table.lives.get(self._me.node)
+        return not self.home.open or life is None or life.gone or not len(self.home.outbox)
+
+    def lease(self, session: int) -> tuple[int, int]:
+        """(generation, deadline µs) for the session's page: handles of that generation are valid before it."""
+        return self.lease_clock.generation, self.lease_clock.deadline
+
+    def status(self) -> dict[str, Any]:
+        """A snapshot for people and programs."""
+        table, home = self.table, self.home
+        forms = [name.form for name in table.names.values()]
+        return {
+            "state": self._state(),
+            "ring": str(table.ring),
+            "applied": table.applied,
+            "names": len(forms),
+            "private": forms.count(Form.PRIVATE),
+            "shared": forms.count(Form.SHARED),
+            "handover": forms.count(Form.HANDOVER),
+            "handles": sum(len(session.handles) for session in home.sessions.values()),
+            "outbox": len(home.outbox),
+            "sent": home.outbox.sent,
+            "fast": home.fast,
+            "ignored": table.ignored,
+            "lost": home.lost,
+            "deferred": len(home.deferred),
+            "generation": self.lease_clock.generation,
+            "deadline": self.lease_clock.deadline,
+            "horizon": self.lease_clock.horizon,
+        }
+
+    # -- for tests and the simulator -------------------------------------------------------------------------
+
+    @property
+    def table(self) -> Table:
+        """The lock table as of the last event."""
+        return self.home.table
+
+    @property
+    def complete(self) -> bool:
+        """Whether the table is a full copy (not a joiner's, not a fresh node's)."""
+        return self._complete
+
+    # -- the ordered stream ----------------------------------------------------------------------------------
+
+    def _at(self, now: int) -> None:
+        self.home.now = self.home.table.now = now
+
+    def _ordered(self, origin: Member, message: Message) -> None:
+        """A message that counts now."""
+        if message.kind == Kind.CHUNK:
+            self._on_chunk(message)
+        elif self._joiner is not None:
+            self._joiner.log(origin, message)
+        elif self._complete:
+            effects = self.table.apply(origin, message)
+            if effects is None:
+                return
+            own = origin == self._me
+            if own:
+                self.home.outbox.applied(message.serial)
+            if effects:
+                self.home.outcomes(effects)
+            if own:
+                self._look_after(message)
+            if self.table.numbers > NUMBERS_LIMIT and not self._reforming:
+                self._reforming = True
+                self.host.reform("fence numbers of this view run out")
+
+    def _look_after(self, message: Message) -> None:
+        """An own message was applied: a name private to this node may have got waiters, or become idle."""
+        if message.kind <= Kind.CANCEL:
+            keys = [message.body[0]]
+        elif message.kind == Kind.END:
+            keys = [key for key, _ in message.body[1]]
+        else:
+            return
+        for key in keys:
+            name = self.table.names.get(key)
+            if name is not None and name.form is Form.PRIVATE and name.resource is not None:
+                self.home.look_after(key, name)
+
+    # -- views -----------------------------------------------------------------------------------------------
+
+    def _enter_primary(self, old: View | None, view: View, held: HeldBack, now: int) -> None:
+        """The chosen state goes on, here or elsewhere; ``dlm.recovery`` says what that does to the table."""
+        self._reforming = False
+        going_on = survivors(view)
+        said = announcements(view)
+        mine = self._primary.id if self._primary is not None else NO_RING
+        if self._me.node in going_on:
+            clean = self._go_on(old, view, going_on, held)
+        else:
+            clean = self._clean()
+            self._begin_anew(view, going_on)
+        if old is not None and old.primary:
+            self.lease_clock.left_primary(old, view, clean)
+        self.lease_clock.entered_primary(mine, said, now)
+        self.lease_clock.installed(self.host, view, not self._leaving, now)
+        self._primary = view
+        joining = [node for node in said if node not in going_on]
+        if going_on and joining and self._me.node in going_on:
+            self._donor = Donor(view.id, self.table.encode(), sending=self._me.node == min(going_on))
+        if self._complete and not self.home.linked:
+            self.home.link()
+        self.home.tell_deferred()
+        self._feed_joiners()
+        self.host.event("dlm.view", ring=str(view.id), going_on=sorted(going_on), state=self._state())
+
+    def _go_on(
+        self, old: View | None, view: View, going_on: frozenset[int], held: HeldBack
+    ) -> frozenset[Member]:
+        """This node's state is the chosen one. Returns who said goodbye before this view."""
+        straight = old is not None and old.primary
+        kept: list[Held] = [(o, m) for _, o, m in held if m.kind != Kind.CHUNK] if straight else []
+        done = primary_view(self.table, view, going_on, kept)
+        for origin, message in done.applied:
+            if origin == self._me:
+                self.home.outbox.applied(message.serial)
+        self.home.resume()
+        self.home.outcomes(done.effects)
+        for origin, message in done.applied:
+            if origin == self._me:
+                self._look_after(message)
+        return done.clean
+
+    def _begin_anew(self, view: View, going_on: frozenset[int]) -> None:
+        """Another state goes on, or none: a new life, with a table from the others or an empty one."""
+        table = Table(self._me.node) if going_on else empty_view(self._me.node, view)
+        table.now = self.home.now
+        self.home.new_life(view.id, table, "evicted")
+        self.home.frozen = False
+        self._complete = not going_on
+        self._joiner = Joiner(view.id) if going_on else None
+
+    def _enter_frozen(self, old: View | None, view: View, held: HeldBack, now: int) -> None:
+        """Not primary: the recovered rest of the prefix counts, nothing else; nobody is answered (K3, K9)."""
+        self.home.freeze()
+        if self._complete and old is not None and old.primary:
+            self.table.installing = True
+            for after, origin, message in held:
+                if not after and message.kind != Kind.CHUNK:
+                    self._ordered(origin, message)
+            self.table.installing = False
+        if old is not None and old.primary:
+            self.lease_clock.left_primary(old, view, self._clean())
+        self.lease_clock.installed(self.host, view, False, now)
+
+    def _clean(self) -> frozenset[Member]:
+        lives = self.table.lives.values()
+        return frozenset(Member(life.node, life.incarnation) for life in lives if life.gone)
+
+    # -- state for joiners (K15) -----------------------------------------------------------------------------
+
+    def _feed_joiners(self) -> None:
+        """Send the chunks that are due."""
+        donor = self._donor
+        if donor is None or self.home.frozen:
+            return
+        try:
+            for chunk in donor.due():
+                self.host.submit(chunk)
+                donor.was_sent()
+        except Backpressure:
+            pass  # the next token brings room
+
+    def _on_chunk(self, message: Message) -> None:
+        if self._donor is not None:
+            self._donor.on_chunk(message)
+            if self._donor.done:
+                self._donor = None
+            else:
+                self._feed_joiners()
+        elif self._joiner is not None and self._joiner.on_chunk(message):
+            self.home.table = self._joiner.finish(self._me.node, self.home.now)
+            self._joiner, self._complete = None, True
+            self.home.link()
+            self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))
+
+    # -- private names that should not stay so ---------------------------------------------------------------
+
+    def _yield_contended(self, now: int) -> None:
+        """The 200 ms rule: a private name somebody has waited for so long becomes shared (K13)."""
+        for key in list(self.home.queued_private):
+            oldest = self._waiting_since(key)
+            if oldest is None:
+                del self.home.queued_private[key]
+            elif now - oldest >= YIELD_AFTER_US:
+                del self.home.queued_private[key]
+                self.home.send(Kind.YIELD, (key, self.table.names[key].epoch), (key,))
+
+    def _next_yield(self) -> int | None:
+        times = [self._waiting_since(key) for key in self.home.queued_private]
+        return min((time + YIELD_AFTER_US for time in times if time is not None), default=None)
+
+    def _waiting_since(self, key: bytes) -> int | None:
+        resource = self.table.local(key)
+        return resource.oldest_wait() if resource is not None else None
+
+    def _give_back_idle(self, now: int) -> None:
+        """Names nobody has locked for 10 s are given back, many in one message (A2)."""
+        batch: list[tuple[bytes, int]] = []
+        for key in list(self.home.idle_private):
+            name = self.table.names.get(key)
+            if name is None or self.table.local(key) is None or (name.resource and name.resource.locks):
+                del self.home.idle_private[key]
+            elif key in self.home.outbox.under_way or name.idle_since + GIVE_BACK_AFTER_US > now:
+                break  # roughly oldest first
+            else:
+                del self.home.idle_private[key]
+                batch.append((key, name.epoch))
+                if len(batch) == GIVE_BACK_BATCH:
+                    break
+        if batch:
+            self.home.send(Kind.GIVE_BACK, (tuple(batch),), [key for key, _ in batch])
+
+    def _next_give_back(self) -> int | None:
+        key = next(iter(self.home.idle_private), None)
+        name = self.table.names.get(key) if key is not None else None
+        if name is None:
+            return None if key is None else self.home.now
+        return max(name.idle_since + GIVE_BACK_AFTER_US, self.home.now + 100_000)
+
+    # -- verbs -----------------------------------------------------------------------------------------------
+
+    def _lock(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
+        h = _number(args, "h", 1)
+        name = _name(args)
+        fails = args.get("no_quorum") == "fail"
+        request = Request(Kind.LOCK, rid, _mode(args), _flags(args), _value(args), fails)
+        if args.get("no_quorum", "wait") not in ("wait", "fail"):
+            raise _Bad("no_quorum must be 'wait' or 'fail'")
+        if h in self._session(session).handles:
+            self.host.refuse(session, rid, "exists", f"handle {h} is in use")
+        elif self._leaving:
+            self.host.refuse(session, rid, "lost", "this node is leaving")
+        else:
+            self.home.lock(Handle(session, h, key_of(_space(args), name), request))
+
+    def _convert(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
+        request = Request(Kind.CONVERT, rid, _mode(args), _flags(args), _value(args))
+        handle = self._handle(session, args)
+        if handle is None or (handle.mode == NONE and handle.request is None):
+            self.host.refuse(session, rid, "unknown", "no such lock")
+        elif handle.request is not None:
+            self.host.refuse(session, rid, "busy", "an operation on this lock is in progress")
+        else:
+            self.home.convert(handle, request)
+
+    def _unlock(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
+        flags, value = _flags(args) & VALBLK, _value(args)
+        handle = self._handle(session, args)
+        if handle is None:
+            self.host.refuse(session, rid, "unknown", "no such lock")
+        else:
+            self.home.unlock(handle, rid, flags, value)
+
+    def _cancel(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
+        handle = self._handle(session, args)
+        if handle is None:
+            self.host.reply(session, rid, {"canceled": False})
+        else:
+            self.home.cancel(handle, rid)
+
+    def _ls(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
+        prefix = args.get("prefix", b"")
+        prefix = prefix.encode() if isinstance(prefix, str) else prefix
+        if not isinstance(prefix, bytes):
+            raise _Bad("prefix must be bytes")
+        limit = _number(args, "limit", 0, 1000)
+        self.host.reply(session, rid, queries.listing(self.table, _space(args), prefix, limit))
+
+    def _show(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
+        key = key_of(_space(args), _name(args))
+        name = self.table.names.get(key)
+        if name is None:
+            self.host.refuse(session, rid, "unknown", "no locks on this name")
+        else:
+            self.host.reply(session, rid, queries.row(key, name))
+
+    def _stats(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
+        self.host.reply(session, rid, self.status())
+
+    def _session(self, session: int) -> Session:
+        found = self.home.sessions.get(session)
+        if found is None:
+            raise _Bad("no such session")
+        return found
+
+    def _handle(self, session: int, args: Mapping[str, Any]) -> Handle | None:
+        handle = self._session(session).handles.get(_number(args, "h", 1))
+        return None if handle is None or handle.ending else handle
+
+    def _state(self) -> str:
+        if self._view is None or not self._view.primary:
+            return "no quorum"
+        return "running" if self._complete else "joining"
+
+
+_VERBS: dict[str, Callable[[DlmService, int, int, Mapping[str, Any]], None]] = {
+    "lock": DlmService._lock,
+    "convert": DlmService._convert,
+    "unlock": DlmService._unlock,
+    "cancel": DlmService._cancel,
+    "ls": DlmService._ls,
+    "show": DlmService._show,
+    "stats": DlmService._stats,
+}
+
+
+def _number(args: Mapping[str, Any], key: str, least: int, default: int | None = None) -> int:
+    value = args.get(key, default)
+    if type(value) is not int or not least <= value < 1 << 63:
+        raise _Bad(f"{key} must be a number of at least {least}")
+    return value
+
+
+def _mode(args: Mapping[str, Any]) -> int:
+    mode = _number(args, "mode", 0)
+    if mode > EX:
+        raise _Bad("mode must be 0 (NL) .. 5 (EX)")
+    return mode
+
+
+def _name(args: Mapping[str, Any]) -> bytes:
+    name = args.get("name")
+    name = name.encode() if isinstance(name, str) else name
+    if not isinstance(name, bytes) or not 1 <= len(name) <= MAX_NAME:
+        raise _Bad(f"name must be 1..{MAX_NAME} bytes")
+    return name
+
+
+def _space(args: Mapping[str, Any]) -> str:
+    space = args.get("space", "default")
+    if not isinstance(space, str) or not 1 <= len(space.encode()) <= MAX_NAME or "\0" in space:
+        raise _Bad(f"space must be 1..{MAX_NAME} bytes of text")
+    return space
+
+
+def _flags(args: Mapping[str, Any]) -> int:
+    return (NOQUEUE if args.get("noqueue") else 0) | (VALBLK if args.get("valblk") else 0)
+
+
+def _value(args: Mapping[str, Any]) -> bytes | None:
+    value = args.get("value")
+    if value is not None and (not isinstance(value, bytes) or len(value) > MAX_VALUE):
+        raise _Bad(f"value must be at most {MAX_VALUE} bytes")
+    return value
