@@ -130,6 +130,7 @@ class Entry:
     old_ring: RingId
     votes: int
     announcements: Mapping[int, bytes]
+    expected_votes: int = 0  #: sum of the votes of all nodes in the member's configuration
 
 
 @dataclass(frozen=True, slots=True)

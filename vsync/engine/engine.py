@@ -1,0 +1,422 @@
+"""The engine: one member of a Totem single ring with extended virtual synchrony, as a deterministic state machine.
+
+::
+
+      receive(frame, now) ──▶ ┌──────────────────────────────┐
+      fire(now)           ──▶ │ GATHER ▶ COMMIT ▶ RECOVERY ▶ │ ──▶ take_outputs(): one ordered list of
+      submit(payload,now) ──▶ │        OPERATIONAL           │     Send, Persist, Deliver, Install, Note
+      leave(now)          ──▶ └──────────────────────────────┘
+      next_deadline()     ◀──
+
+Bytes, time and submissions come in; effects go out. No socket, clock, thread, file or random number is touched,
+so the same object runs in production, in the simulator and in tests, and any run can be repeated.
+
+Reading order: ``states`` (the picture), ``gather``, ``commit``, ``recovery``, ``operational``; this file holds what
+they share and decides which frames may be acted on at all.
+
+Not thread-safe: one thread calls all methods.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+
+from vsync.engine import commit, gather, operational
+from vsync.engine.commit import Forming
+from vsync.engine.gather import Gathering
+from vsync.engine.outputs import Note, Output, Persist, Send, Stopped
+from vsync.engine.ring import Ring
+from vsync.engine.states import TIMERS, TRANSITIONS, Reason, State
+from vsync.engine.timers import Timer, TimerTable
+from vsync.errors import Backpressure, FrameError, MessageTooLarge
+from vsync.types import MAX_MESSAGE, NO_RING, ClusterConfig, Member
+from vsync.wire import (
+    MAX_RING_SEQ,
+    WIRE_VERSION,
+    FrameType,
+    Hello,
+    Probe,
+    cluster_tag,
+    decode_cancel,
+    decode_commit,
+    decode_data,
+    decode_header,
+    decode_join,
+    decode_probe,
+    decode_token,
+    encode_header,
+    encode_probe,
+)
+
+__all__ = ["Engine", "UpperLayer"]
+
+#: Reads what a member put into its commit entry: (votes, announcements by tag, expected votes). Must not raise.
+UpperLayer = Callable[[bytes], tuple[int, Mapping[int, bytes], int]]
+
+NOTE_EVERY = 10_000_000  #: µs between two notes of the same complaint about the same node
+
+
+class Engine:
+    """One member. ``stored`` is the record of the last ``Persist`` (``None`` if there never was one).
+
+    ``upper()`` returns the upper layers' bytes for a commit entry, ``decode_upper`` reads them back. Without a
+    stored record the ring sequence starts at ``start_seq`` (pitfalls C5: wall-clock seconds since 2024).
+    Raises ``ValueError`` if the stored record is not one of ours.
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        incarnation: int,
+        upper: Callable[[], bytes],
+        decode_upper: UpperLayer,
+        stored: bytes | None = None,
+        start_seq: int = 0,
+        rules: tuple[tuple[str, int], ...] = (),
+    ) -> None:
+        own = config.peer(config.node)
+        if own is None:
+            raise ValueError(f"node {config.node} is not among the configured nodes")
+        self.config = config
+        self.timing = config.timing
+        self.me = Member(config.node, incarnation)
+        self.upper = upper
+        self.decode_upper = decode_upper
+        self.hello = Hello(config.cluster, own.addresses[0], WIRE_VERSION, WIRE_VERSION, rules)
+
+        self.state = State.GATHER
+        self.ring = Ring(NO_RING, (self.me,), self.me)  #: the ring last installed
+        self.forming: Forming | None = None  #: the ring being formed, in Commit and Recovery
+        self.gathering = Gathering((self.me,))
+        self.ring_seq = _ring_seq(stored) + 1 if stored is not None else start_seq  #: last one committed to
+        self.highest_ring_seq = self.ring_seq  #: last one heard of
+        self.timers = TimerTable()
+        self.queue: deque[bytes] = deque()
+        self.lease_basis: int | None = None
+        self.tokens = 0  #: accepted so far
+        self.leavers: set[Member] = set()
+        self.counters: Counter[str] = Counter()
+
+        self._out: list[Output] = []
+        self._self: deque[bytes] = deque()  #: frames to myself: a ring of one still forms by the rules
+        self._tag = cluster_tag(config.cluster)
+        self._headers = {kind: encode_header(kind, self._tag, self.me) for kind in FrameType}
+        self._peers = tuple(p.node for p in config.peers if p.node != config.node)
+        self._youngest: dict[int, int] = {}  #: incarnation by node: older ones are dead
+        self._complained: dict[tuple[int, str], int] = {}
+        self._change: list[str] = []  #: why the ring is being changed
+        self._now = 0
+
+    # ------------------------------------------------------------ inputs
+
+    def start(self, now: int) -> None:
+        """Begin to look for others."""
+        self._now = now
+        gather.enter(self, Reason.START, now)
+        self._run(now)
+
+    def receive(self, frame: bytes, now: int) -> None:
+        """A frame from the network. ``now`` must be read after it was received (pitfalls D6). Never raises."""
+        self._now = now
+        if self.state is not State.STOPPED:
+            self._handle(frame, now)
+            self._run(now)
+
+    def fire(self, now: int) -> None:
+        """Time has passed. Harmless when nothing is due."""
+        self._now = now
+        for timer in self.timers.expired(now):
+            self._expired(timer, now)
+        self._run(now)
+
+    def submit(self, payload: bytes, now: int, urgent: bool = False) -> None:
+        """Multicast ``payload`` in agreed order; it is delivered to this node too (EVS-E14).
+
+        What is not sequenced before a view change is sent in the next configuration. ``urgent`` goes ahead of all
+        that waits, so that it can be a node's first message in a new ring. Raises ``Backpressure`` when
+        ``config.send_queue`` messages wait, ``MessageTooLarge`` over ``MAX_MESSAGE`` bytes.
+        """
+        self._now = now
+        if len(payload) > MAX_MESSAGE:
+            raise MessageTooLarge(f"message of {len(payload)} bytes; the limit is {MAX_MESSAGE}")
+        if urgent:
+            self.queue.appendleft(payload)
+        elif len(self.queue) >= self.config.send_queue:
+            raise Backpressure(f"{len(self.queue)} messages wait for the token")
+        else:
+            self.queue.append(payload)
+        operational.wake(self, now)
+        self._run(now)
+
+    def leave(self, now: int) -> None:
+        """Go in peace: the others re-form at once. Ends with ``Stopped``."""
+        self._now = now
+        if self.state is not State.STOPPED:
+            gather.send_leave(self)
+            self._stop("left")
+
+    def reform(self, reason: str, now: int) -> None:
+        """Form a new ring with whoever is there."""
+        self._now = now
+        if self.state is State.OPERATIONAL:
+            gather.enter(self, Reason.ASKED, now, why=reason)
+            self._run(now)
+
+    def next_deadline(self) -> int | None:
+        """When ``fire`` should be called, or ``None``."""
+        return self.timers.next_deadline()
+
+    def take_outputs(self) -> list[Output]:
+        """What is to be done, front to back; the list is handed over."""
+        out, self._out = self._out, []
+        return out
+
+    def status(self) -> dict[str, Any]:
+        """A snapshot for operators."""
+        ring = self.ring
+        return {
+            "state": self.state.value,
+            "ring": str(ring.id),
+            "members": [m.node for m in ring.members],
+            "aru": ring.aru,
+            "high": ring.high,
+            "delivered": ring.delivered,
+            "queue": len(self.queue),
+            "held": ring.held is not None,
+            "gather": {
+                "proc": sorted(m.node for m in self.gathering.proc),
+                "failed": sorted(m.node for m in self.gathering.failed),
+            },
+            "counters": dict(sorted(self.counters.items())),
+        }
+
+    # ------------------------------------------------------------ what the phases use
+
+    def enter(self, state: State, reason: Reason | None = None, **details: object) -> None:
+        """The only place where the state changes."""
+        assert state in TRANSITIONS[self.state], f"{self.state} to {state}"
+        if reason is not None and reason is not Reason.NO_CONSENSUS:
+            named = f"{reason.value} (node {details['node']})" if "node" in details else reason.value
+            if named not in self._change:
+                self._change.append(named)
+        if state is not self.state or state is State.GATHER:
+            fields = dict(details, **({"reason": reason.value} if reason else {}))
+            self.note(f"{state.value}_entered", old=self.state.value, **fields)
+            self.count(f"{state.value}_entered")
+        if state is not State.OPERATIONAL:
+            self.lease_basis = None if state is State.GATHER else self.lease_basis
+        self.state = state
+        self.timers.keep(*TIMERS[state])
+
+    def installed(self, now: int) -> None:
+        """The forming ring has become the ring: Operational."""
+        self.enter(State.OPERATIONAL)
+        self.gathering = Gathering(self.ring.members)
+        self.leavers.clear()
+        self._change = []
+        self.timers.set(Timer.MERGE, now + self.timing.merge + self.jitter(self.timing.merge))
+        if not self.ring.alone:
+            self.timers.set(Timer.TOKEN, now + self.timing.token)
+
+    def active_ring(self) -> Ring | None:
+        """The ring whose token counts in this state."""
+        if self.state is State.OPERATIONAL:
+            return self.ring
+        if self.state is State.RECOVERY and self.forming is not None:
+            return self.forming.ring
+        return None
+
+    def give_up(self, member: Member, reason: Reason, now: int) -> None:
+        """Form a new ring without this member."""
+        self.gathering.failed.add(member)
+        gather.enter(self, reason, now, node=member.node)
+
+    def change_reason(self) -> str:
+        """Why the view changes, for people."""
+        return "; ".join(self._change) or "formed"
+
+    def output(self, output: Output) -> None:
+        """Append to the one ordered list."""
+        self._out.append(output)
+
+    def send(self, node: int, frame: bytes) -> None:
+        """To one member; a frame to myself is handled before the current input is done."""
+        if node == self.me.node:
+            self._self.append(frame)
+        else:
+            self._out.append(Send((node,), frame))
+
+    def multicast(self, ring: Ring, frame: bytes) -> None:
+        """To the other members of a ring."""
+        if ring.others:
+            self._out.append(Send(ring.others, frame))
+
+    def broadcast(self, frame: bytes) -> None:
+        """To every other configured node."""
+        if self._peers:
+            self._out.append(Send(self._peers, frame))
+
+    def persist(self, record: bytes) -> None:
+        """Before anything behind it leaves, this is on disk."""
+        self._out.append(Persist(record))
+
+    def note(self, name: str, **fields: Any) -> None:
+        """Tell the operator."""
+        self._out.append(Note(name, fields))
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Count under the names operators know (stats.srp.*)."""
+        self.counters[name] += by
+
+    def header(self, kind: FrameType) -> bytes:
+        """My header for this kind of frame."""
+        return self._headers[kind]
+
+    def jitter(self, limit: int) -> int:
+        """0..limit µs, different by node and time, the same in every replay."""
+        seed = self.me.node << 32 | self.counters["memb_join_tx"]
+        mixed = seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1
+        return (mixed >> 32) % (limit + 1)
+
+    def bad_frame(self, node: int, why: str) -> None:
+        """Drop, count, name the sender; say the same thing about the same node only now and then."""
+        self.count("rx_bad_frames")
+        said = self._complained.get((node, why))
+        if said is None or self._now - said >= NOTE_EVERY:
+            if len(self._complained) > 1000:
+                self._complained.clear()
+            self._complained[node, why] = self._now
+            self.note("bad_frame", node=node, why=why)
+
+    # ------------------------------------------------------------ the gate
+
+    def _run(self, now: int) -> None:
+        while self._self:
+            self._handle(self._self.popleft(), now)
+
+    def _handle(self, frame: bytes, now: int) -> None:
+        sender_node = 0
+        try:
+            header = decode_header(frame, self._tag)
+            sender = header.sender
+            sender_node = sender.node
+            kind = header.kind
+            if kind is FrameType.DATA:
+                operational.on_data(self, sender, *decode_data(frame))
+            elif kind is FrameType.TOKEN:
+                operational.on_token(self, sender, decode_token(frame), now)
+            elif kind is FrameType.COMMIT:
+                commit.on_commit(self, sender, decode_commit(frame), now)
+            elif kind is FrameType.CANCEL:
+                operational.on_cancel(self, sender, decode_cancel(frame), now)
+            elif kind is FrameType.JOIN:
+                self.count("memb_join_rx")
+                join = decode_join(frame)
+                if self._acceptable(sender, join.hello, join.ring_seq):
+                    gather.on_join(self, sender, join, now)
+            else:
+                self.count("memb_merge_detect_rx")
+                probe = decode_probe(frame)
+                if self._acceptable(sender, probe.hello, probe.ring.seq):
+                    self._on_probe(sender, now)
+        except FrameError as error:
+            self.bad_frame(sender_node, str(error))
+
+    def _acceptable(self, sender: Member, hello: Hello, ring_seq: int) -> bool:
+        """Whether to talk about membership with this node; the refusal says what is wrong and where."""
+        peer = self.config.peer(sender.node)
+        if peer is None:
+            raise FrameError(f"node {sender.node} at {hello.address} is not in this node's configuration")
+        if sender.node == self.me.node and sender != self.me:
+            raise FrameError(f"node id {sender.node} is used twice: this node and {hello.address}")
+        if hello.cluster != self.config.cluster:
+            raise FrameError(f"node {sender.node} is of cluster {hello.cluster!r}, not {self.config.cluster!r}")
+        if hello.address not in peer.addresses:
+            raise FrameError(
+                f"node id {sender.node} is used twice: {hello.address} claims it, "
+                f"but it is configured at {peer.addresses[0]}"
+            )
+        if not hello.wire_min <= WIRE_VERSION <= hello.wire_max:
+            raise FrameError(f"node {sender.node} speaks wire versions {hello.wire_min}..{hello.wire_max}")
+        if self.hello.rules and hello.rules != self.hello.rules:
+            raise FrameError(f"node {sender.node} has services {hello.rules}, this node {self.hello.rules}")
+        if ring_seq >= MAX_RING_SEQ:
+            raise FrameError(f"node {sender.node} is at ring sequence {ring_seq}: too high to go on from")
+        if sender.incarnation < self._youngest.get(sender.node, 0):
+            self.count("rx_old_incarnation")
+            return False
+        self._youngest[sender.node] = sender.incarnation
+        self.highest_ring_seq = max(self.highest_ring_seq, ring_seq)
+        return True
+
+    def _on_probe(self, sender: Member, now: int) -> None:
+        if (self.state is State.OPERATIONAL and sender not in self.ring.member_set) or (
+            self.state is State.GATHER and sender not in self.gathering.proc
+        ):
+            self.gathering.proc.add(sender)
+            gather.enter(self, Reason.MERGE, now, node=sender.node)
+
+    # ------------------------------------------------------------ timers
+
+    def _expired(self, timer: Timer, now: int) -> None:
+        if timer is Timer.JOIN:
+            gather.send_join(self, now)
+        elif timer is Timer.CONSENSUS:
+            gather.on_consensus_timeout(self, now)
+        elif timer is Timer.TOKEN:
+            self._token_lost(now)
+        elif timer is Timer.RETRANSMIT:
+            self._retransmit(now)
+        elif timer is Timer.HOLD:
+            operational.release_token(self, now)
+        elif timer is Timer.MERGE:
+            self._probe(now)
+
+    def _token_lost(self, now: int) -> None:
+        self.count(f"{self.state.value}_token_lost")
+        reasons = {
+            State.COMMIT: Reason.COMMIT_LOST,
+            State.RECOVERY: Reason.RECOVERY_LOST,
+            State.OPERATIONAL: Reason.TOKEN_LOST,
+        }
+        gather.enter(self, reasons[self.state], now)
+
+    def _retransmit(self, now: int) -> None:
+        ring = self.active_ring()
+        if self.forming is not None and self.forming.commit_frame is not None:
+            commit.on_retransmit(self, now)
+        elif ring is not None and ring.sent_token is not None:
+            self.count("token_retransmit")
+            self.send(ring.successor.node, ring.sent_token)
+            fast = self.state is State.RECOVERY
+            interval = self.timing.join if fast else self.timing.token_retransmit
+            self.timers.set(Timer.RETRANSMIT, now + interval)
+
+    def _probe(self, now: int) -> None:
+        strangers = tuple(n for n in self._peers if n not in self.ring.by_node)
+        if strangers and self.ring.representative == self.me:
+            self.count("memb_merge_detect_tx")
+            frame = encode_probe(self.header(FrameType.PROBE), Probe(self.hello, self.ring.id))
+            self._out.append(Send(strangers, frame))
+        self.timers.set(Timer.MERGE, now + self.timing.merge)
+
+    def _stop(self, reason: str) -> None:
+        self.enter(State.STOPPED)
+        self.forming = None
+        self._out.append(Stopped(reason))
+
+
+def _ring_seq(stored: bytes) -> int:
+    """The ring sequence in a stored record."""
+    try:
+        record = msgpack.unpackb(stored)
+        version, seq = record[0], record[1]
+    except Exception as error:
+        raise ValueError(f"the stored ring record is unreadable: {error!r}") from error
+    if version != 1 or type(seq) is not int or not 0 <= seq < MAX_RING_SEQ:
+        raise ValueError(f"the stored ring record has an unknown form: {record!r}")
+    return seq

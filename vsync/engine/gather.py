@@ -1,0 +1,183 @@
+"""Gather: agree on who the members of the next ring are.
+
+Every node multicasts JOIN(proc, failed): whom it has heard of, and whom of them it holds for failed. Both sets
+only grow, so this ends. When every node in ``proc - failed`` has sent exactly my two sets there is *consensus*,
+and the one with the lowest id starts the commit token. Whoever has not agreed when the consensus timer expires is
+moved to ``failed``.
+
+The sets hold ``Member``s, that is (node, incarnation): a restarted node is someone else. Of two incarnations of a
+node only the younger can be alive, so the elder is put into ``failed`` by everybody (``_close``), and "left and
+came back" cannot be overlooked.
+
+Differs from corosync: a JOIN that teaches nothing new does not restart the timers (else two nodes with different
+convictions about a third keep each other from ever timing out); graceful leave is a JOIN with a flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from vsync.engine import commit
+from vsync.engine.states import Reason, State
+from vsync.engine.timers import Timer
+from vsync.types import Member
+from vsync.wire import FrameType, Join, encode_join
+
+if TYPE_CHECKING:
+    from vsync.engine.engine import Engine
+
+__all__ = ["Gathering", "enter", "on_consensus_timeout", "on_join", "send_join", "send_leave"]
+
+
+class Gathering:
+    """What a node knows while it looks for the members of the next ring."""
+
+    __slots__ = ("agreed", "failed", "heard", "proc")
+
+    def __init__(self, proc: Iterable[Member]) -> None:
+        self.proc: set[Member] = set(proc)
+        self.failed: set[Member] = set()  #: always a subset of proc
+        self.heard: set[Member] = set()  #: who has sent a JOIN since the consensus timer last expired
+        self.agreed: set[Member] = set()  #: who of proc - failed has sent exactly my sets
+
+    def candidates(self) -> set[Member]:
+        """Who the next ring would consist of."""
+        return self.proc - self.failed
+
+
+def enter(e: Engine, reason: Reason, now: int, **details: object) -> None:
+    """(Re-)enter Gather. What was learned in a former attempt at this ring is kept; a new attempt begins."""
+    e.forming = None
+    e.enter(State.GATHER, reason, **details)
+    e.gathering.proc.add(e.me)
+    _close(e.gathering)
+    e.gathering.agreed = {e.me}
+    e.timers.set(Timer.CONSENSUS, now + e.timing.consensus)
+    send_join(e, now)
+    if reason is not Reason.START or len(e.config.peers) == 1:  # a starting node listens before it rings alone
+        _try_commit(e, now)
+
+
+def send_join(e: Engine, now: int) -> None:
+    """Tell every configured node what I think; again after the join interval."""
+    e.count("memb_join_tx")
+    e.broadcast(encode_join(e.header(FrameType.JOIN), _join(e, leaving=False)))
+    # Jitter keeps nodes that started together from answering each other in step for ever.
+    e.timers.set(Timer.JOIN, now + e.timing.join + e.jitter(e.timing.join // 5))
+
+
+def send_leave(e: Engine) -> None:
+    """A graceful goodbye: the others need not wait for any timer."""
+    e.broadcast(encode_join(e.header(FrameType.JOIN), _join(e, leaving=True)))
+
+
+def on_join(e: Engine, sender: Member, join: Join, now: int) -> None:
+    """A JOIN from an acceptable node: decide by state whether it concerns me, then learn from it."""
+    if join.leaving:
+        _on_leave(e, sender, now)
+    elif e.state is State.GATHER:
+        _on_join_in_gather(e, sender, join, now)
+    elif e.state is State.OPERATIONAL and _concerns_operational(e, sender, join):
+        returned = sender not in e.ring.member_set and sender.node in e.ring.others
+        _learn(e, sender, join)
+        enter(e, Reason.RESTARTED if returned else Reason.JOIN, now, node=sender.node)
+    elif e.state in (State.COMMIT, State.RECOVERY) and _concerns_forming(e, sender, join):
+        _learn(e, sender, join)
+        enter(e, Reason.JOIN, now, node=sender.node)
+
+
+def on_consensus_timeout(e: Engine, now: int) -> None:
+    """Fail whoever is silent; if all have spoken, whoever disagrees; if all agree, ask them once more.
+
+    (All agree and yet there is no ring: the commit token was lost.)
+    """
+    g = e.gathering
+    g.heard.add(e.me)
+    failed = g.candidates() - g.heard or g.candidates() - g.agreed
+    e.count("consensus_timeouts")
+    g.failed |= failed
+    g.heard = set()
+    enter(e, Reason.NO_CONSENSUS, now, failed=sorted(m.node for m in failed))
+
+
+def _join(e: Engine, leaving: bool) -> Join:
+    g = e.gathering
+    return Join(e.hello, e.ring_seq, frozenset(g.proc), frozenset(g.failed), leaving)
+
+
+def _concerns_operational(e: Engine, sender: Member, join: Join) -> bool:
+    """Whether a JOIN may break up a working ring (corosync cfbb021e: an irrelevant one must not)."""
+    if sender in e.ring.member_set:
+        return join.ring_seq >= e.ring.id.seq  # if older: it was sent before this ring came to be
+    return e.me not in join.failed  # a stranger that gave me up will find me again by its probes
+
+
+def _concerns_forming(e: Engine, sender: Member, join: Join) -> bool:
+    """Whether a JOIN tells that the ring being formed cannot come to be."""
+    assert e.forming is not None
+    ring = e.forming.ring
+    if sender not in ring.member_set:
+        return sender.node in ring.others  # restarted meanwhile; strangers are taken in later
+    if join.ring_seq >= ring.id.seq:
+        return True  # it had committed to this ring and gave it up
+    news = not (join.proc <= e.gathering.proc and join.failed <= e.gathering.failed)
+    return e.state is State.COMMIT and news  # it will not accept this commit token
+
+
+def _on_join_in_gather(e: Engine, sender: Member, join: Join, now: int) -> None:
+    g = e.gathering
+    if sender in g.failed:
+        return
+    g.heard.add(sender)
+    if join.proc == g.proc and join.failed == g.failed:
+        if sender not in g.agreed:
+            g.agreed.add(sender)
+            _try_commit(e, now)
+    elif join.proc <= g.proc and join.failed <= g.failed:
+        pass  # it has yet to learn what I know
+    elif _learn(e, sender, join):
+        enter(e, Reason.JOIN, now, node=sender.node)
+
+
+def _learn(e: Engine, sender: Member, join: Join) -> bool:
+    """Unite the sender's sets with mine; whether that taught me anything."""
+    g = e.gathering
+    before = (len(g.proc), len(g.failed))
+    g.heard.add(sender)
+    g.proc |= join.proc | {sender}
+    if e.me in join.failed:
+        g.failed.add(sender)  # we cannot be in one ring; it will not hear me say so
+    elif sender in e.ring.member_set:
+        g.failed |= join.failed  # a stranger's convictions about my ring are not believed
+    g.failed.discard(e.me)
+    _close(g)
+    return (len(g.proc), len(g.failed)) != before
+
+
+def _close(g: Gathering) -> None:
+    """Elder incarnations of a node are failed, as soon as a younger one is known."""
+    youngest: dict[int, int] = {}
+    for member in g.proc:
+        youngest[member.node] = max(member.incarnation, youngest.get(member.node, 0))
+    g.failed.update(m for m in g.proc if m.incarnation < youngest[m.node])
+    g.proc |= g.failed
+
+
+def _on_leave(e: Engine, sender: Member, now: int) -> None:
+    e.leavers.add(sender)
+    e.gathering.heard.add(sender)
+    known = e.forming.ring.member_set if e.forming else e.gathering.candidates()
+    if sender in known:
+        e.gathering.failed.add(sender)
+        enter(e, Reason.LEAVE, now, node=sender.node)
+
+
+def _try_commit(e: Engine, now: int) -> None:
+    candidates = e.gathering.candidates()
+    if e.gathering.agreed >= candidates:
+        e.note("consensus", members=sorted(m.node for m in candidates))
+        if min(candidates) == e.me:
+            commit.start(e, tuple(sorted(candidates)), now)
+        else:  # the representative's commit token must come now; if not, we begin again
+            e.timers.set(Timer.CONSENSUS, now + e.timing.consensus)

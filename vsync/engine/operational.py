@@ -1,0 +1,284 @@
+"""The token visit: sequence, retransmit, account, pass on, deliver.
+
+The same visit serves Recovery and Operational; only the source of packets differs. Its steps:
+
+1. Accept: right ring, from a member, ``token_seq`` higher than the last one. Nothing else touches timers or aru
+   history (corosync 79c60fd0, b8878d2e).
+2. Release packets that all members have: those up to the aru of two visits in a row (who lacks one lowers the aru
+   at its visit in between, and only that member may raise it again).
+3. Answer requests for packets; request those missing up to the sequence number of the *previous* visit – what is
+   younger may still be on its way (accelerated-ring rule A4, also right when token and data race each other).
+4. Recovery only: is it complete? Then install (``recovery``).
+5. Hold: a representative with nothing going on keeps the token for a while, so that an idle ring costs nothing.
+6. Send: pack waiting messages into packets, as many as flow control allows.
+7. Account: aru, backlog, fcc. 8. Pass the token on. 9. Deliver, after passing on, for the ring's latency.
+
+Flow control is signed arithmetic in packets: ``fcc`` is what all sent in the last rotation, kept below WINDOW;
+at least one packet a visit is always allowed, so nobody starves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vsync.engine import recovery
+from vsync.engine.outputs import Deliver
+from vsync.engine.ring import Ring
+from vsync.engine.states import Reason, State
+from vsync.engine.timers import Timer
+from vsync.errors import FrameError
+from vsync.types import INDEX_BITS, Member, RingId
+from vsync.wire import (
+    MAX_REQUESTS,
+    Cancel,
+    FrameType,
+    Packet,
+    PacketFlag,
+    Token,
+    decode_messages,
+    encode_cancel,
+    encode_data,
+    encode_messages,
+    encode_token,
+)
+
+if TYPE_CHECKING:
+    from vsync.engine.engine import Engine
+
+__all__ = ["deliver", "deliver_packet", "on_cancel", "on_data", "on_token", "release_token", "visit", "wake"]
+
+PACKET_BYTES = 60_000  #: a packet is filled up to here; one large message may exceed it
+PACKETS_PER_VISIT = 16
+WINDOW = 64  #: packets in one rotation, all members together
+MAX_OUTSTANDING = 2048  #: packets that not all have yet; no new ones beyond (EVS-E28)
+QUIET_VISITS = 2  #: so many visits without anything going on, and the representative holds the token
+STALL_VISITS = 1000  #: visits without progress of the aru before the member that holds it down is failed
+
+
+def on_token(e: Engine, sender: Member, token: Token, now: int) -> None:
+    """Step 1."""
+    ring = e.active_ring()
+    if ring is None or token.ring != ring.id or sender not in ring.member_set or token.token_seq <= ring.token_seq:
+        e.count("rx_token_dropped")
+        return
+    if token.seq > ring.aru + 4 * MAX_OUTSTANDING:
+        e.bad_frame(sender.node, "token with an impossible sequence number")
+        return
+    e.count("orf_token_rx")
+    visit(e, ring, token, now)
+
+
+def visit(e: Engine, ring: Ring, token: Token, now: int) -> None:
+    """Steps 2 to 9 for an accepted token."""
+    _accept(e, ring, token, now)
+    ring.release(min(token.aru, ring.last_aru))
+    sent = _answer_requests(e, ring, token)
+    _request_missing(ring, token)
+    if _stalled(e, ring, token, now):
+        return
+    ring.last_aru = token.aru
+    if e.state is State.RECOVERY and recovery.step(e, token):
+        recovery.install(e, now)
+    if e.state is State.OPERATIONAL and not sent and _may_hold(e, ring, token):
+        ring.held = token
+        e.timers.set(Timer.HOLD, now + e.timing.hold)
+        return
+    _finish(e, ring, token, sent, now)
+
+
+def release_token(e: Engine, now: int) -> None:
+    """Go on with a token that was held."""
+    ring = e.ring
+    token, ring.held = ring.held, None
+    e.timers.stop(Timer.HOLD)
+    if token is None:
+        return
+    if ring.alone:
+        token.token_seq += 1
+        visit(e, ring, token, now)
+    else:
+        _finish(e, ring, token, 0, now)
+
+
+def wake(e: Engine, now: int) -> None:
+    """There is something to send: release a held token, or ask the representative to."""
+    ring = e.ring
+    if e.state is not State.OPERATIONAL:
+        return
+    if ring.held is not None:
+        ring.quiet_visits = 0
+        release_token(e, now)
+    elif ring.quiet_visits and not ring.cancelled and ring.representative != e.me:
+        ring.cancelled = True
+        e.count("token_hold_cancel_tx")
+        e.send(ring.representative.node, encode_cancel(e.header(FrameType.CANCEL), Cancel(ring.id)))
+
+
+def on_cancel(e: Engine, sender: Member, cancel: Cancel, now: int) -> None:
+    """Somebody else has something to send."""
+    ring = e.ring
+    if e.state is State.OPERATIONAL and cancel.ring == ring.id and sender in ring.member_set:
+        e.count("token_hold_cancel_rx")
+        ring.quiet_visits = 0
+        release_token(e, now)
+
+
+def on_data(e: Engine, sender: Member, ring_id: RingId, packet: Packet) -> None:
+    """A packet, first hand or retransmitted. While committed, nothing is added to the old ring (see ``commit``)."""
+    ring = e.ring if e.state in (State.OPERATIONAL, State.GATHER) else e.active_ring()
+    if ring is None or ring.id != ring_id or sender not in ring.member_set or packet.origin not in ring.by_node:
+        e.count("rx_msg_dropped")
+        return
+    if packet.seq > ring.aru + 2 * MAX_OUTSTANDING or not ring.add(packet):
+        e.count("rx_msg_dropped")
+        return
+    e.count("mcast_rx")
+    if e.state is State.OPERATIONAL:
+        deliver(e, ring, installing=False)
+    elif e.state is State.RECOVERY:
+        recovery.absorb(e, packet)
+
+
+def deliver(e: Engine, ring: Ring, installing: bool) -> None:
+    """Step 9: hand the gapless prefix to the layer above."""
+    while ring.delivered < ring.aru:
+        ring.delivered += 1
+        deliver_packet(e, ring, ring.packets[ring.delivered], installing)
+
+
+def deliver_packet(e: Engine, ring: Ring, packet: Packet, installing: bool) -> None:
+    """One packet. A body that makes no sense is the same nonsense everywhere, and skipped everywhere."""
+    if packet.flags & PacketFlag.ENCAPSULATED:
+        return
+    try:
+        messages = decode_messages(packet.body)
+    except FrameError as error:
+        e.bad_frame(packet.origin, str(error))
+        return
+    e.count("delivered", len(messages))
+    e.output(Deliver(ring.by_node[packet.origin], ring.id, packet.seq, messages, installing))
+
+
+# ---------------------------------------------------------------- the steps of a visit
+
+
+def _accept(e: Engine, ring: Ring, token: Token, now: int) -> None:
+    ring.token_seq = token.token_seq
+    ring.visits += 1
+    ring.last_accepted = now
+    ring.cancelled = False
+    e.tokens += 1
+    e.lease_basis = ring.sent_at  # the send before this return: everybody has been heard since (K10)
+    if e.forming is not None:
+        e.forming.commit_frame = None
+    e.timers.stop(Timer.RETRANSMIT)
+    e.timers.stop(Timer.HOLD)
+    ring.held = None
+    if not ring.alone:
+        e.timers.set(Timer.TOKEN, now + e.timing.token)
+
+
+def _answer_requests(e: Engine, ring: Ring, token: Token) -> int:
+    sent = 0
+    unanswered = []
+    for seq in token.requests:
+        packet = ring.packets.get(seq)
+        if packet is None or sent >= PACKETS_PER_VISIT:
+            unanswered.append(seq)
+        else:
+            e.count("mcast_retx")
+            e.multicast(ring, encode_data(e.header(FrameType.DATA), ring.id, packet))
+            sent += 1
+    token.requests = unanswered
+    return sent
+
+
+def _request_missing(ring: Ring, token: Token) -> None:
+    room = MAX_REQUESTS - len(token.requests)
+    if room > 0 and ring.aru < ring.last_seq:
+        listed = set(token.requests)
+        token.requests += [seq for seq in ring.missing(ring.last_seq, room) if seq not in listed]
+
+
+def _stalled(e: Engine, ring: Ring, token: Token, now: int) -> bool:
+    """A member that never gets what all others have holds everybody's buffers: it is failed, and named."""
+    if token.aru < token.seq and token.aru == ring.last_aru:
+        ring.stalled_visits += 1
+    else:
+        ring.stalled_visits = 0
+    guilty = ring.by_node.get(token.aru_node)
+    if ring.stalled_visits <= STALL_VISITS or guilty is None or guilty == e.me:
+        return False
+    e.give_up(guilty, Reason.STALLED, now)
+    return True
+
+
+def _may_hold(e: Engine, ring: Ring, token: Token) -> bool:
+    quiet = token.seq == ring.last_seq and token.aru == token.seq and not token.requests and not e.queue
+    ring.quiet_visits = ring.quiet_visits + 1 if quiet else 0
+    return not ring.alone and ring.representative == e.me and ring.quiet_visits > QUIET_VISITS
+
+
+def _finish(e: Engine, ring: Ring, token: Token, sent: int, now: int) -> None:
+    sent += _send_new(e, ring, token, sent)
+    if ring.aru < token.aru or token.aru_node in (0, e.me.node):
+        token.aru = ring.aru
+        token.aru_node = 0 if token.aru == token.seq else e.me.node
+    backlog = len(e.forming.queue) if e.forming is not None else len(e.queue)
+    token.backlog = max(0, token.backlog + backlog - ring.backlog_told)
+    token.fcc = max(0, token.fcc + sent - ring.sent_last_visit)
+    ring.backlog_told, ring.sent_last_visit = backlog, sent
+    ring.last_seq = token.seq
+    _pass_on(e, ring, token, now)
+    if e.state is State.OPERATIONAL:
+        deliver(e, ring, installing=False)
+
+
+def _send_new(e: Engine, ring: Ring, token: Token, already: int) -> int:
+    allowed = max(1, min(PACKETS_PER_VISIT, WINDOW - token.fcc) - already)
+    if token.seq - token.aru > MAX_OUTSTANDING:
+        allowed = 0
+    sent = 0
+    while sent < allowed:
+        if e.forming is not None:
+            body, flags = recovery.next_body(e, PACKET_BYTES), int(PacketFlag.ENCAPSULATED)
+        else:
+            body, flags = _next_body(e), 0
+        if body is None:
+            break
+        token.seq += 1
+        packet = Packet(token.seq, e.me.node, flags, body)
+        ring.add(packet)
+        e.multicast(ring, encode_data(e.header(FrameType.DATA), ring.id, packet))
+        sent += 1
+    e.count("mcast_tx", sent)
+    return sent
+
+
+def _next_body(e: Engine) -> bytes | None:
+    """Pack waiting messages: many small ones, or one large one."""
+    queue = e.queue
+    messages: list[bytes] = []
+    total = 0
+    while queue and len(messages) < 1 << INDEX_BITS:
+        total += len(queue[0])
+        if messages and total > PACKET_BYTES:
+            break
+        messages.append(queue.popleft())
+    return encode_messages(messages) if messages else None
+
+
+def _pass_on(e: Engine, ring: Ring, token: Token, now: int) -> None:
+    if ring.alone and e.state is State.OPERATIONAL:
+        ring.held = token  # nobody to pass it to: it waits here for something to send
+        e.timers.stop(Timer.TOKEN)
+        if e.queue:
+            e.timers.set(Timer.HOLD, now)
+        return
+    token.token_seq += 1
+    ring.sent_at = now
+    ring.sent_token = encode_token(e.header(FrameType.TOKEN), token)
+    e.count("orf_token_tx")
+    e.send(ring.successor.node, ring.sent_token)
+    fast = e.state is State.RECOVERY
+    e.timers.set(Timer.RETRANSMIT, now + (e.timing.join if fast else e.timing.token_retransmit))

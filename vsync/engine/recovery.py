@@ -1,0 +1,157 @@
+"""Recovery: members that go together deliver the same messages before the new view (virtual synchrony, EVS-E13).
+
+Entered when the commit token's second lap shows that all have committed. Left for Operational when every member
+has everything, for Gather when the token is lost. The steps, numbered as in the code:
+
+1. From the entries: who comes along from my old ring (the *transitional* members), and whether any of them misses
+   a packet that another one has.
+2. If so, each broadcasts the packets above the lowest aru as messages of the new ring, in token order; a copy that
+   somebody else has sent already is dropped from the queue. What arrives goes straight into the old ring's window.
+3. ``token.backlog`` is the sum of the queues, exact from a member's second visit on. Once it is zero nothing more
+   will be sent: ``token.seq`` is the last packet of recovery, the *install seq*.
+4. ``token.aru >= install_seq`` at two visits in a row: at the first, I have everything and no member that visited
+   before me lacks anything; at the second, every member has seen the first (whoever lacked something would have
+   lowered the aru, and only that member may raise it again, after this visit). So whoever installs knows that all
+   have *reached* the end of recovery (pitfalls K7).
+5. Install, in this order: the rest of the gapless prefix of the old ring; the transitional view; what stands behind
+   the first gap, from transitional members only (EVS-E15); the regular view; then the new ring's own messages.
+
+A recovery that breaks leaves the old ring as it was, plus the packets it gained; any number may fail in a row.
+
+Differs from Totem '95: the end of the queues is found by the backlog, not by a flag that is set and cleared; the
+old ring's state is kept apart from the new one's instead of being saved and restored.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vsync.engine import operational
+from vsync.engine.outputs import Configuration, Install
+from vsync.engine.timers import Timer
+from vsync.errors import FrameError
+from vsync.types import Entry, RingId
+from vsync.wire import (
+    Packet,
+    PacketFlag,
+    Token,
+    decode_messages,
+    decode_packet,
+    encode_messages,
+    encode_packet,
+)
+
+if TYPE_CHECKING:
+    from vsync.engine.engine import Engine
+
+__all__ = ["absorb", "begin", "next_body", "start_token", "step"]
+
+
+def begin(e: Engine, now: int) -> None:
+    """Steps 1 and 2: all entries are known; queue what somebody may miss."""
+    forming = e.forming
+    assert forming is not None
+    old = e.ring
+    entries = forming.entries
+    forming.transitional = tuple(
+        m for m in forming.ring.members if m in old.member_set and entries[m.node].old_ring == old.id
+    )
+    came = [entries[m.node] for m in forming.transitional]
+    low, high = min(c.aru for c in came), max(c.high for c in came)
+    if low < high:
+        forming.queue = [old.packets[seq] for seq in sorted(old.packets) if seq > low]
+    e.timers.set(Timer.TOKEN, now + e.timing.token)
+
+
+def start_token(e: Engine, now: int) -> None:
+    """The commit token has gone round twice and I am the representative: the first regular token."""
+    assert e.forming is not None
+    ring = e.forming.ring
+    operational.visit(e, ring, Token(ring.id, token_seq=1), now)
+
+
+def next_body(e: Engine, size: int) -> bytes | None:
+    """The body of the next recovery packet: as many old packets as fit in ``size`` bytes, at least one."""
+    assert e.forming is not None
+    queue = e.forming.queue
+    messages: list[bytes] = []
+    total = 0
+    while queue and (not messages or total + len(queue[0].body) <= size):
+        message = encode_packet(queue.pop(0))
+        total += len(message)
+        messages.append(message)
+    return encode_messages(messages) if messages else None
+
+
+def absorb(e: Engine, packet: Packet) -> None:
+    """Step 2: old packets arrived through the new ring; nobody needs to send them again."""
+    forming = e.forming
+    assert forming is not None
+    if not packet.flags & PacketFlag.ENCAPSULATED:
+        return
+    sender = forming.ring.by_node[packet.origin]
+    if sender not in forming.transitional:
+        return  # of a ring that I was not in
+    try:
+        packets = [decode_packet(message) for message in decode_messages(packet.body)]
+    except FrameError as error:
+        e.bad_frame(sender.node, str(error))
+        return
+    for old in packets:
+        if old.origin in e.ring.by_node:
+            e.ring.add(old)
+    sent = {p.seq for p in packets}
+    forming.queue = [p for p in forming.queue if p.seq not in sent]
+
+
+def step(e: Engine, token: Token) -> bool:
+    """Steps 3 and 4, at each visit, with the token as it arrived: whether to install now."""
+    forming = e.forming
+    assert forming is not None
+    if forming.install_seq is None:
+        if forming.ring.visits < 2 or token.backlog or forming.queue:
+            return False
+        forming.install_seq = token.seq
+    forming.reached = forming.reached + 1 if token.aru >= forming.install_seq else 0
+    return forming.reached == 2
+
+
+def install(e: Engine, now: int) -> None:
+    """Step 5."""
+    forming = e.forming
+    assert forming is not None
+    assert forming.install_seq is not None
+    old, new = e.ring, forming.ring
+    operational.deliver(e, old, installing=True)
+    e.output(Install(_configuration(e, transitional=True)))
+    for seq in sorted(s for s in old.packets if s > old.delivered):
+        packet = old.packets[seq]
+        if old.by_node[packet.origin] in forming.transitional:
+            operational.deliver_packet(e, old, packet, installing=True)
+    e.output(Install(_configuration(e, transitional=False)))
+
+    new.consume(forming.install_seq)
+    e.ring, e.forming = new, None
+    e.installed(now)
+    operational.deliver(e, new, installing=False)
+
+
+def _configuration(e: Engine, transitional: bool) -> Configuration:
+    forming = e.forming
+    assert forming is not None
+    new, trans = forming.ring, frozenset(forming.transitional)
+    entries = {
+        m.node: Entry(m, c.old_ring, *e.decode_upper(c.upper))
+        for m in new.members
+        for c in [forming.entries[m.node]]
+    }
+    return Configuration(
+        id=new.id,
+        members=forming.transitional if transitional else new.members,
+        joined=() if transitional else tuple(m for m in new.members if m not in trans),
+        left=tuple(m for m in e.ring.members if m not in trans),
+        transitional=transitional,
+        reason=e.change_reason(),
+        entries=entries,
+        previous=RingId(*e.ring.id),
+    )

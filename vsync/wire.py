@@ -1,0 +1,421 @@
+"""Frames: what travels between engines. Everything is validated here, at the gate; inside it is trusted.
+
+Every frame begins with the same header::
+
+    magic "VS" | wire version u8 | type u8 | cluster tag u64 | sender node u32 | sender incarnation u64
+
+The cluster tag is a hash of the cluster's name, so that a stranger's frame is dropped before its body is looked
+at. DATA has a fixed binary header, as it is the frame that must be fast; all others are one msgpack array.
+Sequence numbers are 64 bits wide: at a million packets a second they last half a million years, so rollover
+cannot occur.
+
+``decode_*`` raise ``FrameError`` for anything that is not exactly right, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import msgpack
+
+from vsync.errors import FrameError
+from vsync.types import Member, RingId
+
+__all__ = [
+    "WIRE_VERSION",
+    "Cancel",
+    "Commit",
+    "CommitEntry",
+    "FrameType",
+    "Header",
+    "Hello",
+    "Join",
+    "Packet",
+    "PacketFlag",
+    "Probe",
+    "Token",
+    "cluster_tag",
+    "decode_cancel",
+    "decode_commit",
+    "decode_data",
+    "decode_header",
+    "decode_join",
+    "decode_messages",
+    "decode_packet",
+    "decode_probe",
+    "decode_token",
+    "encode_cancel",
+    "encode_commit",
+    "encode_data",
+    "encode_header",
+    "encode_join",
+    "encode_messages",
+    "encode_packet",
+    "encode_probe",
+    "encode_token",
+]
+
+WIRE_VERSION = 1
+MAGIC = b"VS"
+MAX_NODE = 0xFFFFFFFF
+MAX_MEMBERS = 1024
+MAX_REQUESTS = 64  #: retransmission requests one token carries
+MAX_RING_SEQ = (1 << 31) - 1  #: fences have 31 bits for it (pitfalls B4, C5)
+MAX_U64 = (1 << 64) - 1
+
+_HEADER = struct.Struct("!2sBBQIQ")
+_DATA = struct.Struct("!QIQIB")
+_PACKET = struct.Struct("!QIB")
+HEADER_SIZE = _HEADER.size
+
+
+class FrameType(IntEnum):
+    """The kinds of frame, in Totem's words."""
+
+    DATA = 1
+    TOKEN = 2
+    JOIN = 3
+    COMMIT = 4
+    PROBE = 5  #: merge detection
+    CANCEL = 6  #: wake up a token that the representative holds
+
+
+class PacketFlag(IntEnum):
+    """Bits of a packet's flags."""
+
+    ENCAPSULATED = 1  #: the messages are packets of the sender's old ring
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The part common to all frames."""
+
+    kind: FrameType
+    sender: Member
+
+
+@dataclass(slots=True)
+class Packet:
+    """One sequenced packet: the unit of ordering, retransmission and flow control. ``body`` is packed messages."""
+
+    seq: int
+    origin: int
+    flags: int
+    body: bytes
+
+
+@dataclass(slots=True)
+class Token:
+    """The regular token.
+
+    ``seq`` is the highest sequence number assigned; ``aru`` (all received up to) is what all members have, as far
+    as the token knows; ``aru_node`` is who lowered it (0: nobody); ``backlog`` is the sum of the members' send
+    queues and ``fcc`` the packets sent in the last rotation; ``requests`` lists packets that somebody misses.
+    """
+
+    ring: RingId
+    token_seq: int = 0
+    seq: int = 0
+    aru: int = 0
+    aru_node: int = 0
+    backlog: int = 0
+    fcc: int = 0
+    requests: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """How a node introduces itself to strangers: enough to refuse it with a reason."""
+
+    cluster: str
+    address: str
+    wire_min: int
+    wire_max: int
+    rules: tuple[tuple[str, int], ...]  #: service name, version of its rules
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """JOIN: whom I see, whom I hold for failed, the seq of the last ring I committed to. ``leaving``: goodbye."""
+
+    hello: Hello
+    ring_seq: int
+    proc: frozenset[Member]
+    failed: frozenset[Member]
+    leaving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Merge detection: a representative tells configured nodes outside its ring that it exists."""
+
+    hello: Hello
+    ring: RingId
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Somebody has messages: do not hold the token."""
+
+    ring: RingId
+
+
+@dataclass(frozen=True, slots=True)
+class CommitEntry:
+    """What a member writes of itself into the commit token; ``upper`` belongs to the layers above (K1)."""
+
+    old_ring: RingId
+    aru: int
+    high: int
+    upper: bytes
+
+
+@dataclass(slots=True)
+class Commit:
+    """The commit token: goes round twice, first collecting entries, then telling all that all have committed."""
+
+    ring: RingId
+    hop: int
+    members: tuple[Member, ...]
+    entries: list[CommitEntry | None]
+
+
+def cluster_tag(name: str) -> int:
+    """The 64-bit tag of a cluster name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+# ---------------------------------------------------------------- header
+
+
+def encode_header(kind: FrameType, tag: int, sender: Member) -> bytes:
+    """The header; the same for every frame of one kind from one sender, so callers keep it."""
+    return _HEADER.pack(MAGIC, WIRE_VERSION, kind, tag, sender.node, sender.incarnation)
+
+
+def decode_header(frame: bytes, tag: int) -> Header:
+    """Check the header against this cluster's tag."""
+    if len(frame) < HEADER_SIZE:
+        raise FrameError(f"frame of {len(frame)} bytes is shorter than a header")
+    magic, version, kind, frame_tag, node, incarnation = _HEADER.unpack_from(frame)
+    if magic != MAGIC:
+        raise FrameError("not a vsync frame")
+    if version != WIRE_VERSION:
+        raise FrameError(f"wire version {version} from node {node}, this node speaks {WIRE_VERSION}")
+    if frame_tag != tag:
+        raise FrameError(f"frame of another cluster from node {node}: compare [cluster] name on both sides")
+    if not node or not incarnation or kind not in _KINDS:
+        raise FrameError(f"bad frame header from node {node}")
+    return Header(_KINDS[kind], Member(node, incarnation))
+
+
+_KINDS = {int(kind): kind for kind in FrameType}
+
+
+# ---------------------------------------------------------------- data
+
+
+def encode_messages(messages: list[bytes]) -> bytes:
+    """Pack the messages of one packet."""
+    packed: bytes = msgpack.packb(messages)
+    return packed
+
+
+def decode_messages(body: bytes) -> list[bytes]:
+    """The messages of one packet."""
+    messages = _unpack(body)
+    if type(messages) is not list or any(type(m) is not bytes for m in messages):
+        _bad("packet body is not a list of messages")
+    return messages
+
+
+def encode_data(header: bytes, ring: RingId, packet: Packet) -> bytes:
+    """A DATA frame."""
+    return header + _DATA.pack(ring.seq, ring.rep, packet.seq, packet.origin, packet.flags) + packet.body
+
+
+def decode_data(frame: bytes) -> tuple[RingId, Packet]:
+    """The ring a DATA frame belongs to, and its packet."""
+    try:
+        ring_seq, rep, seq, origin, flags = _DATA.unpack_from(frame, HEADER_SIZE)
+    except struct.error:
+        _bad("DATA frame is too short")
+    if not seq or not origin:
+        _bad("DATA frame without sequence number or origin")
+    return RingId(ring_seq, rep), Packet(seq, origin, flags, frame[HEADER_SIZE + _DATA.size :])
+
+
+def encode_packet(packet: Packet) -> bytes:
+    """A packet of the old ring as a message of the new one (recovery)."""
+    return _PACKET.pack(packet.seq, packet.origin, packet.flags) + packet.body
+
+
+def decode_packet(message: bytes) -> Packet:
+    """The reverse of ``encode_packet``."""
+    try:
+        seq, origin, flags = _PACKET.unpack_from(message)
+    except struct.error:
+        _bad("encapsulated packet is too short")
+    if not seq or not origin:
+        _bad("encapsulated packet without sequence number or origin")
+    return Packet(seq, origin, flags, message[_PACKET.size :])
+
+
+# ---------------------------------------------------------------- token
+
+
+def encode_token(header: bytes, token: Token) -> bytes:
+    """A TOKEN frame."""
+    fields = (*token.ring, token.token_seq, token.seq, token.aru, token.aru_node, token.backlog, token.fcc)
+    packed: bytes = msgpack.packb((*fields, token.requests))
+    return header + packed
+
+
+def decode_token(frame: bytes) -> Token:
+    """The token in a TOKEN frame."""
+    match _unpack(frame[HEADER_SIZE:]):
+        case [
+            int(ring_seq),
+            int(rep),
+            int(token_seq),
+            int(seq),
+            int(aru),
+            int(aru_node),
+            int(backlog),
+            int(fcc),
+            list(requests),
+        ]:
+            numbers = (ring_seq, rep, token_seq, seq, aru, aru_node, backlog, fcc, *requests)
+        case _:
+            _bad("malformed token")
+    if len(requests) > MAX_REQUESTS or any(type(n) is not int or n < 0 for n in numbers) or aru > seq:
+        _bad("token fields out of range")
+    return Token(RingId(ring_seq, rep), token_seq, seq, aru, aru_node, backlog, fcc, requests)
+
+
+# ---------------------------------------------------------------- membership
+
+
+def encode_join(header: bytes, join: Join) -> bytes:
+    """A JOIN frame."""
+    body = (_hello_fields(join.hello), join.ring_seq, sorted(join.proc), sorted(join.failed), join.leaving)
+    packed: bytes = msgpack.packb(body)
+    return header + packed
+
+
+def decode_join(frame: bytes) -> Join:
+    """The JOIN in a frame."""
+    match _unpack(frame[HEADER_SIZE:]):
+        case [list(hello), int(ring_seq), list(proc), list(failed), bool(leaving)]:
+            if not 0 <= ring_seq < MAX_RING_SEQ:
+                _bad(f"ring sequence {ring_seq} does not fit 31 bits")
+            return Join(_hello(hello), ring_seq, frozenset(_members(proc)), frozenset(_members(failed)), leaving)
+        case _:
+            _bad("malformed JOIN")
+
+
+def encode_probe(header: bytes, probe: Probe) -> bytes:
+    """A PROBE frame."""
+    packed: bytes = msgpack.packb((_hello_fields(probe.hello), probe.ring))
+    return header + packed
+
+
+def decode_probe(frame: bytes) -> Probe:
+    """The PROBE in a frame."""
+    match _unpack(frame[HEADER_SIZE:]):
+        case [list(hello), list(ring)]:
+            return Probe(_hello(hello), _ring(ring))
+        case _:
+            _bad("malformed PROBE")
+
+
+def encode_cancel(header: bytes, cancel: Cancel) -> bytes:
+    """A CANCEL frame."""
+    packed: bytes = msgpack.packb(cancel.ring)
+    return header + packed
+
+
+def decode_cancel(frame: bytes) -> Cancel:
+    """The CANCEL in a frame."""
+    return Cancel(_ring(_unpack(frame[HEADER_SIZE:])))
+
+
+def encode_commit(header: bytes, commit: Commit) -> bytes:
+    """A COMMIT frame."""
+    entries = [e and (e.old_ring, e.aru, e.high, e.upper) for e in commit.entries]
+    packed: bytes = msgpack.packb((commit.ring, commit.hop, commit.members, entries))
+    return header + packed
+
+
+def decode_commit(frame: bytes) -> Commit:
+    """The commit token in a frame."""
+    match _unpack(frame[HEADER_SIZE:]):
+        case [list(ring), int(hop), list(members), list(entries)]:
+            nodes = _members(members)
+        case _:
+            _bad("malformed commit token")
+    ids = [m.node for m in nodes]
+    if ids != sorted(set(ids)) or len(entries) != len(nodes) or not 1 <= hop <= 2 * len(nodes):
+        _bad("commit token fields do not fit together")
+    return Commit(_ring(ring), hop, nodes, [_commit_entry(e) for e in entries])
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _commit_entry(raw: Any) -> CommitEntry | None:
+    match raw:
+        case None:
+            return None
+        case [list(old_ring), int(aru), int(high), bytes(upper)] if 0 <= aru <= high:
+            return CommitEntry(_ring(old_ring), aru, high, upper)
+        case _:
+            _bad("malformed commit token entry")
+
+
+def _hello_fields(hello: Hello) -> tuple[Any, ...]:
+    return (hello.cluster, hello.address, hello.wire_min, hello.wire_max, hello.rules)
+
+
+def _hello(raw: list[Any]) -> Hello:
+    match raw:
+        case [str(cluster), str(address), int(low), int(high), list(rules)]:
+            pairs = tuple((r[0], r[1]) for r in rules if isinstance(r, list) and len(r) == 2)
+            if len(pairs) == len(rules) and all(type(n) is str and type(v) is int for n, v in pairs):
+                return Hello(cluster, address, low, high, pairs)
+    _bad("malformed introduction")
+
+
+def _members(raw: list[Any]) -> tuple[Member, ...]:
+    if not len(raw) <= MAX_MEMBERS:
+        _bad("too many members")
+    for pair in raw:
+        match pair:
+            case [int(node), int(incarnation)] if 0 < node <= MAX_NODE and 0 < incarnation <= MAX_U64:
+                pass
+            case _:
+                _bad("malformed member")
+    return tuple(Member(*pair) for pair in raw)
+
+
+def _ring(raw: Any) -> RingId:
+    match raw:
+        case [int(seq), int(rep)] if 0 <= seq <= MAX_RING_SEQ and 0 <= rep <= MAX_NODE:
+            return RingId(seq, rep)
+        case _:
+            _bad("malformed ring id")
+
+
+def _unpack(body: bytes) -> Any:
+    try:
+        return msgpack.unpackb(body)
+    except Exception as error:  # noqa: BLE001 - msgpack raises a dozen types for bad bytes; all mean the same here
+        raise FrameError(f"frame body is not msgpack: {error!r}") from None
+
+
+def _bad(text: str) -> NoReturn:
+    raise FrameError(text)
