@@ -39,7 +39,9 @@ class Request:
 
     __slots__ = ("fails", "flags", "kind", "mode", "rid", "value")
 
-    def __init__(self, kind: Kind, rid: int, mode: int, flags: int, value: bytes | None, fails: bool = False):
+    def __init__(
+        self, kind: Kind, rid: int, mode: int, flags: int, value: bytes | None, fails: bool = False
+    ) -> None:
         self.kind = kind
         self.rid = rid
         self.mode = mode
@@ -125,12 +127,14 @@ class Home:
         if name is None:
             self._ask(handle)
             return
-        who = self.sessions[handle.session].who
         handle.sent = True
-        lock = Lock(
-            (self._me, handle.session, handle.h), request.mode, request.flags, request.value, who.pid,
-            who.name, self.now ) effects: list[Effect] = [] assert name.resource is not None
-            name.resource.lock(lock, effects) self._locally(handle.key, name, effects)
+        who = self.sessions[handle.session].who
+        key = (self._me, handle.session, handle.h)
+        lock = Lock(key, request.mode, request.flags, request.value, who.pid, who.name, self.now)
+        effects: list[Effect] = []
+        assert name.resource is not None
+        name.resource.lock(lock, effects)
+        self._locally(handle.key, name, effects)
 
     def convert(self, handle: Handle, request: Request) -> None:
         """Another mode for a handle that is told and idle."""

@@ -140,9 +140,7 @@ class Resource:
             self._add(lock)
             self._enqueue(self.waiting, lock, State.WAITING)
 
-    def convert(
-        self, key: Key, asked: int, flags: int, value: bytes | None, now: int, out: list[Effect]
-    ) -> None:
+    def convert(self, key: Key, asked: int, flags: int, value: bytes | None, now: int, out: list[Effect]) -> None:
         """A granted lock wants another mode (Q2, Q3, Q5, Q6, Q7, Q11; M3)."""
         lock = self.locks.get(key)
         if lock is None or lock.state is not State.GRANTED:

@@ -184,7 +184,7 @@ class DlmService:
         return not self.home.open or life is None or life.gone or not len(self.home.outbox)
 
     def lease(self, session: int) -> tuple[int, int]:
-        """(generation, deadline µs) for the session's page: handles of that generation are valid before it."""
+        """(generation, deadline µs) for the session's page: its handles are valid before it."""
         return self.lease_clock.generation, self.lease_clock.deadline
 
     def status(self) -> dict[str, Any]:
@@ -289,9 +289,7 @@ class DlmService:
         self._feed_joiners()
         self.host.event("dlm.view", ring=str(view.id), going_on=sorted(going_on), state=self._state())
 
-    def _go_on(
-        self, old: View | None, view: View, going_on: frozenset[int], held: HeldBack
-    ) -> frozenset[Member]:
+    def _go_on(self, old: View | None, view: View, going_on: frozenset[int], held: HeldBack) -> frozenset[Member]:
         """This node's state is the chosen one. Returns who said goodbye before this view."""
         straight = old is not None and old.primary
         kept: list[Held] = [(o, m) for _, o, m in held if m.kind != Kind.CHUNK] if straight else []

@@ -50,7 +50,7 @@ class Life:
 
     __slots__ = ("gone", "incarnation", "node", "ring", "serial")
 
-    def __init__(self, node: int, incarnation: int, ring: RingId, serial: int = 0, gone: bool = False):
+    def __init__(self, node: int, incarnation: int, ring: RingId, serial: int = 0, gone: bool = False) -> None:
         self.node = node
         self.incarnation = incarnation
         self.ring = ring
