@@ -97,7 +97,7 @@ class Home:
         self.holding = False  #: between a transitional and the regular view
         self.deferred: list[Handle] = []  #: with an outcome that could not be told yet
         self.queued_private: dict[bytes, None] = {}  #: private names with waiters (200 ms rule)
-        self.idle_private: dict[bytes, None] = {}  #: private names without locks, roughly oldest first
+        self.idle_private: dict[bytes, None] = {}  #: private names without locks, oldest first
         self.fast = 0  #: operations done without a message
         self.lost = 0
         self._me = host.me.node
@@ -266,7 +266,8 @@ class Home:
             self.queued_private[key] = None
         elif not resource.locks:
             name.idle_since = self.now
-            self.idle_private[key] = None
+            self.idle_private.pop(key, None)
+            self.idle_private[key] = None  # at the end: oldest first
         if fences.left < FENCE_BLOCK // 2 and not fences.asked:
             fences.asked = True
             self.send(Kind.REFILL, (key, name.epoch))  # K12 does not mind it: it changes no lock

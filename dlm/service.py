@@ -164,7 +164,7 @@ class DlmService:
         """When ``fire`` wants to be called."""
         home = self.home
         times = [self.lease_clock.next_deadline(bool(home.deferred) and home.now < self.lease_clock.horizon)]
-        if home.open:
+        if home.open and not home.holding:
             times.append(self._next_yield())
             times.append(self._next_give_back())
         return min((time for time in times if time is not None), default=None)
@@ -384,8 +384,11 @@ class DlmService:
             name = self.table.names.get(key)
             if name is None or self.table.local(key) is None or (name.resource and name.resource.locks):
                 del self.home.idle_private[key]
-            elif key in self.home.outbox.under_way or name.idle_since + GIVE_BACK_AFTER_US > now:
-                break  # roughly oldest first
+            elif name.idle_since + GIVE_BACK_AFTER_US > now:
+                break  # oldest first
+            elif key in self.home.outbox.under_way:
+                name.idle_since = now
+                self.home.idle_private[key] = self.home.idle_private.pop(key)  # not idle: look again later
             else:
                 del self.home.idle_private[key]
                 batch.append((key, name.epoch))
@@ -396,10 +399,10 @@ class DlmService:
 
     def _next_give_back(self) -> int | None:
         key = next(iter(self.home.idle_private), None)
-        name = self.table.names.get(key) if key is not None else None
-        if name is None:
-            return None if key is None else self.home.now
-        return max(name.idle_since + GIVE_BACK_AFTER_US, self.home.now + 100_000)
+        if key is None:
+            return None
+        name = self.table.names.get(key)
+        return name.idle_since + GIVE_BACK_AFTER_US if name is not None else self.home.now
 
     # -- verbs -----------------------------------------------------------------------------------------------
 

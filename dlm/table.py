@@ -110,12 +110,13 @@ class Table:
                 self._unknown(op, out)
                 return
             name = self._own(key, op.node)
+        elif name.form is Form.PRIVATE and name.owner == op.node:
+            self._reserve(name)  # so that the owner has a number for whatever this operation grants
         if name.form is Form.SHARED:
             self._operate_shared(key, name, op, out)
         elif name.form is Form.HANDOVER:
             name.waiting.append(op)
         elif name.owner == op.node:
-            self._reserve(name)
             if name.resource is not None:
                 self._run(name.resource, op, out)
         elif op.kind == Kind.LOCK:

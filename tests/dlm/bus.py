@@ -1,0 +1,361 @@
+"""A perfect bus for whole lock managers: one totally ordered queue, views by script, clients that keep score.
+
+No engine is involved: the *test* says which member delivers which prefix of a ring, who goes together from one ring
+to the next, and what a transitional set still delivers; so every scenario of the pitfalls can be set up exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dlm.messages import TAG, Kind, decode
+from dlm.modes import COMPATIBLE
+from dlm.service import DlmService
+from vsync.service import Credentials
+from vsync.types import NO_RING, ClusterConfig, Entry, Member, Peer, RingId, Timing, View
+
+LEASE = Timing().lease
+MS = 1_000
+
+
+class FakeHost:
+    """What a service may do, recorded."""
+
+    def __init__(self, node: Node, config: ClusterConfig, me: Member) -> None:
+        self.node = node
+        self.config = config
+        self.me = me
+        self.view: View | None = None
+        self.lease_basis: int | None = None
+        self.last_token = 0
+        self.reformed: list[str] = []
+
+    def submit(self, payload: bytes) -> None:
+        self.node.queue.append(payload)
+        self.node.bus.submitted += 1
+
+    def reply(self, session: int, rid: int, result: Any) -> None:
+        if rid:
+            self.node.answer(session, rid, result)
+
+    def refuse(self, session: int, rid: int, code: str, message: str, **more: Any) -> None:
+        if rid:
+            self.node.answer(session, rid, code)
+
+    def push(self, session: int, service: str, kind: str, data: Any) -> None:
+        self.node.pushed(session, kind, data)
+
+    def event(self, name: str, **fields: Any) -> None:
+        pass
+
+    def reform(self, reason: str) -> None:
+        self.reformed.append(reason)
+
+
+class Ring:
+    """One configuration: the sequence of (origin, payload) ordered in it, and who has delivered how much."""
+
+    def __init__(self, ring: RingId, members: tuple[Member, ...], primary: bool) -> None:
+        self.id = ring
+        self.members = members
+        self.primary = primary
+        self.log: list[tuple[Member, bytes]] = []
+
+
+class Node:
+    """One life of one node with its service and its local clients."""
+
+    def __init__(self, bus: Bus, node: int, incarnation: int) -> None:
+        self.bus = bus
+        self.me = Member(node, incarnation)
+        self.queue: list[bytes] = []  #: submitted, not yet sequenced; survives view changes (EVS-E14)
+        self.ring: Ring | None = None
+        self.delivered = 0
+        self.alive = True
+        self.answers: dict[int, Any] = {}
+        self.pushes: list[tuple[int, str, Any]] = []
+        self.host = FakeHost(self, bus.config(node), self.me)
+        self.service = DlmService(self.host.config)
+        self.service.attach(self.host, bus.now)
+
+    @property
+    def id(self) -> int:
+        return self.me.node
+
+    @property
+    def table(self) -> Any:
+        return self.service.table
+
+    def answer(self, session: int, rid: int, result: Any) -> None:
+        assert rid not in self.answers, f"request {rid} is answered twice: {self.answers[rid]!r}, {result!r}"
+        self.answers[rid] = result
+        self.bus.on_answer(self, session, rid, result)
+
+    def pushed(self, session: int, kind: str, data: Any) -> None:
+        self.pushes.append((session, kind, data))
+        if kind == "lost":
+            self.bus.handles.pop((self.me, session, data["h"]), None)
+
+    def deliver_next(self, installing: bool = False) -> None:
+        assert self.ring is not None
+        origin, payload = self.ring.log[self.delivered]
+        self.delivered += 1
+        self.service.deliver(origin, self.delivered, payload, installing, self.bus.now)
+
+
+class Held:
+    """A grant that a client was told."""
+
+    def __init__(self, key: bytes, mode: int, fence: int, generation: int) -> None:
+        self.key, self.mode, self.fence, self.generation = key, mode, fence, generation
+
+
+class Bus:
+    """N lock managers, one clock, and an account of what the clients believe."""
+
+    def __init__(self, nodes: int = 3, bootstrap: bool = True) -> None:
+        self.now = 1_000_000
+        self.size = nodes
+        self.submitted = 0
+        self.seq = 9
+        self.rid = 0
+        self.h = 0
+        self.requests: dict[int, tuple[Node, int, str, dict[str, Any]]] = {}
+        self.handles: dict[tuple[Member, int, int], Held] = {}
+        self.highest: dict[bytes, dict[int, int]] = {}  #: by name and mode: the highest fence told
+        self.nodes: dict[int, Node] = {}
+        self.incarnations: dict[int, int] = {}
+        for node in range(1, nodes + 1):
+            self.boot(node)
+        if bootstrap:
+            self.view(range(1, nodes + 1))
+            self.advance(LEASE + 100 * MS)
+
+    def config(self, node: int) -> ClusterConfig:
+        peers = tuple(Peer(i, f"n{i}", (f"127.0.0.1:{5000 + i}",)) for i in range(1, self.size + 1))
+        return ClusterConfig("test", node, peers)
+
+    def __getitem__(self, node: int) -> Node:
+        return self.nodes[node]
+
+    def alive(self) -> list[Node]:
+        return [node for _, node in sorted(self.nodes.items()) if node.alive]
+
+    # -- lives --------------------------------------------------------------------------------------------------------
+
+    def boot(self, node: int) -> Node:
+        """Start (or restart) a node; sessions 1 and 2 are open."""
+        self.incarnations[node] = self.incarnations.get(node, 0) + 1
+        fresh = self.nodes[node] = Node(self, node, self.incarnations[node])
+        for session in (1, 2):
+            fresh.service.open(session, Credentials(100 + session, 0, 0, f"client{session}"), self.now)
+        return fresh
+
+    def kill(self, node: int) -> None:
+        """The daemon is gone; what its clients hold stays valid until the lease ends (D1)."""
+        self.nodes[node].alive = False
+
+    # -- order and delivery -------------------------------------------------------------------------------------------
+
+    def sequence(self, *nodes: int) -> None:
+        """Put everything these nodes have submitted into the order of their ring; nobody delivers yet."""
+        for node in nodes or [n.id for n in self.alive()]:
+            member = self.nodes[node]
+            if member.alive and member.ring is not None:
+                member.ring.log.extend((member.me, payload) for payload in member.queue)
+                member.queue.clear()
+
+    def deliver(self, *nodes: int, count: int = 1 << 30) -> None:
+        """These nodes (default: all) deliver up to ``count`` messages each."""
+        for node in nodes or [n.id for n in self.alive()]:
+            member = self.nodes[node]
+            for _ in range(count):
+                if not member.alive or member.ring is None or member.delivered == len(member.ring.log):
+                    break
+                member.deliver_next()
+
+    def run(self) -> None:
+        """Sequence and deliver until nothing moves."""
+        for _ in range(200):
+            if not any(n.queue or (n.ring and n.delivered < len(n.ring.log)) for n in self.alive() if n.ring):
+                return
+            self.sequence()
+            self.deliver()
+            self.check()
+        raise AssertionError("the bus does not come to rest")
+
+    def tokens(self) -> None:
+        """One rotation in every ring."""
+        for node in self.alive():
+            if node.ring is not None:
+                node.host.lease_basis = node.host.last_token = self.now
+                node.service.token(self.now)
+
+    def advance(self, micros: int) -> None:
+        """Let time pass in small steps, with tokens, timers and deliveries."""
+        end = self.now + micros
+        while self.now < end:
+            self.now = min(end, self.now + 50 * MS)
+            self.tokens()
+            for node in self.alive():
+                due = node.service.next_deadline()
+                if due is not None and due <= self.now:
+                    node.service.fire(self.now)
+            self.run()
+
+    # -- views --------------------------------------------------------------------------------------------------------
+
+    def view(self, nodes: Iterable[int], primary: bool | None = None, rest: Mapping[int, int] | None = None) -> RingId:
+        """A new ring of these nodes. Members from one old ring recover the longest prefix among them, then what
+        else any of them has received (``rest``: old messages after the prefix to deliver in the transitional view).
+        """
+        chosen = [self.nodes[node] for node in sorted(nodes)]
+        self.seq += 3
+        ring_id = RingId(self.seq, chosen[0].id)
+        primary = len(chosen) * 2 > self.size if primary is None else primary
+        entries = {
+            n.id: Entry(n.me, n.ring.id if n.ring else NO_RING, 1, {TAG: n.service.announce()}) for n in chosen
+        }
+        members = tuple(n.me for n in chosen)
+        ring = Ring(ring_id, members, primary)
+        units: dict[RingId, list[Node]] = {}
+        for n in chosen:
+            n.host.lease_basis = None
+            units.setdefault(entries[n.id].old_ring, []).append(n)
+        for old_ring, unit in sorted(units.items()):
+            self._install(unit, old_ring, ring, entries, (rest or {}).get(unit[0].id, 0))
+        for n in chosen:
+            n.ring, n.delivered = ring, 0
+            n.host.lease_basis = None
+        self.tokens()
+        return ring_id
+
+    def _install(self, unit: list[Node], old: RingId, ring: Ring, entries: dict[int, Entry], rest: int) -> None:
+        upto = max(n.delivered for n in unit)
+        together = tuple(n.me for n in unit) if old != NO_RING else ()
+        for n in unit:
+            previous = n.ring.members if n.ring else ()
+            joined = tuple(m for m in ring.members if m not in previous)
+            left = tuple(m for m in previous if m not in ring.members)
+            if old != NO_RING:
+                while n.delivered < upto:
+                    n.deliver_next(installing=True)
+                trans = View(ring.id, together, (), left, ring.primary, True, "test", entries, old)
+                n.service.view(trans, self.now)
+                for _ in range(rest):
+                    n.deliver_next(installing=True)
+            regular = View(ring.id, ring.members, joined, left, ring.primary, False, "test", entries, old)
+            n.host.view = regular
+            n.service.view(regular, self.now)
+
+    # -- clients ------------------------------------------------------------------------------------------------------
+
+    def call(self, node: int, verb: str, session: int = 1, **args: Any) -> int:
+        """Start a request; its number."""
+        self.rid += 1
+        member = self.nodes[node]
+        self.requests[self.rid] = (member, session, verb, args)
+        if verb == "unlock" or (verb == "convert" and self._weaker(member, session, args)):
+            self._weaken(member, session, args)
+        member.service.request(session, self.rid, verb, args, self.now)
+        return self.rid
+
+    def lock(self, node: int, name: bytes = b"R", mode: int = 5, session: int = 1, **args: Any) -> tuple[int, int]:
+        """Ask for a lock: (request number, handle number)."""
+        self.h += 1
+        return self.call(node, "lock", session, h=self.h, name=name, mode=mode, **args), self.h
+
+    def result(self, rid: int) -> Any:
+        """The answer of a request: a dict, an error code, or ``None`` if it still waits."""
+        return self.requests[rid][0].answers.get(rid)
+
+    def granted(self, rid: int) -> bool:
+        answer = self.result(rid)
+        return isinstance(answer, dict) and "fence" in answer
+
+    def close(self, node: int, session: int = 1) -> None:
+        """A client dies; its handles end first (D10)."""
+        member = self.nodes[node]
+        for who in [w for w in self.handles if w[0] == member.me and w[1] == session]:
+            del self.handles[who]
+        member.service.close(session, self.now)
+
+    def _weaker(self, member: Node, session: int, args: dict[str, Any]) -> bool:
+        held = self.handles.get((member.me, session, args["h"]))
+        return held is not None and args["mode"] < held.mode
+
+    def _weaken(self, member: Node, session: int, args: dict[str, Any]) -> None:
+        """A handle ends, or becomes weaker, when the client calls (D8)."""
+        held = self.handles.get((member.me, session, args["h"]))
+        if held is not None and "mode" in args:
+            held.mode = args["mode"]
+        else:
+            self.handles.pop((member.me, session, args["h"]), None)
+
+    def on_answer(self, node: Node, session: int, rid: int, result: Any) -> None:
+        """Keep the account of what clients hold."""
+        _, _, verb, args = self.requests[rid]
+        if verb not in ("lock", "convert") or not isinstance(result, dict):
+            return
+        who = (node.me, session, args["h"])
+        old = self.handles.get(who)
+        key = args["name"] if verb == "lock" else old.key if old else b"?"
+        if old is None or old.fence != result["fence"]:
+            told = self.highest.setdefault(key, {})
+            for mode, fence in told.items():
+                if not COMPATIBLE[mode][result["mode"]]:
+                    assert fence < result["fence"], f"{key!r}: fence {result['fence']:x} after {fence:x}"
+            told[result["mode"]] = max(told.get(result["mode"], 0), result["fence"])
+        self.handles[who] = Held(key, result["mode"], result["fence"], node.service.lease(session)[0])
+        self.check_exclusion()
+
+    # -- checks -------------------------------------------------------------------------------------------------------
+
+    def valid_handles(self) -> list[tuple[tuple[Member, int, int], Held]]:
+        """Handles whose holders may rely on them now – also clients of a daemon that was killed."""
+        found = []
+        for who, held in sorted(self.handles.items()):
+            service = self.node_of(who[0]).service
+            generation, deadline = service.lease(who[1])
+            if generation == held.generation and self.now < deadline:
+                found.append((who, held))
+        return found
+
+    def node_of(self, member: Member) -> Node:
+        return self.past.get(member) or self.nodes[member.node]
+
+    @property
+    def past(self) -> dict[Member, Node]:
+        return {n.me: n for n in (request[0] for request in self.requests.values())}
+
+    def check_exclusion(self) -> None:
+        """No two valid handles are incompatible (design §5.4)."""
+        by_name: dict[bytes, list[tuple[Any, Held]]] = {}
+        for who, held in self.valid_handles():
+            by_name.setdefault(held.key, []).append((who, held))
+        for key, holders in by_name.items():
+            for i, (who, one) in enumerate(holders):
+                for other_who, other in holders[:i]:
+                    assert COMPATIBLE[one.mode][other.mode], f"{key!r}: {who} and {other_who} both valid"
+
+    def check(self) -> None:
+        """Equal tables at equal positions, and every table sound."""
+        seen: dict[tuple[RingId, int], tuple[int, str]] = {}
+        for node in self.alive():
+            if node.service.complete:
+                table = node.table
+                table.invariants()
+                digest = table.digest()
+                other = seen.setdefault((table.ring, table.applied), (node.id, digest))
+                assert other[1] == digest, f"{other[0]} and {node.id} differ at {table.ring}/{table.applied}"
+
+    def check_at_rest(self) -> None:
+        """After ``run`` in one primary ring of everybody: one table."""
+        self.check()
+        digests = {node.table.digest() for node in self.alive() if node.ring is not None and node.ring.primary}
+        assert len(digests) == 1, digests
+
+    def kinds(self, node: int) -> list[Kind]:
+        """What a node has submitted and not yet sequenced."""
+        return [Kind(decode(payload).kind) for payload in self.nodes[node].queue]
