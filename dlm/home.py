@@ -316,7 +316,7 @@ class Home:
         assert request is not None
         if effect.what is What.GRANTED:
             handle.mode, handle.fence = effect.mode, effect.fence
-            self.host.reply(handle.session, request.rid, _granted(effect))
+            self.host.reply(handle.session, request.rid, _granted(effect, self.lease.generation))
             return
         if handle.mode == NONE:
             self._forget(handle)
@@ -430,11 +430,15 @@ class Home:
                 self.host.push(session, "dlm", kind, {})
 
 
-def _granted(effect: Effect) -> dict[str, Any]:
-    """The reply to a lock or convert request. ``value_read`` is false if the value block was not read."""
+def _granted(effect: Effect, generation: int) -> dict[str, Any]:
+    """The reply to a lock or convert request. ``value_read`` is false if the value block was not read.
+
+    The handle is valid in this lease generation only, whatever the client finds in its page by now (D9).
+    """
     return {
         "fence": effect.fence,
         "mode": effect.mode,
+        "generation": generation,
         "value": effect.value or b"",
         "value_read": effect.value is not None,
         "value_valid": effect.valid,
