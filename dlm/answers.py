@@ -42,9 +42,7 @@ def lost(name: bytes, fence: int, reason: str) -> errors.LockLost:
     kind = errors.LockSuspended if reason == "lease" else errors.LockLost
     why = LOST_TEXT.get(reason, reason)
     verb = "cannot be shown to be held" if reason == "lease" else "was lost"
-    return kind(
-        f"lock {name_text(name)!r} (fence {fence}) {verb}: {why}", name=name, fence=fence, reason=reason
-    )
+    return kind(f"lock {name_text(name)!r} (fence {fence}) {verb}: {why}", name=name, fence=fence, reason=reason)
 
 
 def refusal(failed: RequestFailed, name: bytes, timeout: float | None = None) -> errors.DLMError:
@@ -62,7 +60,7 @@ def refusal(failed: RequestFailed, name: bytes, timeout: float | None = None) ->
         case "deadlock":
             return errors.Deadlock(text, name=name)
         case "lost":
-            return errors.LockLost(text, name=name, reason="evicted")
+            return errors.LockLost(text, name=name, reason="leaving")  # who waits is not lost otherwise
         case "unknown":
             return errors.NotHeld(text, name=name)
         case "busy":

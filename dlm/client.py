@@ -48,8 +48,8 @@ class HasChannel(Protocol):
         ...
 
 
-def connect(url: str | None = None, *, space: str = "default") -> Client:
-    """Open a session with the local daemon.
+def connect(url: str | None = None, *, space: str = "default", name: str | None = None) -> Client:
+    """Open a session with the local daemon, under the name ``name`` (default: the program's).
 
     ``url`` is ``unix:///path`` or a path; default ``$VSYNC_URL``, else ``unix:///run/vsync/vsyncd.sock``.
     Raises ``NotConnected`` naming the URL, ``ConfigError`` for a URL that is none.
@@ -57,7 +57,7 @@ def connect(url: str | None = None, *, space: str = "default") -> Client:
     from vsync import ipc
 
     try:
-        channel = ipc.connect(url)
+        channel = ipc.connect(url, name)
     except vsync_errors.NotConnected as error:
         raise NotConnected(str(error), url=url) from error
     except vsync_errors.ConfigError as error:
@@ -164,9 +164,7 @@ class Client:
             self._watch.add(held, on_lost)
         return held
 
-    def try_lock(
-        self, name: str | bytes, mode: Mode = Mode.EX, *, on_lost: OnLost | None = None
-    ) -> Held | None:
+    def try_lock(self, name: str | bytes, mode: Mode = Mode.EX, *, on_lost: OnLost | None = None) -> Held | None:
         """Take a lock if that needs no waiting for other holders, else ``None``. Raises ``NoQuorum`` and
         the like.
         """

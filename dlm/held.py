@@ -74,7 +74,7 @@ class Held:
         self.held_since = 0.0
         # What follows changes under session.changed.
         self.lost_reason: str | None = None
-        self.generation = session.lease()[0]
+        self.generation = 0  #: of the lease that backs it
         self._session = session
         self._mode = mode
         self._fence = 0
@@ -131,12 +131,13 @@ class Held:
         if self.lost_reason is not None or self._released or not self._granted:
             return self.lost_reason
         generation, deadline = self._session.lease()
-        if generation and generation != self.generation:
-            # A new life has begun; its push may still lie in the socket.
+        if generation > self.generation:
+            # The life that granted it has ended, and the push that says so still lies in the socket (D9).
             with self._session.changed:
                 self.mark_lost("evicted")
             return self.lost_reason
-        return None if generation and self._session.clock_us() < deadline else "lease"
+        current = generation == self.generation and self._session.clock_us() < deadline
+        return None if current else "lease"
 
     @property
     def valid(self) -> bool:
@@ -204,6 +205,8 @@ class Held:
                 session.post("cancel", {"h": self.serial})
             # Also if the caller does not wait any longer: the handle must know its mode in the end.
             future.add_done_callback(lambda done: self._converted(old, new, done))
+            if self.lost_reason is not None:
+                raise answers.lost(self.name, self._fence, self.lost_reason) from None
             raise
         self._converted(old, new, future)
         if self.lost_reason is not None:
@@ -256,9 +259,7 @@ class Held:
         if reason is not None:
             raise answers.lost(self.name, self._fence, reason)
 
-    def _submit_release(
-        self, args: Mapping[str, Any], converting: Future[None] | None, wait_for_it: bool
-    ) -> None:
+    def _submit_release(self, args: Mapping[str, Any], converting: Future[None] | None, wait_for_it: bool) -> None:
         session = self._session
         if converting is not None:  # the node refuses an unlock while it converts
             session.post("cancel", {"h": self.serial})
@@ -295,10 +296,10 @@ class Held:
 
     def _take(self, result: Mapping[str, Any], written: bool) -> None:
         self._fence = int(result["fence"])
-        self.generation = int(result.get("generation") or self.generation)
+        self.generation = int(result["generation"])
         if written:
             self._value_dirty = False
-        if not self._value_dirty:
+        elif result.get("value_read", True) and not self._value_dirty:
             self._value = bytes(result.get("value") or b"")
             self._value_valid = bool(result.get("value_valid"))
 
@@ -337,7 +338,7 @@ class Held:
 
     def __del__(self) -> None:
         try:
-            leaked = self._granted and not self._released and self.lost_reason is None
+            leaked = self._granted and not (self._released or self.lost_reason or self._session.foreign)
         except AttributeError:  # the constructor has failed
             return
         if leaked:

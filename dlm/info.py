@@ -53,17 +53,14 @@ class Holder:
     @classmethod
     def from_row(cls, row: Mapping[str, Any], waits: bool = False) -> Holder:
         """From one element of the queues in the answer of ``ls`` and ``show``."""
-        mode, asked = row.get("mode"), row.get("asked", row.get("rqmode"))
-        if waits and asked is None:
-            mode, asked = row.get("grmode"), mode
         return cls(
             node=int(row.get("node", 0)),
             session=int(row.get("session", 0)),
             handle=int(row.get("h", 0)),
             pid=int(row.get("pid") or 0),
             program=_text(row.get("name") or ""),
-            mode=_mode(mode),
-            asked=_mode(asked),
+            mode=_mode(row.get("mode")),
+            asked=_mode(row.get("asked")) if waits else None,
             fence=int(row.get("fence") or 0),
             since_us=int(row.get("since_us") or 0),
         )
@@ -92,7 +89,8 @@ class LockInfo:
     """One resource. Queues are in order (API-R13); ``None`` where another node alone knows them.
 
     ``state``: ``shared`` (all nodes know its queues), ``private`` (node ``owner`` alone does), ``handover``
-    (on the way from the one to the other).
+    (on the way from the one to the other). ``fence`` is the highest
+    among the locks, ``None`` if unknown.
     """
 
     name: bytes
@@ -102,7 +100,7 @@ class LockInfo:
     holders: tuple[Holder, ...] | None
     converting: tuple[Holder, ...] | None
     waiters: tuple[Holder, ...] | None
-    fence: int
+    fence: int | None
     value_valid: bool | None
 
     @classmethod
@@ -117,7 +115,7 @@ class LockInfo:
             holders=_queue(row.get("holders")),
             converting=_queue(row.get("converting"), waits=True),
             waiters=_queue(row.get("waiters"), waits=True),
-            fence=int(row.get("fence") or 0),
+            fence=row.get("fence"),
             value_valid=row.get("value_valid"),
         )
 
@@ -136,8 +134,8 @@ class LockInfo:
         }
 
 
-def _mode(value: Any) -> Mode | None:
-    return Mode(value) if isinstance(value, int) and value >= 0 else None
+def _mode(value: str | None) -> Mode | None:
+    return None if value is None else Mode[value]
 
 
 def _text(value: Any) -> str:

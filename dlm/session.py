@@ -20,9 +20,8 @@ from dlm.errors import ForkedProcess, LockCancelled, LockTimeout, NotConnected
 from vsync import errors as vsync_errors
 
 if TYPE_CHECKING:
-    from vsync.ipc import Channel
-
     from dlm.held import Held
+    from vsync.ipc import Channel
 
 __all__ = ["CANCEL_GRACE_S", "TRY_PATIENCE_S", "Session"]
 
@@ -30,8 +29,6 @@ SERVICE = "dlm"
 CANCEL_GRACE_S = 1.0  #: a cancel that has no outcome by then is left to finish behind the caller's back
 TRY_PATIENCE_S = 5.0  #: a daemon that does not answer a try by then counts as "no"
 SETTLE_POLL_S = 0.01
-
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 class Session:
@@ -52,13 +49,17 @@ class Session:
         self._handles: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
         channel.on_push(SERVICE, self._on_push)
         channel.on_close(self._on_close)
-        _sessions.add(self)
 
     # -- requests
 
+    @property
+    def foreign(self) -> bool:
+        """Whether this is a child of the process that opened the session."""
+        return os.getpid() != self._pid
+
     def check_process(self) -> None:
         """Raise ``ForkedProcess`` in a child of the process that opened the session (API-R9)."""
-        if os.getpid() != self._pid:
+        if self.foreign:
             raise ForkedProcess(
                 f"this client belongs to process {self._pid}; call dlm.connect() in the child process"
             )
@@ -153,30 +154,17 @@ class Session:
         return self.channel.lease_deadline()
 
     def settle(self, held: Held, limit: float | None) -> None:
-        """Return when a fresh grant is backed by a lease (``limit``: monotonic seconds).
+        """Return when a fresh grant is backed by the lease of its generation (``limit``: monotonic seconds).
 
-        A request may outlive the generation it was sent in. To know which generation granted it: read the
-        page, make one round trip – all losses up to that page's generation have been read by then –, read
-        it again; if nothing was lost and the generation stands, it is that one (pitfalls D9). Raises
-        ``LockLost``, ``LockTimeout``, ``NotConnected``.
+        The answer may be here before the page says so. Raises ``LockLost``, ``LockTimeout``.
         """
-        while True:
-            generation, deadline = self.lease()
-            if held.lost_reason is None and generation == held.generation and self.clock_us() < deadline:
-                return
-            self.call("stats", {}, held.name)
-            if held.lost_reason is not None:
-                raise answers.lost(held.name, held.fence, held.lost_reason)
-            if self.lease()[0] != generation:
-                continue
-            held.generation = generation
-            if generation and self.clock_us() < self.lease()[1]:
-                return
-            if limit is not None and time.monotonic() >= limit:
-                raise LockTimeout(
-                    f"lock {answers.name_text(held.name)!r} was granted, but without a lease", name=held.name
-                )
-            with self.changed:
+        with self.changed:
+            while (reason := held.loss_now()) is not None:
+                if reason != "lease":
+                    raise answers.lost(held.name, held.fence, reason)
+                if limit is not None and time.monotonic() >= limit:
+                    text = f"lock {answers.name_text(held.name)!r} was granted, but without a lease"
+                    raise LockTimeout(text, name=held.name)
                 self.changed.wait(SETTLE_POLL_S)
 
     # -- endings
@@ -203,17 +191,3 @@ class Session:
                 if held is not None:
                     held.mark_lost(str(data.get("reason", "broken")))
             self.changed.notify_all()
-
-    def leave_to_parent(self) -> None:
-        """In a forked child: drop the inherited socket silently, so that the parent's end is seen."""
-        abandon = getattr(self.channel, "abandon", None)
-        if abandon is not None:
-            abandon()
-
-
-def _after_fork_in_child() -> None:
-    for session in list(_sessions):
-        session.leave_to_parent()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

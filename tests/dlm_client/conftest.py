@@ -36,7 +36,6 @@ class FakeChannel:
         self.script: dict[str, Callable[[dict[str, Any]], Any]] = {"lock": self.grant, "convert": self.grant}
         self.waiting: dict[int, Future[Any]] = {}
         self.closed = False
-        self.abandoned = False
         self._fences = itertools.count(1 << 32)
         self._push: Callable[[str, Any], None] = lambda kind, data: None
         self._close: Callable[[str], None] = lambda reason: None
@@ -78,14 +77,18 @@ class FakeChannel:
         if not self.closed:
             self.end("closed")
 
-    def abandon(self) -> None:
-        self.abandoned = True
-
     # what the test does
 
     def grant(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """The result of a request that is granted."""
-        return {"fence": next(self._fences), "mode": args["mode"], "value": b"", "value_valid": True}
+        return {
+            "fence": next(self._fences),
+            "mode": args["mode"],
+            "generation": self.page[0],
+            "value": b"",
+            "value_read": True,
+            "value_valid": True,
+        }
 
     def answer(self, h: int, result: Any) -> None:
         """Answer the pending request of handle ``h``."""
@@ -103,8 +106,8 @@ class FakeChannel:
         self.waiting.clear()
 
     def verbs(self) -> list[str]:
-        """What was sent, without the round trips that only settle a lease."""
-        return [verb for verb, _ in self.sent if verb != "stats"]
+        """What was sent."""
+        return [verb for verb, _ in self.sent]
 
     def last(self, verb: str) -> dict[str, Any]:
         """The arguments of the last request of that kind."""
@@ -113,9 +116,7 @@ class FakeChannel:
     def wait_sent(self, verb: str, count: int = 1) -> None:
         """Wait until ``verb`` has been sent ``count`` times."""
         with self.arrived:
-            enough = self.arrived.wait_for(
-                lambda: sum(sent == verb for sent, _ in self.sent) >= count, timeout=20
-            )
+            enough = self.arrived.wait_for(lambda: sum(sent == verb for sent, _ in self.sent) >= count, timeout=20)
         assert enough, f"{verb} was not sent; sent: {self.sent}"
 
     def _record(self, verb: str, args: Mapping[str, Any]) -> None:

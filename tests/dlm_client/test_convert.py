@@ -11,9 +11,7 @@ from dlm import Mode
 from vsync.errors import RequestFailed
 
 
-def test_a_conversion_upwards_counts_when_it_is_granted(
-    channel: Any, locks: dlm.Client, in_thread: Any
-) -> None:
+def test_a_conversion_upwards_counts_when_it_is_granted(channel: Any, locks: dlm.Client, in_thread: Any) -> None:
     with locks.shared("x") as held:
         before = held.fence
         channel.script["convert"] = lambda args: channel.PENDING
@@ -79,9 +77,7 @@ def test_a_conversion_that_times_out(channel: Any, locks: dlm.Client, in_thread:
         held.convert(Mode.EX)
 
 
-def test_a_conversion_granted_before_its_cancel_is_granted(
-    channel: Any, locks: dlm.Client, in_thread: Any
-) -> None:
+def test_a_conversion_granted_before_its_cancel_is_granted(channel: Any, locks: dlm.Client, in_thread: Any) -> None:
     channel.script["convert"] = lambda args: channel.PENDING
     with locks.shared("x") as held:
         thread = in_thread(lambda: held.convert(Mode.EX, timeout=0.01))
@@ -130,9 +126,7 @@ def test_the_channel_closing_before_a_conversion_is_sent(channel: Any, locks: dl
 # -- value blocks
 
 
-def test_the_value_is_read_with_the_lock_and_written_with_the_release(
-    channel: Any, locks: dlm.Client
-) -> None:
+def test_the_value_is_read_with_the_lock_and_written_with_the_release(channel: Any, locks: dlm.Client) -> None:
     channel.script["lock"] = lambda args: channel.grant(args) | {"value": b"41", "value_valid": True}
     with locks.exclusive("next-id") as held:
         assert held.value_valid

@@ -102,9 +102,7 @@ def test_a_new_generation_ends_handles_of_the_old_one_for_good(channel: Any, loc
     assert held.lost.reason == "evicted"
 
 
-def test_a_grant_of_a_later_generation_than_its_request(
-    channel: Any, locks: dlm.Client, in_thread: Any
-) -> None:
+def test_a_grant_of_a_later_generation_than_its_request(channel: Any, locks: dlm.Client, in_thread: Any) -> None:
     """A request that waits over a change of the node's life belongs to the new one."""
     channel.script["lock"] = lambda args: channel.PENDING
     thread = in_thread(lambda: locks.acquire("x"))
@@ -116,19 +114,32 @@ def test_a_grant_of_a_later_generation_than_its_request(
     held.release()
 
 
-def test_a_grant_of_an_earlier_generation_is_found_lost(
-    channel: Any, locks: dlm.Client, in_thread: Any
-) -> None:
-    """The page is ahead of the socket: the loss comes with the round trip."""
+def test_a_grant_of_an_earlier_generation_is_lost(channel: Any, locks: dlm.Client, in_thread: Any) -> None:
+    """The page is ahead of the socket."""
     channel.script["lock"] = lambda args: channel.PENDING
     thread = in_thread(lambda: locks.acquire("x"))
     channel.wait_sent("lock")
-    h = channel.last("lock")["h"]
+    granted = channel.grant({"mode": 5})
     channel.page = (channel.page[0] + 1, channel.page[1])
-    channel.script["stats"] = lambda args: channel.push("lost", h=h, reason="evicted")
-    channel.answer(h, channel.grant({"mode": 5}))
-    with pytest.raises(dlm.LockLost):
+    channel.answer(channel.last("lock")["h"], granted)
+    with pytest.raises(dlm.LockLost) as caught:
         thread.outcome()
+    assert caught.value.reason == "evicted"
+    assert channel.verbs()[-1] == "unlock"
+
+
+def test_a_grant_that_is_ahead_of_the_page_waits_for_it(channel: Any, locks: dlm.Client, in_thread: Any) -> None:
+    """The socket is ahead of the page, whose deadline is that of a generation gone by."""
+    channel.script["lock"] = lambda args: channel.grant(args) | {"generation": 2}
+    looked = threading.Event()
+    channel.lease_deadline = lambda: (looked.set(), channel.page)[1]
+    thread = in_thread(lambda: locks.acquire("x"))
+    assert looked.wait(20)
+    assert thread.is_alive()
+    channel.page = (2, channel.page[1])
+    held = thread.outcome()
+    assert held.valid
+    held.release()
 
 
 def test_a_body_is_not_entered_without_a_lease(channel: Any, locks: dlm.Client) -> None:
@@ -141,7 +152,7 @@ def test_a_body_is_not_entered_without_a_lease(channel: Any, locks: dlm.Client) 
 def test_waiting_for_a_lease_ends_when_it_comes(channel: Any, locks: dlm.Client, in_thread: Any) -> None:
     channel.page = (1, 0)
     thread = in_thread(lambda: locks.acquire("x"))
-    channel.wait_sent("stats", 2)
+    channel.wait_sent("lock")
     assert thread.is_alive()
     channel.page = (1, channel.now + 5_000_000)
     held = thread.outcome()
@@ -172,9 +183,7 @@ def test_lost_wait_gives_up_in_time(locks: dlm.Client) -> None:
         assert held.lost.wait(0.01) is False
 
 
-def test_lost_wait_watches_the_lease_without_any_push(
-    channel: Any, locks: dlm.Client, in_thread: Any
-) -> None:
+def test_lost_wait_watches_the_lease_without_any_push(channel: Any, locks: dlm.Client, in_thread: Any) -> None:
     held = locks.acquire("x")
     channel.page = (channel.page[0], channel.now + 20_000)
     thread = in_thread(held.lost.wait)
