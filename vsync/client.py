@@ -1,0 +1,248 @@
+"""A program's view of the cluster: membership, status, named groups.
+
+``vsync.connect()`` speaks to the local daemon; ``vsync.Node`` offers the same for a node in this process. All
+objects may be used from several threads.
+
+Streams are made of the events of ``vsync.events``: a group is **one** ordered stream ``View | Message``,
+the same at every member; between two views those who see both have seen the same messages (EVS-E15).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+from vsync.errors import Backpressure, MessageTooLarge, NotConnected, NotMember, RequestFailed, VsyncError
+from vsync.events import ClusterView, Message, View
+from vsync.ipc import Channel
+from vsync.ipc import connect as connect_channel
+
+__all__ = ["Client", "ClusterView", "Group", "Message", "View", "connect"]
+
+_CALL_S = 30.0  # a local question; only a stopped daemon takes so long
+
+
+def connect(url: str | None = None, name: str | None = None) -> Client:
+    """A session with the daemon at ``url`` (default: $VSYNC_URL, else unix:///run/vsync/vsyncd.sock).
+
+    ``name`` is what operators see of this program. Raises ``NotConnected`` naming the URL and the remedy.
+    """
+    return Client(connect_channel(url, name))
+
+
+class Client:
+    """A session with a node. ``channel`` is the session itself, for other services' libraries."""
+
+    def __init__(self, channel: Channel, *, owned: bool = False) -> None:
+        """``owned``: the session belongs to the one group that is joined with it, and ends with it."""
+        self.channel = channel
+        self._owned = owned
+        self._lock = threading.Lock()
+        self._watching = False
+        self._last_view: ClusterView | None = None
+        self._watchers: list[SimpleQueue[ClusterView | NotConnected]] = []
+        self._groups: dict[str, Group] = {}
+        channel.on_push("node", self._on_node)
+        channel.on_push("group", self._on_group)
+        channel.on_close(self._on_close)
+
+    @property
+    def node(self) -> str:
+        """The name of the node this session is with."""
+        return str(self.channel.welcome["node"]["name"])
+
+    @property
+    def cluster(self) -> str:
+        """The cluster's name."""
+        return str(self.channel.welcome["cluster"])
+
+    def status(self) -> dict[str, Any]:
+        """What the node says of itself, its ring and its services. Raises ``NotConnected``, ``TimeoutError``."""
+        status: dict[str, Any] = self.channel.call("node", "status", {}, _CALL_S)
+        return status
+
+    def members(self) -> list[dict[str, Any]]:
+        """One row for every configured node: id, name, address, votes, state, whether it is a member."""
+        rows: list[dict[str, Any]] = self.channel.call("node", "members", {}, _CALL_S)
+        return rows
+
+    def groups(self) -> dict[str, list[dict[str, Any]]]:
+        """Every named group with its processes."""
+        groups: dict[str, list[dict[str, Any]]] = self.channel.call("node", "groups", {}, _CALL_S)
+        return groups
+
+    def views(self) -> Iterator[ClusterView]:
+        """The cluster's views: the current one first (once there is one), then every change, for ever.
+
+        Raises ``NotConnected`` when the session ends.
+        """
+        queue: SimpleQueue[ClusterView | NotConnected] = SimpleQueue()
+        with self._lock:
+            first = not self._watching
+            self._watching = True
+            self._watchers.append(queue)
+            if self._last_view is not None:
+                queue.put(self._last_view)
+        if first:
+            self.channel.call("node", "watch", {}, _CALL_S)
+        return self._iterate(queue)
+
+    def join(self, group: str) -> Group:
+        """Join a named group (1..128 bytes). The first event of its stream is the view that contains us.
+
+        Raises ``RequestFailed`` with code ``exists`` if this session is a member already (one session, one
+        membership: connect again for a second one), ``NotConnected``.
+        """
+        joined = Group(self, group)
+        with self._lock:
+            if group in self._groups:
+                raise RequestFailed("exists", f"this session is a member of {group!r} already")
+            self._groups[group] = joined
+        try:
+            self.channel.call("group", "join", {"group": group})
+        except BaseException:
+            self.forget(joined)
+            raise
+        return joined
+
+    def forget(self, group: Group) -> None:
+        """Take a group that was left out of the dispatch; closes a session that was its own. For ``Group``."""
+        with self._lock:
+            if self._groups.get(group.name) is group:
+                del self._groups[group.name]
+        if self._owned:
+            self.close()
+
+    def close(self) -> None:
+        """End the session: groups are left, iterators raise ``NotConnected``. Idempotent."""
+        self.channel.close()
+
+    def _iterate(self, queue: SimpleQueue[ClusterView | NotConnected]) -> Iterator[ClusterView]:
+        try:
+            while True:
+                item = queue.get()
+                if isinstance(item, NotConnected):
+                    raise item
+                yield item
+        finally:
+            with self._lock:
+                if queue in self._watchers:
+                    self._watchers.remove(queue)
+
+    def _on_node(self, kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "view":
+            view = ClusterView.from_dict(data)
+            with self._lock:
+                self._last_view = view
+                for queue in self._watchers:
+                    queue.put(view)
+
+    def _on_group(self, kind: str, data: Mapping[str, Any]) -> None:
+        with self._lock:
+            group = self._groups.get(data.get("group", ""))
+        if group is not None:
+            group.on_push(kind, data)
+
+    def _on_close(self, reason: str) -> None:
+        with self._lock:
+            groups = list(self._groups.values())
+            watchers = list(self._watchers)
+        for queue in watchers:
+            queue.put(NotConnected(reason))
+        for group in groups:
+            group.on_close(reason)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Group:
+    """Membership in a named group, and its ordered stream.
+
+    Iterate over it in one thread: ``for event in group`` yields ``View`` and ``Message``, ends after
+    ``leave``, and raises ``NotConnected`` when the session ends. Events wait, unbounded, for whoever
+    joined and does not iterate.
+    """
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.name = name
+        self.view: View | None = None  #: the last one that was iterated over
+        self._client = client
+        self._events: SimpleQueue[View | Message | NotConnected | None] = SimpleQueue()
+        self._over: NotConnected | None = None
+
+    def send(self, data: bytes, *, wait: bool = False, timeout: float | None = None) -> None:
+        """Multicast ``data`` to all members, ourselves included, in agreed order.
+
+        Returns when the node has accepted it; with ``wait``, when it has been delivered here. What was
+        accepted may still be lost with the node. Raises ``MessageTooLarge``, ``Backpressure`` (the queue
+        is full: try again), ``NotMember``, ``NotConnected``, ``TimeoutError``.
+        """
+        args = {"group": self.name, "data": bytes(data), "wait": wait}
+        try:
+            self._client.channel.call("group", "send", args, timeout)
+        except RequestFailed as e:
+            kinds: dict[str, type[VsyncError]] = {
+                "too_large": MessageTooLarge,
+                "backpressure": Backpressure,
+                "not_member": NotMember,
+            }
+            if e.code in kinds:
+                raise kinds[e.code](e.message) from None
+            raise
+
+    def leave(self) -> None:
+        """Leave the group, in order; the stream ends with the view in which we have left. Idempotent."""
+        try:
+            self._client.channel.call("group", "leave", {"group": self.name})
+        except RequestFailed as e:
+            if e.code != "not_member":
+                raise
+        except NotConnected:
+            return
+        self._events.put(None)
+        self._client.forget(self)
+
+    def on_push(self, kind: str, data: Mapping[str, Any]) -> None:
+        """For ``Client``: an event of this group."""
+        if kind == "view":
+            self._events.put(View.from_dict(data))
+        elif kind == "message":
+            self._events.put(Message.from_dict(data))
+
+    def on_close(self, reason: str) -> None:
+        """For ``Client``: the session is over."""
+        self._events.put(NotConnected(reason))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> View | Message:
+        if self._over is not None:
+            raise self._over
+        event = self._events.get()
+        if event is None:
+            self._events.put(None)  # for the next call
+            raise StopIteration
+        if isinstance(event, NotConnected):
+            self._over = event
+            raise event
+        if isinstance(event, View):
+            self.view = event
+        return event
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()

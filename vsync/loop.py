@@ -1,0 +1,302 @@
+"""The body of a node's thread: waits, feeds the core, and carries out what the core wants – front to back.
+
+One turn: wait for frames, local requests, calls from other threads or the next deadline; handle a bounded
+amount of each; publish leases; let answers go. A clock is read after every reception, never before
+(pitfalls K10).
+
+Leases are published *before* the answers of the same turn: a client that learns of a grant must find the
+lease generation it was made under.
+
+The thread ends by the engine's ``Stopped``, by ``stop``, or by a failure: storage that cannot be written
+(what follows a ``Persist`` must not leave the machine without it) or an exception from the core, which is
+a bug; a node that does not know its own state any more is better gone. Either way every session is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import zmq
+
+from vsync.clock import boot_us
+from vsync.core import Core, Push, Reply
+from vsync.engine.outputs import Note, Persist, Send, Stopped
+from vsync.errors import Backpressure, MessageTooLarge, NotConnected, VsyncError
+from vsync.ipc_server import Server
+from vsync.logs import get_logger
+from vsync.service import Credentials
+from vsync.storage import Storage
+from vsync.transport import Transport
+
+__all__ = ["Loop", "Session"]
+
+CALLS_PER_TURN = 256
+LEASE_PASS_US = 10_000  #: sessions that got no answer have their lease published this often
+LEASE_STEP_US = 50_000  #: smaller steps of a deadline are not worth a write
+
+_log = get_logger("vsync.node")
+
+
+class Session(Protocol):
+    """Where answers go: a socket or a channel in this process."""
+
+    number: int
+
+    def welcome(self, body: Mapping[str, Any]) -> None: ...
+    def reply(self, rid: int, ok: bool, data: Any) -> None: ...
+    def push(self, service: str, kind: str, data: Any) -> None: ...
+    def lease(self, generation: int, deadline: int) -> None: ...
+    def flush(self) -> None: ...
+    def end(self, code: str, text: str) -> None: ...
+
+
+class Loop:
+    """Runs one core on one thread. ``post`` and ``adopt`` may be called by any thread, the rest by the loop's."""
+
+    def __init__(self, core: Core, transport: Transport, storage: Storage) -> None:
+        self.failure: Exception | None = None  #: why the node died, if it did
+        self.stopped: str | None = None  #: why the loop ends
+        self._core = core
+        self._transport = transport
+        self._storage = storage
+        self._server: Server | None = None
+        self._sessions: dict[int, Session] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()  # guards the next four
+        self._calls: deque[Callable[[], None]] = deque()
+        self._adopted: dict[int, Session] = {}
+        self._ended: str | None = None
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._leases = next((s.lease for s in core.services if hasattr(s, "lease")), None)
+        self._published: dict[int, tuple[int, int]] = {}
+        self._answered: dict[int, Session] = {}  # sessions with something to flush
+        self._publish_all = True
+        self._last_pass = 0
+        self.counters = dict.fromkeys(("turns", "persists", "requests", "sessions_opened"), 0)
+        self._poller = zmq.Poller()
+        self._poller.register(self._wake, zmq.POLLIN)
+        self._poller.register(transport.pollable, zmq.POLLIN)
+
+    def listen(self, path: Path, runtime_dir: Path) -> None:
+        """Serve clients at ``path``; before ``run``. Raises ``TransportError``."""
+        self._server = Server(path, runtime_dir, self)
+        self._poller.register(self._server.fileno(), zmq.POLLIN)
+
+    def discard(self) -> None:
+        """Instead of ``run``: give free what this object itself opened."""
+        os.close(self._wake)
+
+    # ------------------------------------------------------------ called by any thread
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have the loop call ``call``, soon and in order. Raises ``NotConnected`` when the loop has ended."""
+        with self._lock:
+            if self._ended is not None:
+                raise NotConnected(self._ended)
+            if not self._calls:
+                os.eventfd_write(self._wake, 1)
+            self._calls.append(call)
+
+    def adopt(self, session: Session) -> None:
+        """Promise ``session`` an ``end`` when the loop ends. Raises ``NotConnected`` when it has."""
+        with self._lock:
+            if self._ended is not None:
+                raise NotConnected(self._ended)
+            self._adopted[session.number] = session
+
+    def new_session(self) -> int:
+        """A number that no other session of this node has had."""
+        return next(self._numbers)
+
+    def leave(self) -> None:
+        """Ask for a graceful leave."""
+        with contextlib.suppress(NotConnected):
+            self.post(lambda: self._core.leave(boot_us()))
+
+    def stop(self) -> None:
+        """End without leaving, as a crash would, but with sessions told."""
+
+        def stop() -> None:
+            self.stopped = self.stopped or "the node was stopped"
+
+        with contextlib.suppress(NotConnected):
+            self.post(stop)
+
+    # ------------------------------------------------------------ the thread
+
+    def run(self) -> None:
+        """Until the end. Never raises: see ``failure``."""
+        try:
+            self._core.start(boot_us())
+            self._carry_out()
+            while self.stopped is None:
+                self._turn()
+        except Exception as e:
+            self.failure = e
+            self.stopped = f"the node failed: {e}"
+            # An expected failure – a full disk – explains itself; anything else is a bug and needs its
+            # traceback.
+            _log.critical("node_failed", error=str(e), exc_info=not isinstance(e, VsyncError))
+        self._shut()
+
+    def _turn(self) -> None:
+        self.counters["turns"] += 1
+        ready = {source for source, _ in self._poller.poll(self._patience())}
+        if self._transport.pollable in ready:
+            self._receive()
+        if self._wake in ready:
+            self._run_calls()
+        if self._server is not None and (self._server.backlog or self._server.fileno() in ready):
+            self._server.turn()
+        deadline = self._core.next_deadline()
+        if deadline is not None and deadline <= (now := boot_us()):
+            self._core.fire(now)
+        self._carry_out()
+        self._publish()
+        self._flush()
+
+    def _patience(self) -> int:
+        """Milliseconds to wait, rounded up so that a deadline has passed when the poll returns; -1: for ever."""
+        if self._server is not None and self._server.backlog:
+            return 0
+        deadline = self._core.next_deadline()
+        return -1 if deadline is None else max(0, (deadline - boot_us() + 999) // 1000)
+
+    def _receive(self) -> None:
+        frames = self._transport.receive()
+        now = boot_us()
+        for frame in frames:
+            self._core.receive(frame, now)
+            self._carry_out()  # now, not at the end: the token must not wait for the rest of the batch
+
+    def _run_calls(self) -> None:
+        with self._lock:
+            calls = [self._calls.popleft() for _ in range(min(CALLS_PER_TURN, len(self._calls)))]
+            if not self._calls:
+                os.eventfd_read(self._wake)
+        for call in calls:
+            call()
+            self._carry_out()
+
+    def _carry_out(self) -> None:
+        for output in self._core.take_outputs():
+            kind = type(output)
+            if isinstance(output, Send):
+                self._transport.send(output.to, output.frame)
+            elif isinstance(output, Reply):
+                if (session := self._sessions.get(output.session)) is not None:
+                    session.reply(output.rid, output.ok, output.data)
+                    self._answered[output.session] = session
+            elif isinstance(output, Push):
+                self._publish_all = True
+                if (session := self._sessions.get(output.session)) is not None:
+                    session.push(output.service, output.kind, output.data)
+                    self._answered[output.session] = session
+            elif isinstance(output, Persist):
+                self.counters["persists"] += 1
+                self._storage.write(output.record)
+            elif isinstance(output, Note):
+                self._publish_all = True
+                _log.info(output.name, **{f"{k}_" if k == "event" else k: v for k, v in output.fields.items()})
+            else:
+                assert isinstance(output, Stopped), kind
+                self.stopped = output.reason
+
+    def _publish(self) -> None:
+        if self._leases is None:
+            return
+        now = boot_us()
+        everybody = self._publish_all or now - self._last_pass >= LEASE_PASS_US
+        if everybody:
+            self._publish_all = False
+            self._last_pass = now
+        for number, session in (self._sessions if everybody else self._answered).items():
+            generation, deadline = self._leases(number)
+            before = self._published.get(number, (0, 0))
+            if generation != before[0] or not 0 <= deadline - before[1] < LEASE_STEP_US:
+                self._published[number] = (generation, deadline)
+                session.lease(generation, deadline)
+
+    def _flush(self) -> None:
+        while self._answered:
+            _, session = self._answered.popitem()
+            session.flush()  # may find the client gone, which closes a session and makes new outputs
+        if self._server is not None:
+            self._server.flush_all()
+
+    def _shut(self) -> None:
+        assert self.stopped is not None
+        with self._lock:
+            self._ended = self.stopped
+            self._calls.clear()
+            adopted = list(self._adopted.values())
+        code = "failed" if self.failure else "stopped"
+        for session in self._sessions.values():
+            session.lease(0, 0)
+        for session in adopted:
+            session.end(code, self.stopped)
+        if self._server is not None:
+            self._server.close(code, self.stopped)
+        self._transport.close()
+        self._storage.close()
+        os.close(self._wake)
+        _log.info("node_stopped", reason=self.stopped)
+
+    # ------------------------------------------------------------ sessions (SessionHost)
+
+    def session_opened(self, session: Session, who: Credentials) -> None:
+        """A client said hello: it gets its welcome before anything else."""
+        core, me = self._core, self._core.me
+        self._sessions[session.number] = session
+        self._answered[session.number] = session
+        self.counters["sessions_opened"] += 1
+        session.welcome(
+            {
+                "node": {"id": me.node, "name": core.config.name(me.node), "incarnation": me.incarnation},
+                "cluster": core.config.cluster,
+                "lease_us": core.config.timing.lease,
+                "services": sorted(["node", *(s.name for s in core.services)]),
+            }
+        )
+        core.open_session(session.number, who, boot_us())
+        self._carry_out()
+
+    def session_request(self, session: int, rid: int, service: str, verb: str, args: dict[str, Any]) -> None:
+        """A well-formed request of a session."""
+        target = self._sessions.get(session)
+        if target is None:
+            return
+        self.counters["requests"] += 1
+        if (service, verb) == ("node", "status"):
+            if rid:
+                target.reply(rid, True, {**self._core.status(), "io": self._status()})
+                self._answered[session] = target
+            return
+        try:
+            self._core.request(session, rid, service, verb, args, boot_us())
+        except (Backpressure, MessageTooLarge) as e:
+            code = "backpressure" if isinstance(e, Backpressure) else "too_large"
+            if rid:
+                target.reply(rid, False, {"code": code, "message": str(e)})
+                self._answered[session] = target
+        self._carry_out()
+
+    def session_closed(self, session: int) -> None:
+        """The session is over."""
+        self._answered.pop(session, None)
+        self._published.pop(session, None)
+        with self._lock:
+            self._adopted.pop(session, None)
+        if self._sessions.pop(session, None) is not None and self._ended is None:
+            self._core.close_session(session, boot_us())
+            self._carry_out()
+
+    def _status(self) -> dict[str, Any]:
+        return {**self.counters, "sessions": len(self._sessions), **self._transport.counters}
