@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["Gathering", "enter", "on_consensus_timeout", "on_join", "send_join", "send_leave"]
 
 
+#: After these a node forms a ring of its own at once. Else it listens until the consensus timer: a starting node
+#: would ring alone before it could hear anybody, and one that others hold for failed would form ring after ring at
+#: the speed of their JOINs.
+MAY_RING_ALONE = {Reason.NO_CONSENSUS, Reason.LEAVE, Reason.STALLED, Reason.ASKED}
+
+
 class Gathering:
     """What a node knows while it looks for the members of the next ring."""
 
@@ -55,7 +61,7 @@ def enter(e: Engine, reason: Reason, now: int, **details: object) -> None:
     e.gathering.agreed = {e.me}
     e.timers.set(Timer.CONSENSUS, now + e.timing.consensus)
     send_join(e, now)
-    if reason is not Reason.START or len(e.config.peers) == 1:  # a starting node listens before it rings alone
+    if reason in MAY_RING_ALONE or len(e.config.peers) == 1 or len(e.gathering.candidates()) > 1:
         _try_commit(e, now)
 
 
@@ -129,6 +135,8 @@ def _on_join_in_gather(e: Engine, sender: Member, join: Join, now: int) -> None:
     g = e.gathering
     if sender in g.failed:
         return
+    if e.me in join.failed and sender not in e.ring.member_set:
+        return  # a stranger that gave me up in its former attempt; to give it up in turn would go on for ever
     g.heard.add(sender)
     if join.proc == g.proc and join.failed == g.failed:
         if sender not in g.agreed:
