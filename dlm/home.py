@@ -309,7 +309,9 @@ class Home:
         if handle.mode != NONE and (effect.mode == handle.mode or is_down(handle.mode, effect.mode)):
             return True
         name = self.table.names.get(handle.key)
-        return name is not None and name.form is Form.PRIVATE and name.resource is not None and name.solid
+        if name is None or name.form is not Form.PRIVATE or name.owner != self._me:
+            return False
+        return name.epoch <= self.lease.settled  # the vanished node knew of this ownership
 
     def _tell(self, handle: Handle, effect: Effect) -> None:
         request, handle.request, handle.outcome = handle.request, None, None

@@ -33,6 +33,7 @@ class Lease:
         self.generation = 1  #: a handle is valid only while this is what it was at its grant (D9)
         self.deadline = 0
         self.horizon = 0
+        self.settled = 0  #: before the horizon: private names owned since this position need not wait (K10)
         self.running = False  #: primary view, life current: deadlines may grow
         self._alone = False
         self._last_token = 0  #: when the ring of the current view was last known to be whole
@@ -56,11 +57,15 @@ class Lease:
         if basis is not None:
             self.deadline = max(self.deadline, basis + self._lease)
 
-    def left_primary(self, old: View, view: View, clean: frozenset[Member]) -> None:
-        """A primary ring was left: if somebody stayed away without a goodbye, wait for its leases."""
+    def left_primary(self, old: View, view: View, clean: frozenset[Member], applied: int, now: int) -> None:
+        """A primary ring was left: if somebody stayed away without a goodbye, wait for its leases.
+
+        ``applied`` is the position of the last regular delivery there. Who vanished has at least ordered the same
+        up to it, so it agrees about whoever owned a name by then.
+        """
         came = {entry.member for entry in view.entries.values() if entry.old_ring == old.id}
         if not all(member in came or member in clean for member in old.members):
-            self.horizon = max(self.horizon, self._last_token + stretched(self._lease))
+            self._wait(self._last_token + stretched(self._lease), applied, now)
 
     def entered_primary(self, mine: RingId, said: Mapping[int, tuple[Entry, Announcement]], now: int) -> None:
         """A node that was not in the ring whose state goes on waits from its installation on (D3).
@@ -74,7 +79,11 @@ class Lease:
         straight = {entry.member for entry, word in states if entry.old_ring == best}
         missing = any(m not in straight for _, word in states if word.ring == best for m in word.members)
         if best is None or missing or any(word.waiting for _, word in said.values()):
-            self.horizon = max(self.horizon, now + stretched(self._lease))
+            self._wait(now + stretched(self._lease), 0, now)
+
+    def _wait(self, until: int, applied: int, now: int) -> None:
+        self.settled = min(self.settled, applied) if now < self.horizon else applied
+        self.horizon = max(self.horizon, until)
 
     def installed(self, host: Host, view: View, current: bool, now: int) -> None:
         """A regular view is in force; ``current``: it is primary and this node's life is admitted."""

@@ -57,7 +57,7 @@ class Name:
     """What is known about one name. The last fields exist at the owner only and are not replicated."""
 
     __slots__ = (
-        "epoch", "fences", "form", "idle_since", "owner", "resource", "run", "run_node", "solid", "waiting",
+        "epoch", "fences", "form", "idle_since", "owner", "resource", "run", "run_node", "waiting",
     )  # fmt: skip
 
     def __init__(self, form: Form, owner: int, epoch: int) -> None:
@@ -70,7 +70,6 @@ class Name:
         self.resource: Resource | None = None  #: shared: at everybody; private: at the owner only
         # ---- owner only
         self.fences: Fences | None = None
-        self.solid = False  #: ownership began in a regular delivery (K10)
         self.idle_since = 0  #: local clock when the last lock went
 
     def share(self, resource: Resource) -> None:

@@ -108,7 +108,6 @@ def primary_view(table: Table, view: View, going_on: frozenset[int], held: Seque
     # 1
     table.begin_epoch(view.id)
     # 2
-    table.installing = True
     for origin, message in held:
         effects = table.apply(origin, message)
         if effects is not None:
@@ -121,7 +120,6 @@ def primary_view(table: Table, view: View, going_on: frozenset[int], held: Seque
         del table.lives[node]
     # 4, 5: a name is in one form, so both are one walk over the names concerned
     table.end_lives(ended, done.effects)
-    table.installing = False
     # 6
     begin_lives(table, view)
     return done

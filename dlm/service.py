@@ -112,7 +112,7 @@ class DlmService:
             self.home.holding = True
             return
         held, self._held = self._held, []
-        self.home.holding = False
+        self.home.holding = True  # what the view decides is told after the horizon is known
         old, self._view = self._view, view
         self._donor = None
         self._joiner = None
@@ -163,8 +163,9 @@ class DlmService:
     def next_deadline(self) -> int | None:
         """When ``fire`` wants to be called."""
         home = self.home
-        times = [self.lease_clock.next_deadline(bool(home.deferred) and home.now < self.lease_clock.horizon)]
-        if home.open and not home.holding:
+        acting = home.open and not home.holding
+        times = [self.lease_clock.next_deadline(acting and bool(home.deferred))]
+        if acting:
             times.append(self._next_yield())
             times.append(self._next_give_back())
         return min((time for time in times if time is not None), default=None)
@@ -270,13 +271,14 @@ class DlmService:
         going_on = survivors(view)
         said = announcements(view)
         mine = self._primary.id if self._primary is not None else NO_RING
+        applied = self.table.applied
         if self._me.node in going_on:
             clean = self._go_on(old, view, going_on, held)
         else:
             clean = self._clean()
             self._begin_anew(view, going_on)
         if old is not None and old.primary:
-            self.lease_clock.left_primary(old, view, clean)
+            self.lease_clock.left_primary(old, view, clean, applied, now)
         self.lease_clock.entered_primary(mine, said, now)
         self.lease_clock.installed(self.host, view, not self._leaving, now)
         self._primary = view
@@ -285,6 +287,7 @@ class DlmService:
             self._donor = Donor(view.id, self.table.encode(), sending=self._me.node == min(going_on))
         if self._complete and not self.home.linked:
             self.home.link()
+        self.home.holding = False
         self.home.tell_deferred()
         self._feed_joiners()
         self.host.event("dlm.view", ring=str(view.id), going_on=sorted(going_on), state=self._state())
@@ -316,15 +319,15 @@ class DlmService:
     def _enter_frozen(self, old: View | None, view: View, held: HeldBack, now: int) -> None:
         """Not primary: the recovered rest of the prefix counts, nothing else; nobody is answered (K3, K9)."""
         self.home.freeze()
+        applied = self.table.applied
         if self._complete and old is not None and old.primary:
-            self.table.installing = True
             for after, origin, message in held:
                 if not after and message.kind != Kind.CHUNK:
                     self._ordered(origin, message)
-            self.table.installing = False
         if old is not None and old.primary:
-            self.lease_clock.left_primary(old, view, self._clean())
+            self.lease_clock.left_primary(old, view, self._clean(), applied, now)
         self.lease_clock.installed(self.host, view, False, now)
+        self.home.holding = False
 
     def _clean(self) -> frozenset[Member]:
         lives = self.table.lives.values()

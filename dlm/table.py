@@ -73,7 +73,6 @@ class Table:
         self.numbers = 0  #: fence numbers used or reserved in this primary view (K14)
         self.lives: dict[int, Life] = {}
         self.names: dict[bytes, Name] = {}
-        self.installing = False  #: what is applied now was delivered during an installation (K10)
         self.ignored = 0  #: messages of ended lives or with another serial, for status
 
     # -- the ordered stream ----------------------------------------------------------------------------------
@@ -171,7 +170,6 @@ class Table:
         name = self.names[key] = Name(Form.PRIVATE, node, self.applied)
         if node == self.me:
             name.fences = Fences()
-            name.solid = not self.installing
             name.resource = resource or Resource(name.fences.take)
             name.resource.mint = name.fences.take
         self._reserve(name)

@@ -188,7 +188,7 @@ class Bus:
     def tokens(self) -> None:
         """One rotation in every ring."""
         for node in self.alive():
-            if node.ring is not None:
+            if node.ring is not None and self.whole(node.ring):
                 node.host.lease_basis = node.host.last_token = self.now
                 node.service.token(self.now)
 
@@ -203,6 +203,11 @@ class Bus:
                 if due is not None and due <= self.now:
                     node.service.fire(self.now)
             self.run()
+
+    def whole(self, ring: Ring) -> bool:
+        """Whether a token can go round: every member is alive and in this ring."""
+        members = [self.nodes[member.node] for member in ring.members]
+        return all(n.alive and n.ring is ring and n.me in ring.members for n in members)
 
     # -- views --------------------------------------------------------------------------------------------------------
 
@@ -353,7 +358,8 @@ class Bus:
     def check_at_rest(self) -> None:
         """After ``run`` in one primary ring of everybody: one table."""
         self.check()
-        digests = {node.table.digest() for node in self.alive() if node.ring is not None and node.ring.primary}
+        latest = max(node.ring.id for node in self.alive() if node.ring is not None and node.ring.primary)
+        digests = {node.table.digest() for node in self.alive() if node.ring and node.ring.id == latest}
         assert len(digests) == 1, digests
 
     def kinds(self, node: int) -> list[Kind]:
