@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from vsync.testing.evs_messages import MessageRules
 from vsync.testing.evs_views import ViewRules
+from vsync.testing.liveness_rules import LivenessRules
 from vsync.testing.quorum_rules import QuorumRules
 from vsync.testing.trace import Trace
 from vsync.testing.violation import Violation
-from vsync.types import Peer
+from vsync.types import Peer, Timing
 
-__all__ = ["Checkers", "MessageRules", "QuorumRules", "Trace", "ViewRules", "Violation"]
+__all__ = ["Checkers", "LivenessRules", "MessageRules", "QuorumRules", "Trace", "ViewRules", "Violation"]
 
 
 class Checkers:
-    """EVS-E1..E21 and QUO-Q1/Q2, incremental: each event costs a few dictionary look-ups."""
+    """EVS-E1..E21, E27 and QUO-Q1/Q2, incremental: each event costs a few dictionary look-ups."""
 
-    def __init__(self, trace: Trace, peers: tuple[Peer, ...]) -> None:
+    def __init__(self, trace: Trace, peers: tuple[Peer, ...], timing: Timing) -> None:
         self.views = ViewRules()
         self.messages = MessageRules()
         self.quorum = QuorumRules(peers)
-        for checker in (self.views, self.messages, self.quorum):
+        self.liveness = LivenessRules(timing)
+        for checker in (self.views, self.messages, self.quorum, self.liveness):
             checker.watch(trace)

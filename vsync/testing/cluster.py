@@ -69,7 +69,7 @@ class SimCluster:
         self.core_factory = core_factory
         self.plugins = tuple(plugins)
         peers = tuple(Peer(i, f"n{i}", (f"127.0.0.1:{7000 + i}",)) for i in range(1, self.options.nodes + 1))
-        self.checkers = Checkers(self.trace, peers)
+        self.checkers = Checkers(self.trace, peers, self.options.timing)
         self.network = Network(self.scheduler, self.options.links, self.options.seed, self._arrive)
         self.nodes = {
             peer.node: SimNode(self, ClusterConfig("sim", peer.node, peers, self.options.timing))

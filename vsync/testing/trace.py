@@ -124,7 +124,8 @@ class Noted:
     time: int = 0
 
     def text(self) -> str:
-        return f"{self.name} " + " ".join(f"{k}={v}" for k, v in self.fields.items())
+        text = f"{self.name} " + " ".join(f"{k}={v}" for k, v in self.fields.items())
+        return text if len(text) <= 120 else text[:117] + "..."
 
 
 @dataclass(slots=True)
