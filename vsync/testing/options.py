@@ -94,7 +94,7 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
     }
     if not any(weights.values()):
         weights["crash"] = weights["partition"] = 1
-    drawn = int(rng.choice([1.5, 3, 5]) * SECOND * max(factor, 0.25) * 2)
+    drawn = int(rng.choice([2, 4, 6]) * SECOND * max(factor, 0.25) * 2)
     return Options(
         seed=seed,
         nodes=nodes,
@@ -105,7 +105,7 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
         fault_interval=int(rng.choice([0.15, 0.4, 1.0, 2.0]) * SECOND * factor),
         fast_restart=rng.choice([0.0, 0.5, 0.9]),
         start_spread=int(rng.choice([0, 0.2, 1.5]) * SECOND * factor),
-        send_interval=int(rng.choice([2, 10, 40, 200]) * 1_000 * max(factor, 0.2)),
+        send_interval=drawn // rng.choice([15, 60, 150, 300]),
         big=sometimes(0.3, rng.choice([0.002, 0.02])),
         **weights,
     )
