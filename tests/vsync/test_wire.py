@@ -1,0 +1,117 @@
+"""Frames survive the way there and back; anything else is a FrameError and nothing worse."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from vsync import wire
+from vsync.errors import FrameError
+from vsync.types import Member, RingId
+
+TAG = wire.cluster_tag("test")
+ME = Member(1, 100)
+RING = RingId(7, 1)
+HELLO = wire.Hello("test", "127.0.0.1:7410", 1, 1, (("dlm", 1), ("group", 1)))
+
+
+def header(kind: wire.FrameType) -> bytes:
+    return wire.encode_header(kind, TAG, ME)
+
+
+FRAMES = {
+    "data": wire.encode_data(
+        header(wire.FrameType.DATA), RING, wire.Packet(3, 1, 0, wire.encode_messages([b"a", b"", b"x" * 300]))
+    ),
+    "token": wire.encode_token(header(wire.FrameType.TOKEN), wire.Token(RING, 5, 9, 8, 2, 1, 3, [4, 5])),
+    "join": wire.encode_join(
+        header(wire.FrameType.JOIN), wire.Join(HELLO, 6, frozenset({ME, Member(2, 5)}), frozenset(), leaving=True)
+    ),
+    "probe": wire.encode_probe(header(wire.FrameType.PROBE), wire.Probe(HELLO, RING)),
+    "cancel": wire.encode_cancel(header(wire.FrameType.CANCEL), wire.Cancel(RING)),
+    "commit": wire.encode_commit(
+        header(wire.FrameType.COMMIT),
+        wire.Commit(RING, 1, (ME, Member(2, 5)), [wire.CommitEntry(RingId(3, 2), 4, 6, b"up"), None]),
+    ),
+}
+DECODERS = {
+    "data": wire.decode_data,
+    "token": wire.decode_token,
+    "join": wire.decode_join,
+    "probe": wire.decode_probe,
+    "cancel": wire.decode_cancel,
+    "commit": wire.decode_commit,
+}
+REENCODE = {
+    "data": lambda x: wire.encode_data(header(wire.FrameType.DATA), *x),
+    "token": lambda x: wire.encode_token(header(wire.FrameType.TOKEN), x),
+    "join": lambda x: wire.encode_join(header(wire.FrameType.JOIN), x),
+    "probe": lambda x: wire.encode_probe(header(wire.FrameType.PROBE), x),
+    "cancel": lambda x: wire.encode_cancel(header(wire.FrameType.CANCEL), x),
+    "commit": lambda x: wire.encode_commit(header(wire.FrameType.COMMIT), x),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_round_trip(kind: str) -> None:
+    """Decoding and encoding again gives the same bytes."""
+    frame = FRAMES[kind]
+    assert wire.decode_header(frame, TAG) == wire.Header(wire.FrameType[kind.upper()], ME)
+    assert REENCODE[kind](DECODERS[kind](frame)) == frame
+
+
+def test_messages_and_encapsulated_packets_round_trip() -> None:
+    """What recovery wraps comes out as it went in."""
+    packet = wire.Packet(9, 2, 0, wire.encode_messages([b"one", b"two"]))
+    assert wire.decode_packet(wire.encode_packet(packet)) == packet
+    assert wire.decode_messages(packet.body) == [b"one", b"two"]
+
+
+def test_another_cluster_is_named_as_such() -> None:
+    """The error says what to compare."""
+    with pytest.raises(FrameError, match="another cluster from node 1.*name"):
+        wire.decode_header(FRAMES["token"], wire.cluster_tag("other"))
+
+
+@pytest.mark.parametrize(
+    ("frame", "text"),
+    [
+        (b"", "shorter"),
+        (b"GET / HTTP/1.1\r\nHost: example\r\n\r\n", "not a vsync frame"),
+        (b"VS\x09" + FRAMES["token"][3:], "wire version 9"),
+        (FRAMES["token"][:3] + b"\x77" + FRAMES["token"][4:], "bad frame header"),
+    ],
+)
+def test_foreign_headers(frame: bytes, text: str) -> None:
+    """Each is refused with its own reason."""
+    with pytest.raises(FrameError, match=text):
+        wire.decode_header(frame, TAG)
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_mutilated_frames_raise_frame_error_only(kind: str) -> None:
+    """Cut, flipped and stretched bodies: a FrameError or a value, never another exception."""
+    rng = random.Random(kind)
+    frame = FRAMES[kind]
+    refused = 0
+    for _ in range(3000):
+        damaged = bytearray(frame)
+        for _ in range(rng.randint(1, 4)):
+            damaged[rng.randrange(wire.HEADER_SIZE, len(damaged))] = rng.randrange(256)
+        if rng.random() < 0.3:
+            damaged = damaged[: rng.randrange(wire.HEADER_SIZE, len(damaged))]
+        try:
+            value = DECODERS[kind](bytes(damaged))
+            if kind == "data":
+                wire.decode_messages(value[1].body)
+        except FrameError:
+            refused += 1
+    assert refused > 500
+
+
+def test_ring_sequences_beyond_31_bits_are_refused() -> None:
+    """Fences have 31 bits for them (pitfalls B4, C5)."""
+    join = wire.Join(HELLO, 1 << 31, frozenset({ME}), frozenset(), leaving=False)
+    with pytest.raises(FrameError, match="31 bits"):
+        wire.decode_join(wire.encode_join(header(wire.FrameType.JOIN), join))
