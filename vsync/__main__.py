@@ -1,0 +1,5 @@
+"""``python -m vsync``: the ``vsync`` command."""
+
+from vsync.cli import main
+
+main()

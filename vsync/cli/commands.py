@@ -1,0 +1,156 @@
+"""The commands. Each returns its exit code; ``vsync.cli.run`` turns errors into the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+import vsync
+from vsync.cli import EXIT_NOT_PRIMARY, render
+from vsync.client import Client, connect
+from vsync.events import ClusterView
+
+__all__ = ["cli"]
+
+SCHEMA = 1  #: the "v" of every JSON object
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(vsync.__version__, message="vsync %(version)s")
+def cli() -> None:
+    """Look at a vsync cluster from one of its hosts.
+
+    Exit codes: 0 fine, 1 error, 2 usage, 3 reachable but not primary, 4 daemon unreachable.
+    """
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--url and --json, the same for every command that asks a daemon."""
+    command = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")(command)
+    return click.option(
+        "-u",
+        "--url",
+        metavar="URL",
+        help="The daemon: unix:///path or a path. Default: $VSYNC_URL, else unix:///run/vsync/vsyncd.sock.",
+    )(command)
+
+
+@cli.command()
+@_options
+def status(url: str | None, as_json: bool) -> int:
+    """Show the cluster, its view, and what runs on it."""
+    with _connect(url) as client:
+        answer = client.status()
+    if as_json:
+        _print_json(answer)
+    else:
+        render.status(answer)
+    return _verdict(answer)
+
+
+@cli.command()
+@_options
+def members(url: str | None, as_json: bool) -> int:
+    """List the configured nodes and which of them are members."""
+    with _connect(url) as client:
+        answer = client.status()
+    if as_json:
+        view = answer["view"]
+        head = {"cluster": answer["cluster"], "ring": view and view["id"], "primary": _primary(answer)}
+        _print_json({**head, "members": answer["nodes"]})
+    else:
+        render.members(answer["nodes"])
+    return _verdict(answer)
+
+
+@cli.command()
+@_options
+def groups(url: str | None, as_json: bool) -> int:
+    """List the named groups and their processes."""
+    with _connect(url) as client:
+        answer, cluster = client.groups(), client.cluster
+        names = {row["id"]: row["name"] for row in client.members()}
+    if as_json:
+        _print_json({"cluster": cluster, "groups": answer})
+    else:
+        render.groups(answer, names)
+    return 0
+
+
+@cli.command()
+@_options
+@click.option("-n", "--count", type=click.IntRange(1), help="Stop after so many views.")
+def watch(url: str | None, as_json: bool, count: int | None) -> int:
+    """Print the present view and then every change, until interrupted. With --json: one object a line."""
+    with _connect(url) as client:
+        for number, view in enumerate(client.views(), 1):
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            if as_json:
+                click.echo(json.dumps({"v": SCHEMA, "time": now, **_view(view)}))
+            else:
+                click.echo(f"{now}  {render.view_line(view)}")
+            if number == count:
+                break
+    return 0
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
+def version(as_json: bool) -> int:
+    """Show the version of this program."""
+    if as_json:
+        _print_json({"version": vsync.__version__})
+    else:
+        click.echo(f"vsync {vsync.__version__}")
+    return 0
+
+
+@cli.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> int:
+    """Run a three-node cluster on this machine and kill a node of it."""
+    from vsync.demo import main
+
+    return main(list(arguments))
+
+
+def _connect(url: str | None) -> Client:
+    return connect(url, "vsync")
+
+
+def _primary(answer: dict[str, Any]) -> bool:
+    return bool(answer["view"] and answer["view"]["primary"])
+
+
+def _verdict(answer: dict[str, Any]) -> int:
+    return 0 if _primary(answer) else EXIT_NOT_PRIMARY
+
+
+def _print_json(answer: dict[str, Any]) -> None:
+    click.echo(json.dumps({"v": SCHEMA, **answer}, indent=2, default=_jsonable))
+
+
+def _jsonable(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _view(view: ClusterView) -> dict[str, Any]:
+    def rows(lives: tuple[vsync.NodeLife, ...]) -> list[dict[str, Any]]:
+        return [{"id": m.id, "name": m.name, "incarnation": m.incarnation} for m in lives]
+
+    return {
+        "id": view.id,
+        "primary": view.primary,
+        "transitional": view.transitional,
+        "members": rows(view.members),
+        "joined": rows(view.joined),
+        "left": rows(view.left),
+        "reason": view.reason,
+    }

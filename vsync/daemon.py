@@ -1,0 +1,136 @@
+"""``vsyncd``: one node of the cluster, in the foreground, serving the programs of its host.
+
+Start-up errors – configuration, state directory, port, socket – are one line on stderr and exit code 1. SIGTERM and
+SIGINT leave the ring gracefully; a second one does not wait. Exit codes: 0 left, 1 error, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from queue import SimpleQueue
+
+import vsync
+from vsync.config import DEFAULT_CONFIG, Settings, load, with_paths
+from vsync.errors import VsyncError
+from vsync.logs import configure, get_logger
+from vsync.node import Node
+from vsync.plugins import load_services
+
+__all__ = ["main"]
+
+_log = get_logger("vsync.daemon")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program. Returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        settings = with_paths(load(args.config, args.node), args.socket, args.state_dir)
+        if args.check_config:
+            return _check(args.config, settings)
+        configure(args.log_level or settings.daemon.log_level, settings.daemon.log_format)
+        return _serve(settings)
+    except VsyncError as e:
+        print(f"vsyncd: {e}", file=sys.stderr)
+        return 1
+
+
+def notify(text: str) -> None:
+    """Tell systemd (``READY=1``, ``STATUS=...``); nothing happens without ``$NOTIFY_SOCKET``."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):  # an abstract socket
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.connect(address)
+            s.sendall(text.encode())
+    except OSError as e:
+        _log.warning("notify_failed", error=str(e))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vsyncd",
+        description="Run one node of a vsync cluster in the foreground.",
+        epilog="Exit codes: 0 left the cluster, 1 error, 2 usage.",
+    )
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", default=os.environ.get("VSYNC_CONFIG", str(DEFAULT_CONFIG)),
+        help=f"configuration (default: $VSYNC_CONFIG, else {DEFAULT_CONFIG})",
+    )  # fmt: skip
+    parser.add_argument("-n", "--node", metavar="NAME", help="which of the file's nodes this is (name or id)")
+    parser.add_argument("--socket", metavar="PATH", help="serve clients here instead of [daemon] socket")
+    parser.add_argument("--state-dir", metavar="PATH", help="use this instead of [daemon] state_dir")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--check-config", action="store_true", help="check the configuration and exit")
+    parser.add_argument("--version", action="version", version=f"vsyncd {vsync.__version__}")
+    return parser
+
+
+def _check(file: str, settings: Settings) -> int:
+    """Everything that can be known without opening anything."""
+    cluster, daemon = settings.cluster, settings.daemon
+    services = ", ".join(s.name for s in load_services(cluster)) or "none"
+    print(
+        f"{file}: good. Cluster {cluster.cluster!r}, node {cluster.name(cluster.node)!r} of {len(cluster.peers)}, "
+        f"socket {daemon.socket}, state {daemon.state_dir}, services: {services}"
+    )
+    return 0
+
+
+def _serve(settings: Settings) -> int:
+    # A SimpleQueue, not an Event: its put may be called from a signal handler that interrupts its get.
+    events: SimpleQueue[str] = SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: events.put(signal.Signals(number).name))
+    daemon = settings.daemon
+    node = Node(
+        config=settings.cluster,
+        state_dir=daemon.state_dir,
+        socket=daemon.socket,
+        runtime_dir=daemon.runtime_dir,
+    )
+    node.start()
+    _log.info("ready", version=vsync.__version__, node=node.name, socket=str(daemon.socket), pid=os.getpid())
+    notify(f"READY=1\nSTATUS=node {node.name} of cluster {settings.cluster.cluster}")
+    _on_end(node, events)
+    cause = events.get()
+    if cause != "ended":
+        _log.info("leaving", signal=cause)
+        notify("STOPPING=1")
+        _on_second_signal(events)
+        node.stop()
+    if node.failure is not None:
+        print(f"vsyncd: {node.failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _on_end(node: Node, events: SimpleQueue[str]) -> None:
+    def watch() -> None:
+        node.wait()
+        events.put("ended")
+
+    threading.Thread(target=watch, name="vsync-watch", daemon=True).start()
+
+
+def _on_second_signal(events: SimpleQueue[str]) -> None:
+    def watch() -> None:
+        while events.get() == "ended":
+            pass
+        _log.warning("stopped_at_once", reason="a second signal came while leaving")
+        os._exit(1)
+
+    threading.Thread(target=watch, name="vsync-second-signal", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
