@@ -53,6 +53,8 @@ class Lease:
         """Move the deadline, if it may move. A ring of one needs nobody's confirmation (D5)."""
         if not self.running:
             return
+        if self._alone and self._forming:
+            return  # committed to a ring with others: what they may count on is what was promised before
         basis = now if self._alone else host.lease_basis
         if basis is not None:
             self.deadline = max(self.deadline, basis + self._lease)
