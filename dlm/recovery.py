@@ -90,39 +90,48 @@ class Recovered:
     clean: frozenset[Member] = frozenset()
 
 
-def primary_view(table: Table, view: View, going_on: frozenset[int], held: Sequence[Held]) -> Recovered:
+def primary_view(
+    table: Table, view: View, going_on: frozenset[int], prefix: Sequence[Held], rest: Sequence[Held]
+) -> Recovered:
     """Carry ``table``, which goes on, into a primary view. The order is the whole point:
 
-    1. the view gives the state its new name and position, and the fence numbers start anew (K2, K14);
-    2. held-back messages of the old ring, in their order, in the epoch of the new view (K3, B3);
-    3. purge by membership: every life in the table that does not go on in this view (K5, C4);
-    4. private names of ended lives become unknown, their handovers Shared and empty, then what waited there
-       (A7);
-    5. grants, in queue order, name by name;
-    6. the lives of all other members begin here, with serial 0 (K6).
+    1. the recovered rest of the old ring's prefix, in its order and still in the epoch of the *old* view: other
+       members of the unit may have applied these messages there, in regular deliveries (K3);
+    2. the view gives the state its new name and position, and the fence numbers start anew (K2, K14);
+    3. what followed the transitional view, which nobody has applied yet, in the epoch of the *new* view (K3, B3);
+    4. purge by membership: every life in the table that does not go on in this view (K5, C4);
+    5. private names of ended lives become unknown, their handovers Shared and empty, then what waited there (A7);
+    6. grants, in queue order, name by name;
+    7. the lives of all other members begin here, with serial 0 (K6).
 
-    Answers are not given here: the service gives them afterwards, those of grants not before the horizon
-    (K10).
+    Answers are not given here: the service gives them afterwards, those of grants not before the horizon (K10).
     """
     done = Recovered()
     # 1
-    table.begin_epoch(view.id)
+    _replay(table, prefix, done)
     # 2
+    table.begin_epoch(view.id)
+    # 3
+    _replay(table, rest, done)
+    done.clean = frozenset(Member(life.node, life.incarnation) for life in table.lives.values() if life.gone)
+    # 4
+    ended = _ended(table.lives.values(), view, going_on)
+    for node in ended:
+        del table.lives[node]
+    # 5, 6: a name is in one form, so both are one walk over the names concerned
+    table.end_lives(ended, done.effects)
+    # 7
+    begin_lives(table, view)
+    return done
+
+
+def _replay(table: Table, held: Sequence[Held], done: Recovered) -> None:
+    """Apply held-back messages and note which of them counted."""
     for origin, message in held:
         effects = table.apply(origin, message)
         if effects is not None:
             done.effects.extend(effects)
             done.applied.append((origin, message))
-    done.clean = frozenset(Member(life.node, life.incarnation) for life in table.lives.values() if life.gone)
-    # 3
-    ended = _ended(table.lives.values(), view, going_on)
-    for node in ended:
-        del table.lives[node]
-    # 4, 5: a name is in one form, so both are one walk over the names concerned
-    table.end_lives(ended, done.effects)
-    # 6
-    begin_lives(table, view)
-    return done
 
 
 def empty_view(me: int, view: View) -> Table:

@@ -24,7 +24,7 @@ from dlm.lease import Lease
 from dlm.messages import TAG, Kind, Message, decode, key_of
 from dlm.modes import EX, NONE, NOQUEUE, VALBLK
 from dlm.names import Form
-from dlm.recovery import Announcement, Held, announcements, empty_view, primary_view, survivors
+from dlm.recovery import Announcement, announcements, empty_view, primary_view, survivors
 from dlm.table import Table
 from dlm.transfer import Donor, Joiner
 from vsync.errors import Backpressure
@@ -295,8 +295,10 @@ class DlmService:
     def _go_on(self, old: View | None, view: View, going_on: frozenset[int], held: HeldBack) -> frozenset[Member]:
         """This node's state is the chosen one. Returns who said goodbye before this view."""
         straight = old is not None and old.primary
-        kept: list[Held] = [(o, m) for _, o, m in held if m.kind != Kind.CHUNK] if straight else []
-        done = primary_view(self.table, view, going_on, kept)
+        kept = [each for each in held if straight and each[2].kind != Kind.CHUNK]
+        prefix = [(origin, message) for after, origin, message in kept if not after]
+        rest = [(origin, message) for after, origin, message in kept if after]
+        done = primary_view(self.table, view, going_on, prefix, rest)
         for origin, message in done.applied:
             if origin == self._me:
                 self.home.outbox.applied(message.serial)

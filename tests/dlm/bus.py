@@ -142,7 +142,7 @@ class Bus:
     def alive(self) -> list[Node]:
         return [node for _, node in sorted(self.nodes.items()) if node.alive]
 
-    # -- lives --------------------------------------------------------------------------------------------------------
+    # -- lives ----------------------------------------------------------------------------------------------
 
     def boot(self, node: int) -> Node:
         """Start (or restart) a node; sessions 1 and 2 are open."""
@@ -156,7 +156,7 @@ class Bus:
         """The daemon is gone; what its clients hold stays valid until the lease ends (D1)."""
         self.nodes[node].alive = False
 
-    # -- order and delivery -------------------------------------------------------------------------------------------
+    # -- order and delivery ---------------------------------------------------------------------------------
 
     def sequence(self, *nodes: int) -> None:
         """Put everything these nodes have submitted into the order of their ring; nobody delivers yet."""
@@ -209,7 +209,7 @@ class Bus:
         members = [self.nodes[member.node] for member in ring.members]
         return all(n.alive and n.ring is ring and n.me in ring.members for n in members)
 
-    # -- views --------------------------------------------------------------------------------------------------------
+    # -- views ----------------------------------------------------------------------------------------------
 
     def view(self, nodes: Iterable[int], primary: bool | None = None, rest: Mapping[int, int] | None = None) -> RingId:
         """A new ring of these nodes. Members from one old ring recover the longest prefix among them, then what
@@ -254,7 +254,7 @@ class Bus:
             n.host.view = regular
             n.service.view(regular, self.now)
 
-    # -- clients ------------------------------------------------------------------------------------------------------
+    # -- clients --------------------------------------------------------------------------------------------
 
     def call(self, node: int, verb: str, session: int = 1, **args: Any) -> int:
         """Start a request; its number."""
@@ -315,7 +315,7 @@ class Bus:
         self.handles[who] = Held(key, result["mode"], result["fence"], node.service.lease(session)[0])
         self.check_exclusion()
 
-    # -- checks -------------------------------------------------------------------------------------------------------
+    # -- checks ---------------------------------------------------------------------------------------------
 
     def valid_handles(self) -> list[tuple[tuple[Member, int, int], Held]]:
         """Handles whose holders may rely on them now – also clients of a daemon that was killed."""

@@ -115,7 +115,7 @@ def test_a2_give_back_crosses_a_strangers_request() -> None:
     bus.tokens()
     bus[1].service.fire(bus.now)
     assert bus.kinds(1) == [Kind.GIVE_BACK]
-    own, h1 = bus.lock(1)  # after sending it, the owner may not grant alone
+    own, _ = bus.lock(1)  # after sending it, the owner may not grant alone
     assert bus.result(own) is None
     theirs, h2 = bus.lock(2)
     bus.sequence(2, 1)  # the stranger's request comes first
@@ -247,7 +247,7 @@ def test_a8_only_a_new_lock_request_claims(verb: str) -> None:
 
 def test_a9_the_state_at_delivery_counts() -> None:
     bus = Bus()
-    a, ha = bus.lock(1)
+    a, _ = bus.lock(1)
     b, _ = bus.lock(2)
     c, _ = bus.lock(3, noqueue=True)
     bus.sequence(2, 1, 3)

@@ -1,4 +1,4 @@
-"""Views: whose state goes on, what is purged, what is held back, and what is answered when (pitfalls C, D, K3–K11)."""
+"""Views: whose state goes on, what is purged, held back, and answered when (pitfalls C, D, K3–K11)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,301 @@
+"""Golden scripts of one resource (locks.md §1.18, Q14) and a comparison with a deliberately dumb model."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlm import modes
+from dlm.modes import NAMES
+from dlm.resource import Effect, Lock, Resource, State, What
+
+_STEP = re.compile(r"(?P<who>\w)(?P<what>[+>!-])(?P<mode>[A-Z]{2})?(?P<rest>.*)")
+_FLAGS = {
+    name: getattr(modes, name)
+    for name in (
+        "NOQUEUE VALBLK QUECVT IVVALBLK CONVDEADLK NODLCKWT EXPEDITE HEADQUE NOORDER FORCEUNLOCK".split()
+    )
+}
+
+
+class Script:
+    """Runs ``a+PR`` new request, ``a>EX`` convert, ``a-`` unlock, ``a!`` cancel; flags and "value" after it."""
+
+    def __init__(self) -> None:
+        self.fences = iter(range(1, 10_000))
+        self.resource = Resource(self.fences.__next__)
+        self.told: dict[str, tuple[Any, bool]] = {}
+
+    def step(self, text: str) -> str:
+        match = _STEP.fullmatch(text.strip())
+        assert match, text
+        key = (ord(match["who"]), 1, 1)
+        value = re.search(r'"(.*)"', match["rest"])
+        flags = sum(bit for name, bit in _FLAGS.items() if name in match["rest"].split())
+        data = value[1].encode() if value else None
+        out: list[Effect] = []
+        mode = NAMES.index(match["mode"]) if match["mode"] else 0
+        if match["what"] == "+":
+            self.resource.lock(Lock(key, mode, flags, data), out)
+        elif match["what"] == ">":
+            self.resource.convert(key, mode, flags, data, 0, out)
+        elif match["what"] == "-":
+            self.resource.unlock(key, flags, data, out)
+        else:
+            self.resource.cancel(key, out)
+        self.resource.invariants()
+        return " ".join(self._text(effect) for effect in out)
+
+    def _text(self, effect: Effect) -> str:
+        who = chr(effect.key[0])
+        if effect.what is What.GRANTED:
+            self.told[who] = effect.value, effect.valid
+            return f"{who}:ok@{NAMES[effect.mode]}"
+        return f"{who}:{effect.code or effect.what.name.lower()}"
+
+
+# Each line: step = effects in exact order; nothing after "=" means queued (or ignored) silently.
+GOLDEN = {
+    "G1 no reader bypass": """a+PR=a:ok@PR; b+EX=; c+PR=; a-=a:gone b:ok@EX; b-=b:gone c:ok@PR""",
+    "G2 in-place convert bypasses converter": """a+CR=a:ok@CR; b+NL=b:ok@NL; d+NL=d:ok@NL; b>EX=; d>CR=d:ok@CR;
+        d-=d:gone; a-=a:gone b:ok@EX""",
+    "G3 same with QUECVT": """a+CR=a:ok@CR; b+NL=b:ok@NL; d+NL=d:ok@NL; b>EX=; d>CR QUECVT=; a-=a:gone b:ok@EX;
+        b-=b:gone d:ok@CR""",
+    "G4 EXPEDITE": """a+EX=a:ok@EX; b+PR=; d+NL=; e+NL EXPEDITE=e:ok@NL""",
+    "G5 conversion deadlock": """a+PR=a:ok@PR; b+PR=b:ok@PR; a>EX=; b>EX=b:deadlock; b-=b:gone a:ok@EX""",
+    "G6 second form": """a+NL=a:ok@NL; b+PR=b:ok@PR; z+PR=z:ok@PR; a>EX=; b>EX=b:deadlock""",
+    "G7 CONVDEADLK": """a+PR=a:ok@PR; b+PR=b:ok@PR; a>EX=; b>EX CONVDEADLK=a:ok@EX; a-=a:gone b:ok@EX""",
+    "G8 NODLCKWT": """a+PR=a:ok@PR; b+PR=b:ok@PR; a>EX=; b>EX NODLCKWT=; a!=a:canceled; a-=a:gone b:ok@EX""",
+    "G9 NOQUEUE convert": """a+PR=a:ok@PR; b+PR=b:ok@PR; a>EX NOQUEUE=a:again; b-=b:gone; a>EX NOQUEUE=a:ok@EX""",
+    "G10 NOQUEUE request": """a+EX=a:ok@EX; b+PR NOQUEUE=b:again; a-=a:gone; b+PR NOQUEUE=b:ok@PR""",
+    "G11 one release grants all": """a+EX=a:ok@EX; b+CR=; c+PR=; d+EX=; e+PW=; a>PR=a:ok@PR b:ok@CR c:ok@PR""",
+    "G12 PR/CW": """a+PR=a:ok@PR; b+CW=; c+CW=; a>CR=a:ok@CR b:ok@CW c:ok@CW""",
+    "G13 middle conversion waits": """a+PR=a:ok@PR; b+PR=b:ok@PR; a>CW=; b-=b:gone a:ok@CW""",
+    "G14 two middle conversions": """a+PR=a:ok@PR; b+PR=b:ok@PR; a>CW=; b>CW=b:deadlock""",
+    "G15 HEADQUE": """a+EX=a:ok@EX; b+PR=; c+EX HEADQUE=; a-=a:gone c:ok@EX; c-=c:gone b:ok@PR""",
+    "G16 NOORDER": """a+PR=a:ok@PR; b+EX=; c+PR NOORDER=c:ok@PR; a-=a:gone; c-=c:gone b:ok@EX""",
+    "G19 cancel unblocks": """a+PR=a:ok@PR; b+EX=; c+PR=; b!=b:canceled c:ok@PR""",
+    "G20 cancel convert": """a+CR=a:ok@CR; b+CR=b:ok@CR; a>EX=; d+CR=; a!=a:canceled d:ok@CR""",
+    "G21 convert beats wait": """a+EX=a:ok@EX; b+NL=b:ok@NL; c+PR=; b>EX=; a-=a:gone b:ok@EX; b-=b:gone c:ok@PR""",
+    "G22 waits behind a converter": """a+CR=a:ok@CR; b+NL=b:ok@NL; b>EX=; c+CR=; a-=a:gone b:ok@EX""",
+    "G23 upgrade jumps waiter": """a+PR=a:ok@PR; b+EX=; a>EX=a:ok@EX""",
+    "G24 NOQUEUE is fair too": """a+PR=a:ok@PR; b+EX=; c+PR NOQUEUE=c:again""",
+    "G25": """a+PR=a:ok@PR; b+PR=b:ok@PR; a>PW=; c+EX=; b-=b:gone a:ok@PW; a-=a:gone c:ok@EX""",
+    "G26 same-mode convert": """a+PR=a:ok@PR; b+EX=; a>PR=a:ok@PR""",
+    "G27 down-convert": """a+EX=a:ok@EX; b+PR=; c+PR=; d+PW=; a>CR=a:ok@CR b:ok@PR c:ok@PR""",
+    "G28 FIFO of converts": """a+CR=a:ok@CR; b+NL=b:ok@NL; d+NL=d:ok@NL; e+NL=e:ok@NL; b>EX=; d>PW QUECVT=;
+        e>CR QUECVT=; a-=a:gone b:ok@EX; b>CR=b:ok@CR d:ok@PW e:ok@CR""",
+    "G30 HEADQUE conversion": """z+PR=z:ok@PR; x+PR=x:ok@PR; c+NL=c:ok@NL; x>PW=; c>EX HEADQUE=c:deadlock;
+        z-=z:gone x:ok@PW""",
+    "Q14 of the handbook": """1+PW=1:ok@PW; 2+NL=2:ok@NL; 3+NL=3:ok@NL; 4+NL=4:ok@NL; 2>EX=; 3>PW QUECVT=;
+        4>CR QUECVT=; 5+CR=; 6+PR=; 7+CR=; 1>CR=1:ok@CR; 1-=1:gone 2:ok@EX; 2>NL=2:ok@NL 3:ok@PW 4:ok@CR 5:ok@CR;
+        4-=4:gone; 5-=5:gone; 3-=3:gone 6:ok@PR 7:ok@CR""",
+    "U3 cancel after the grant": """a+EX=a:ok@EX; a!=; a-=a:gone""",
+    "S3 one operation at a time": """a+PR=a:ok@PR; b+PR=b:ok@PR; a>EX=; a>PR=a:busy""",
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden(name: str) -> None:
+    script = Script()
+    for number, line in enumerate(GOLDEN[name].split(";")):
+        step, _, expected = line.strip().partition("=")
+        assert script.step(step) == expected.strip(), f"step {number + 1}: {step}"
+
+
+# (step, who reads, what it reads, valid); None: nothing is read.
+VALUES = {
+    "G31": [
+        ("k+NL", "", None, True),
+        ("a+EX VALBLK", "a", b"", True),
+        ('a>NL VALBLK "v1"', "a", None, True),
+        ("b+PR VALBLK", "b", b"v1", True),
+        ("a>EX VALBLK", "", None, True),
+        ("b-", "a", b"v1", True),
+        ("a- IVVALBLK", "", None, False),
+        ("b+CR VALBLK", "b", b"v1", False),
+        ("c+PW VALBLK", "c", b"v1", False),
+        ('c>PR VALBLK "v2"', "c", None, True),
+        ("d+CR VALBLK", "d", b"v2", True),
+    ],
+    "G32": [
+        ("k+NL", "", None, True),
+        ("a+PW VALBLK", "a", b"", True),
+        ("a>EX VALBLK", "a", b"", True),
+        ('a>EX VALBLK "w"', "a", None, True),
+        ("a>PW IVVALBLK", "a", None, True),
+        ("b+NL VALBLK", "b", b"w", False),
+        ("a-", "", None, True),
+        ("b>EX VALBLK", "b", b"w", False),
+        ('b>NL VALBLK "v3"', "b", None, True),
+        ("k>CR VALBLK", "k", b"v3", True),
+    ],
+    "G33": [
+        ("a+EX VALBLK", "a", b"", True),
+        ('a- VALBLK "v"', "", None, True),
+        ("b+EX VALBLK", "b", b"", True),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_value_block(name: str) -> None:
+    script = Script()
+    for step, who, value, valid in VALUES[name]:
+        script.told.clear()
+        script.step(step)
+        if who:
+            assert script.told[who] == (value, valid), step
+
+
+def test_a_dead_node_invalidates_only_what_it_could_have_written() -> None:
+    for mode, valid in (("PR", True), ("PW", False), ("EX", False)):
+        script = Script()
+        script.step("k+NL")
+        script.step(f"a+{mode}")
+        script.resource.purge([ord("a")], [])
+        assert script.resource.valid is valid, mode
+
+
+def test_a_conversion_to_a_stronger_mode_gets_a_new_number() -> None:
+    script = Script()
+    fences = []
+    for step in ("a+PR", "a>PR", "a>EX", "a>CR", "a>NL", "a>CW", "a>PR"):
+        script.step(step)
+        fences.append(script.resource.locks[ord("a"), 1, 1].fence)
+    assert fences == [1, 1, 2, 2, 2, 3, 4]
+
+
+# -- the dumb model ----------------------------------------------------------------------------------------
+
+
+class Dumb:
+    """The same rules by looking at everything each time: a list of dictionaries, oldest queue entry first."""
+
+    PAIRS = {frozenset(p) for p in ((1, 1), (1, 2), (1, 3), (1, 4), (2, 2), (3, 3))}
+
+    def __init__(self) -> None:
+        self.locks: list[dict[str, Any]] = []  #: held ones; a converting one has "wants"
+        self.converting: list[Any] = []
+        self.waiting: list[Any] = []
+        self.number = 0
+
+    def ok(self, a: int, b: int) -> bool:
+        return a == 0 or b == 0 or frozenset((a, b)) in self.PAIRS
+
+    def free(self, key: Any, asked: int) -> bool:
+        return all(self.ok(lock["mode"], asked) for lock in self.locks if lock["key"] != key)
+
+    def find(self, key: Any) -> dict[str, Any] | None:
+        return next((lock for lock in self.locks if lock["key"] == key), None)
+
+    def fence(self) -> int:
+        self.number += 1
+        return self.number
+
+    def lock(self, key: Any, mode: int, noqueue: bool) -> list[Any]:
+        if not self.converting and not self.waiting and self.free(key, mode):
+            return [self.hold(key, mode)]
+        if noqueue:
+            return [("again", key)]
+        self.waiting.append((key, mode))
+        return []
+
+    def hold(self, key: Any, mode: int) -> Any:
+        lock = self.find(key)
+        if lock is None:
+            lock = {"key": key, "mode": -1, "fence": 0}
+            self.locks.append(lock)
+        old = lock["mode"]
+        if old == -1 or {old, mode} == {2, 3} or mode > old:
+            lock["fence"] = self.fence()
+        lock["mode"] = mode
+        return ("ok", key, mode, lock["fence"])
+
+    def convert(self, key: Any, mode: int, noqueue: bool) -> list[Any]:
+        lock = self.find(key)
+        assert lock
+        if self.free(key, mode):
+            return [self.hold(key, mode), *self.rescan()]
+        if noqueue:
+            return [("again", key)]
+        if any(not self.ok(wants, lock["mode"]) for _, wants in self.converting):
+            return [("deadlock", key)]
+        self.converting.append((key, mode))
+        return []
+
+    def rescan(self) -> list[Any]:
+        done = []
+        while True:
+            queue = self.converting or self.waiting
+            if not queue or not self.free(*queue[0]):
+                return done
+            done.append(self.hold(*queue.pop(0)))
+
+    def cancel(self, key: Any) -> list[Any]:
+        queued = [q for q in (self.converting, self.waiting) if any(k == key for k, _ in q)]
+        if not queued:
+            return []
+        queued[0][:] = [(k, m) for k, m in queued[0] if k != key]
+        return [("canceled", key), *self.rescan()]
+
+    def unlock(self, key: Any) -> list[Any]:
+        self.locks = [lock for lock in self.locks if lock["key"] != key]
+        self.converting = [(k, m) for k, m in self.converting if k != key]
+        self.waiting = [(k, m) for k, m in self.waiting if k != key]
+        return [("gone", key), *self.rescan()]
+
+
+def _plain(effect: Effect) -> Any:
+    if effect.what is What.GRANTED:
+        return "ok", effect.key, effect.mode, effect.fence
+    return effect.code or effect.what.name.lower(), effect.key
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 6))
+def test_against_the_dumb_model(seed: int, clients: int) -> None:
+    """Random operations: the same effects in the same order, and every accepted one ends exactly once."""
+    rng = random.Random(seed)
+    dumb = Dumb()
+    resource = Resource(iter(range(1, 10_000)).__next__)
+    pending: set[Any] = set()
+    for step in range(60):
+        key = (rng.randrange(1, clients + 1), 1, 1)
+        lock = resource.locks.get(key)
+        out: list[Effect] = []
+        mode, noqueue = rng.randrange(6), rng.random() < 0.2
+        flags = modes.NOQUEUE if noqueue else 0
+        choice = rng.choice(["convert", "convert", "unlock"]) if lock else "lock"
+        if lock and lock.state is not State.GRANTED:
+            choice = rng.choice(["cancel", "unlock"])
+        if choice == "lock":
+            pending.add(key)
+            resource.lock(Lock(key, mode, flags), out)
+            expected = dumb.lock(key, mode, noqueue)
+        elif choice == "convert":
+            pending.add(key)
+            resource.convert(key, mode, flags, None, 0, out)
+            expected = dumb.convert(key, mode, noqueue)
+        elif choice == "cancel":
+            assert resource.cancel(key, out)
+            expected = dumb.cancel(key)
+        else:
+            resource.unlock(key, 0, None, out)
+            expected = dumb.unlock(key)
+            pending.discard(key)
+        assert [_plain(effect) for effect in out] == expected, f"seed {seed}, step {step}: {choice} {key}"
+        for effect in out:
+            if effect.what is not What.GONE:
+                assert effect.key in pending, f"seed {seed}, step {step}: {effect} without a request"
+                pending.remove(effect.key)
+        resource.invariants()
+        again = Resource.decode(resource.encode(), resource.mint, 0)
+        assert again.encode() == resource.encode()
+    queued = {key for key, lock in resource.locks.items() if lock.state is not State.GRANTED}
+    assert pending == queued
