@@ -235,8 +235,10 @@ class GroupService:
         return True
 
     def _push_view(self, group: str, joined: Any, left: Any, also: list[int] | None = None) -> None:
+        ring = self.host.view
         body = {
             "group": group,
+            "view": {"id": str(ring.id), "primary": ring.primary} if ring else {},
             "members": [p.describe() for p in self._members(group)],
             "joined": list(joined),
             "left": list(left),
