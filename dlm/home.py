@@ -301,12 +301,20 @@ class Home:
                 self.deferred.append(handle)
 
     def _may_tell(self, handle: Handle, effect: Effect) -> bool:
-        """Whether an outcome may be told now (K9, K10). Releases and refusals wait for no horizon."""
+        """Whether an outcome may be told now (K9, K10).
+
+        Releases and refusals wait for no horizon. A grant is told only within a lease: a stale member of a ring that
+        others have left may still deliver one, but it is worth nothing.
+        """
         if not self.open or self.holding:
             return False
-        if self.now >= self.lease.horizon or effect.what is not What.GRANTED:
+        if effect.what is not What.GRANTED:
             return True
         if handle.mode != NONE and (effect.mode == handle.mode or is_down(handle.mode, effect.mode)):
+            return True
+        if not self.lease.valid(self.now):
+            return False
+        if self.now >= self.lease.horizon:
             return True
         name = self.table.names.get(handle.key)
         if name is None or name.form is not Form.PRIVATE or name.owner != self._me:
@@ -327,6 +335,8 @@ class Home:
             self._answer_cancel(handle, True)
         else:
             self.host.refuse(handle.session, request.rid, effect.code, _WORDS.get(effect.code, effect.code))
+            if handle.mode == NONE:
+                self._answer_cancel(handle, False)  # its own outcome will find no handle any more
 
     def _gone(self, handle: Handle) -> None:
         """The lock is no more: whoever still waits for something about it is answered."""

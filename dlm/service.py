@@ -64,6 +64,8 @@ class DlmService:
         self._complete = False
         self._leaving = False
         self._reforming = False
+        self._swept = 0  #: when the deferred answers were last looked at ..
+        self._had_lease = False  #: .. and whether there was a lease then
 
     # -- the service interface -------------------------------------------------------------------------------
 
@@ -149,14 +151,14 @@ class DlmService:
         self.lease_clock.on_token(self.host, now)
         self.home.flush()
         self._feed_joiners()
+        self._sweep(now)
 
     def fire(self, now: int) -> None:
         """Time has passed: answers at the horizon, yields, give-backs."""
         self._at(now)
         self.lease_clock.renew(self.host, now)
+        self._sweep(now)
         if self.home.open and not self.home.holding:
-            if self.home.deferred and now >= self.lease_clock.horizon:
-                self.home.tell_deferred()
             self._yield_contended(now)
             self._give_back_idle(now)
 
@@ -164,7 +166,8 @@ class DlmService:
         """When ``fire`` wants to be called."""
         home = self.home
         acting = home.open and not home.holding
-        times = [self.lease_clock.next_deadline(acting and bool(home.deferred))]
+        waiting = acting and bool(home.deferred) and self._swept < self.lease_clock.horizon
+        times = [self.lease_clock.next_deadline(waiting)]
         if acting:
             times.append(self._next_yield())
             times.append(self._next_give_back())
@@ -223,6 +226,15 @@ class DlmService:
     def complete(self) -> bool:
         """Whether the table is a full copy (not a joiner's, not a fresh node's)."""
         return self._complete
+
+    def _sweep(self, now: int) -> None:
+        """Give the answers that time, or a new lease, has made possible; otherwise this costs nothing."""
+        had_lease, self._had_lease = self._had_lease, self.lease_clock.valid(now)
+        self._swept = now
+        if not self.home.deferred or not self.home.open or self.home.holding:
+            return
+        if now >= self.lease_clock.horizon or (self._had_lease and not had_lease):
+            self.home.tell_deferred()
 
     # -- the ordered stream ----------------------------------------------------------------------------------
 
@@ -287,7 +299,7 @@ class DlmService:
             self._donor = Donor(view.id, self.table.encode(), sending=self._me.node == min(going_on))
         if self._complete and not self.home.linked:
             self.home.link()
-        self.home.holding = False
+        self.home.holding = self._had_lease = False
         self.home.tell_deferred()
         self._feed_joiners()
         self.host.event("dlm.view", ring=str(view.id), going_on=sorted(going_on), state=self._state())

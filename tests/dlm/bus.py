@@ -6,6 +6,7 @@ to the next, and what a transitional set still delivers; so every scenario of th
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from vsync.service import Credentials
 from vsync.types import NO_RING, ClusterConfig, Entry, Member, Peer, RingId, Timing, View
 
 LEASE = Timing().lease
+CLIENT = Credentials(100, 0, 0, "client")
 MS = 1_000
 
 
@@ -126,6 +128,7 @@ class Bus:
         self.highest: dict[bytes, dict[int, int]] = {}  #: by name and mode: the highest fence told
         self.nodes: dict[int, Node] = {}
         self.incarnations: dict[int, int] = {}
+        self.abandoned: set[int] = set()  #: requests whose client has gone
         for node in range(1, nodes + 1):
             self.boot(node)
         if bootstrap:
@@ -149,7 +152,7 @@ class Bus:
         self.incarnations[node] = self.incarnations.get(node, 0) + 1
         fresh = self.nodes[node] = Node(self, node, self.incarnations[node])
         for session in (1, 2):
-            fresh.service.open(session, Credentials(100 + session, 0, 0, f"client{session}"), self.now)
+            fresh.service.open(session, CLIENT, self.now)
         return fresh
 
     def kill(self, node: int) -> None:
@@ -211,9 +214,16 @@ class Bus:
 
     # -- views ----------------------------------------------------------------------------------------------
 
-    def view(self, nodes: Iterable[int], primary: bool | None = None, rest: Mapping[int, int] | None = None) -> RingId:
-        """A new ring of these nodes. Members from one old ring recover the longest prefix among them, then what
-        else any of them has received (``rest``: old messages after the prefix to deliver in the transitional view).
+    def view(
+        self,
+        nodes: Iterable[int],
+        primary: bool | None = None,
+        rest: Mapping[int, int] | None = None,
+        rng: random.Random | None = None,
+    ) -> RingId:
+        """A new ring of these nodes. Members from one old ring recover the longest prefix among them, then deliver
+        in the transitional view what else they have (``rest``: by a unit's lowest node, how many old messages;
+        with ``rng``: a random longer prefix, and of what follows a random part of the unit's own messages).
         """
         chosen = [self.nodes[node] for node in sorted(nodes)]
         self.seq += 3
@@ -229,15 +239,23 @@ class Bus:
             n.host.lease_basis = None
             units.setdefault(entries[n.id].old_ring, []).append(n)
         for old_ring, unit in sorted(units.items()):
-            self._install(unit, old_ring, ring, entries, (rest or {}).get(unit[0].id, 0))
+            upto = max(n.delivered for n in unit)
+            others: list[int] = list(range(upto, upto + (rest or {}).get(unit[0].id, 0)))
+            log = unit[0].ring.log if unit[0].ring else []
+            if rng is not None:
+                upto = rng.randint(upto, len(log))
+                own = {n.me for n in unit}
+                others = [i for i in range(upto, len(log)) if log[i][0] in own and rng.random() < 0.5]
+            self._install(unit, old_ring, ring, entries, upto, others)
         for n in chosen:
             n.ring, n.delivered = ring, 0
             n.host.lease_basis = None
         self.tokens()
         return ring_id
 
-    def _install(self, unit: list[Node], old: RingId, ring: Ring, entries: dict[int, Entry], rest: int) -> None:
-        upto = max(n.delivered for n in unit)
+    def _install(
+        self, unit: list[Node], old: RingId, ring: Ring, entries: dict[int, Entry], upto: int, others: list[int]
+    ) -> None:
         together = tuple(n.me for n in unit) if old != NO_RING else ()
         for n in unit:
             previous = n.ring.members if n.ring else ()
@@ -248,7 +266,8 @@ class Bus:
                     n.deliver_next(installing=True)
                 trans = View(ring.id, together, (), left, ring.primary, True, "test", entries, old)
                 n.service.view(trans, self.now)
-                for _ in range(rest):
+                for index in others:
+                    n.delivered = index
                     n.deliver_next(installing=True)
             regular = View(ring.id, ring.members, joined, left, ring.primary, False, "test", entries, old)
             n.host.view = regular
@@ -284,6 +303,9 @@ class Bus:
         member = self.nodes[node]
         for who in [w for w in self.handles if w[0] == member.me and w[1] == session]:
             del self.handles[who]
+        for rid, (asker, asking, *_) in self.requests.items():
+            if asker is member and asking == session and rid not in member.answers:
+                self.abandoned.add(rid)
         member.service.close(session, self.now)
 
     def _weaker(self, member: Node, session: int, args: dict[str, Any]) -> bool:

@@ -15,12 +15,8 @@ from dlm.modes import NAMES
 from dlm.resource import Effect, Lock, Resource, State, What
 
 _STEP = re.compile(r"(?P<who>\w)(?P<what>[+>!-])(?P<mode>[A-Z]{2})?(?P<rest>.*)")
-_FLAGS = {
-    name: getattr(modes, name)
-    for name in (
-        "NOQUEUE VALBLK QUECVT IVVALBLK CONVDEADLK NODLCKWT EXPEDITE HEADQUE NOORDER FORCEUNLOCK".split()
-    )
-}
+_WORDS = ("NOQUEUE", "VALBLK", "QUECVT", "IVVALBLK", "CONVDEADLK", "NODLCKWT", "EXPEDITE", "HEADQUE", "NOORDER")
+_FLAGS = {name: getattr(modes, name) for name in _WORDS}
 
 
 class Script:
@@ -174,10 +170,11 @@ def test_a_conversion_to_a_stronger_mode_gets_a_new_number() -> None:
 # -- the dumb model ----------------------------------------------------------------------------------------
 
 
+_PAIRS = ((1, 1), (1, 2), (1, 3), (1, 4), (2, 2), (3, 3))
+
+
 class Dumb:
     """The same rules by looking at everything each time: a list of dictionaries, oldest queue entry first."""
-
-    PAIRS = {frozenset(p) for p in ((1, 1), (1, 2), (1, 3), (1, 4), (2, 2), (3, 3))}
 
     def __init__(self) -> None:
         self.locks: list[dict[str, Any]] = []  #: held ones; a converting one has "wants"
@@ -186,7 +183,7 @@ class Dumb:
         self.number = 0
 
     def ok(self, a: int, b: int) -> bool:
-        return a == 0 or b == 0 or frozenset((a, b)) in self.PAIRS
+        return a == 0 or b == 0 or (min(a, b), max(a, b)) in _PAIRS
 
     def free(self, key: Any, asked: int) -> bool:
         return all(self.ok(lock["mode"], asked) for lock in self.locks if lock["key"] != key)
