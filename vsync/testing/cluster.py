@@ -72,8 +72,7 @@ class SimCluster:
         self.checkers = Checkers(self.trace, peers, self.options.timing)
         self.network = Network(self.scheduler, self.options.links, self.options.seed, self._arrive)
         self.nodes = {
-            peer.node: SimNode(self, ClusterConfig("sim", peer.node, peers, self.options.timing))
-            for peer in peers
+            peer.node: SimNode(self, ClusterConfig("sim", peer.node, peers, self.options.timing)) for peer in peers
         }
         for plugin in self.plugins:
             plugin.begin(self)
@@ -144,6 +143,8 @@ class SimCluster:
         processes = self.checkers.views.processes
         ids = set()
         for node in living:
+            if node.leaving:
+                return f"node {node.id} is still leaving"
             process = processes[node.me]
             view = process.regular
             if view is None or process.transitional is not None or view.members != expected:

@@ -236,9 +236,7 @@ class MessageRules:
             sender, number = self._rings[ring_id].at[differing]
             orphan = walk.together is not None and sender not in walk.together
             raise Violation(
-                "EVS-E15"
-                if orphan and differing not in has.delivered[: has.before_transitional]
-                else "EVS-E13",
+                "EVS-E15" if orphan and differing not in has.delivered[: has.before_transitional] else "EVS-E13",
                 f"from {ring_id} to {next_ring}: {_p(has.who)} delivered {_p(sender)}:{number} at "
                 f"{_at(differing)}, {_p(lacks.who)} did not",
             )

@@ -69,9 +69,7 @@ class ViewRules:
         self._check_identity(who, view)
         highest = self._highest.get(who.node, NO_RING)
         if view.id <= highest:
-            raise Violation(
-                "EVS-E7", f"{_p(who)} is given {_v(view)} after configuration {highest}: ids must grow"
-            )
+            raise Violation("EVS-E7", f"{_p(who)} is given {_v(view)} after configuration {highest}: ids must grow")
         previous = process.regular.id if process.regular else NO_RING
         if view.previous != previous:
             raise Violation(
@@ -104,8 +102,7 @@ class ViewRules:
         elif known.members != view.members:
             raise Violation(
                 "EVS-E6",
-                f"id {view.id} means {_m(view.members)} to {_p(who)} and {_m(known.members)} to "
-                f"{_p(known.first)}",
+                f"id {view.id} means {_m(view.members)} to {_p(who)} and {_m(known.members)} to {_p(known.first)}",
             )
 
     def _transitional_view(self, who: Member, process: _Process, view: View) -> None:
@@ -136,9 +133,7 @@ class ViewRules:
         """E8..E11 at the end of a change."""
         together = process.transitional
         if together is not None and together.id != view.id:
-            raise Violation(
-                "EVS-E8", f"{_p(who)} is given {_v(view)} after a transitional view of {together.id}"
-            )
+            raise Violation("EVS-E8", f"{_p(who)} is given {_v(view)} after a transitional view of {together.id}")
         if together is None and process.regular is not None:
             raise Violation(
                 "EVS-E8", f"{_p(who)} goes from {process.regular.id} to {_v(view)} with no transitional view"
@@ -161,9 +156,7 @@ class ViewRules:
         if tuple(view.left) != left:
             raise Violation("EVS-E11", f"{_p(who)}: {_v(view)} says left={_m(view.left)}, not {_m(left)}")
         if tuple(view.joined) != joined:
-            raise Violation(
-                "EVS-E11", f"{_p(who)}: {_v(view)} says joined={_m(view.joined)}, not {_m(joined)}"
-            )
+            raise Violation("EVS-E11", f"{_p(who)}: {_v(view)} says joined={_m(view.joined)}, not {_m(joined)}")
 
     def _check_entries(self, who: Member, process: _Process, view: View) -> None:
         """E8 and pitfalls K1: what the members announced is part of the view and the same for all."""

@@ -51,9 +51,7 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     which.add_argument("--seed", type=int, default=1, help="run this seed (default 1)")
     which.add_argument("--seeds", type=_range, metavar="A..B", help="run the seeds A to B, both included")
     parser.add_argument("--nodes", type=int, default=5, help="number of nodes, 1 to 16 (default 5)")
-    parser.add_argument(
-        "--seconds", type=float, help="virtual seconds of chaos (default: drawn from the seed)"
-    )
+    parser.add_argument("--seconds", type=float, help="virtual seconds of chaos (default: drawn from the seed)")
     parser.add_argument("--budget-seconds", type=float, help="start no further seed after so much real time")
     parser.add_argument("--trace", action="store_true", help="print every event, frames too")
     parser.add_argument("--verbose", action="store_true", help="with --seeds: one line per seed")

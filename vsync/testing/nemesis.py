@@ -38,6 +38,13 @@ class Nemesis:
         for node in self.cluster.nodes.values():
             node.spare()
             node.resume()
+            self._start(node)
+
+    def _start(self, node: SimNode) -> None:
+        """Start the node; if it is just leaving, as soon as it has left."""
+        if node.leaving:
+            self.cluster.scheduler.after(self.cluster.options.timing.join, self._start, node)
+        else:
             node.start()
 
     def _later(self, action: object, *args: object) -> None:
@@ -87,6 +94,8 @@ class Nemesis:
     def one_way(self) -> None:
         """One link, or all links of one node in one direction, fall silent for a while."""
         cluster = self.cluster
+        if len(cluster.nodes) < 2:
+            return
         src, dst = self._rng.sample(sorted(cluster.nodes), 2)
         if self._rng.random() < 0.5:
             cluster.network.cut(src, dst)
@@ -111,9 +120,7 @@ class Nemesis:
     def _restart_later(self, node: SimNode) -> None:
         timing = self.cluster.options.timing
         fast = self._rng.random() < self.cluster.options.fast_restart
-        delay = (
-            self._rng.randint(1, timing.join) if fast else self._rng.randint(timing.join, 3 * timing.token)
-        )
+        delay = self._rng.randint(1, timing.join) if fast else self._rng.randint(timing.join, 3 * timing.token)
         self.cluster.scheduler.after(delay, self._restart, node, node.stops, 0)
 
     def _restart(self, node: SimNode, stops: int, tries: int) -> None:
@@ -121,9 +128,7 @@ class Nemesis:
         if not self._active:
             return
         if node.up and node.stops == stops and tries < 50:
-            self.cluster.scheduler.after(
-                self.cluster.options.timing.join, self._restart, node, stops, tries + 1
-            )
+            self.cluster.scheduler.after(self.cluster.options.timing.join, self._restart, node, stops, tries + 1)
             return
         node.start()
 

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CoreFactory", "SimNode"]
 
 SESSION = 1  #: the recorder's own session; plug-ins use larger numbers
-_START_SEQ = (
-    50_000_000  # a ring-id file is missing: the sequence starts at a wall clock, far above any kept one
-)
+_START_SEQ = 50_000_000  # a ring-id file is missing: the sequence starts at a wall clock, far above any kept one
 
 
 class CoreLike(Protocol):
@@ -62,6 +60,7 @@ class SimNode:
         self.incarnation = 0
         self.up = False
         self.paused = False
+        self.leaving = False  #: asked to leave, not gone yet
         self.stops = 0  #: how often a process of this node has ended
         self.recorder = Recorder()
         self.services: list[Service] = []
@@ -74,7 +73,7 @@ class SimNode:
         self._armed: int | None = None  # true time of the earliest wake-up that is scheduled
         self._fuse: int | None = None  # outputs left before the process dies
         self._die_at_persist = ""
-        self._backlog: list[bytes] = []
+        self._backlog: list[Callable[[int], None]] = []  # inputs of a stopped process
 
     # -- clocks -----------------------------------------------------------------------------
 
@@ -100,7 +99,7 @@ class SimNode:
         if self.up:
             return
         self.incarnation += 1
-        self.up, self.paused = True, False
+        self.up, self.paused, self.leaving = True, False, False
         self._armed = None
         self.spare()
         self._backlog.clear()
@@ -148,6 +147,7 @@ class SimNode:
     def leave(self) -> None:
         """Ask the process to leave gracefully; it ends with its ``Stopped`` output."""
         if self.up and not self.paused:
+            self.leaving = True
             self._do(lambda now: self.core.leave(now))
 
     def pause(self) -> None:
@@ -160,8 +160,8 @@ class SimNode:
             return
         self.paused = False
         backlog, self._backlog = self._backlog, []
-        for frame in backlog:
-            self._receive(frame)
+        for work in backlog:
+            self._do(work)
         self._wake(None)
 
     # -- what it is asked to do -------------------------------------------------------------
@@ -182,30 +182,26 @@ class SimNode:
         self.request(SESSION, 0, "sim", "send", args)
 
     def request(self, session: int, rid: int, service: str, verb: str, args: Mapping[str, Any]) -> None:
-        """Hand a request to the core. Nothing happens while the process is stopped or gone."""
-        if self.up and not self.paused:
-            self._do(lambda now: self.core.request(session, rid, service, verb, args, now))
+        """Hand a request to the core, like what follows: later if the process is stopped, never if it is gone."""
+        self._input(lambda now: self.core.request(session, rid, service, verb, args, now))
 
     def open_session(self, session: int, name: str) -> None:
         """A local client connects."""
-        if self.up and not self.paused:
-            self._do(lambda now: self.core.open_session(session, Credentials(session, 0, 0, name), now))
+        self._input(lambda now: self.core.open_session(session, Credentials(session, 0, 0, name), now))
 
     def close_session(self, session: int) -> None:
         """A local client has gone."""
-        if self.up and not self.paused:
-            self._do(lambda now: self.core.close_session(session, now))
+        self._input(lambda now: self.core.close_session(session, now))
 
     def receive(self, frame: bytes) -> None:
         """A frame arrives from the network."""
-        if self.paused:
-            self._backlog.append(frame)
-        elif self.up:
-            self._receive(frame)
+        self._input(lambda now: self.core.receive(frame, now))
 
-    def _receive(self, frame: bytes) -> None:
-        if self.up:
-            self._do(lambda now: self.core.receive(frame, now))
+    def _input(self, work: Callable[[int], None]) -> None:
+        if self.paused:
+            self._backlog.append(work)
+        elif self.up:
+            self._do(work)
 
     # -- running the core -------------------------------------------------------------------
 
@@ -224,9 +220,8 @@ class SimNode:
         for output in outputs:
             if not self._carry_out(output):
                 return
-        if outputs:
-            for plugin in self.cluster.plugins:
-                plugin.carried_out(self)
+        for plugin in self.cluster.plugins:
+            plugin.carried_out(self)
         self._arm()
 
     def _carry_out(self, output: Any) -> bool:
@@ -272,7 +267,7 @@ class SimNode:
                 plugin.push(self, output.session, output.service, output.kind, output.data)
 
     def _end(self, how: str) -> None:
-        self.up = self.paused = False
+        self.up = self.paused = self.leaving = False
         self.stops += 1
         self._backlog.clear()
         self.cluster.trace.add(Crashed(self.me, how), self.cluster.scheduler.now)

@@ -89,6 +89,8 @@ def _calm(cluster: SimCluster, nemesis: Nemesis, traffic: Traffic) -> None:
         plugin.settle(cluster)
     # liveness is promised for a stable connected set: from now on nothing is lost
     cluster.network.options = replace(options.links, loss=0.0, reorder=0.0)
+    nodes = cluster.nodes.values()
+    cluster.run_until(lambda: all(n.up and not n.leaving for n in nodes), 10.0, "the end of every leave")
     cluster.settle()
     count = len(cluster.nodes)
     for node in cluster.nodes.values():
