@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import sys
 import threading
 import weakref
@@ -31,6 +32,7 @@ __all__ = ["DEFAULT_URL", "BaseChannel", "Channel", "SocketChannel", "connect", 
 DEFAULT_URL = "unix:///run/vsync/vsyncd.sock"
 _CONNECT_S = 5.0
 _RECEIVE = 1 << 16
+_TIMEVAL = struct.Struct("ll")
 
 
 class Channel(Protocol):
@@ -243,8 +245,12 @@ class SocketChannel(BaseChannel):
         self._decoder = Decoder()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.settimeout(_CONNECT_S)
+            # Not settimeout: with it, connect fails at once when many others are connecting too (EAGAIN).
+            limit = _TIMEVAL.pack(int(_CONNECT_S), int(_CONNECT_S % 1 * 1_000_000))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             self._socket.connect(socket_path(url))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
+            self._socket.settimeout(_CONNECT_S)
             self._greet(name or os.path.basename(sys.argv[0]) or "python")
             self._socket.settimeout(None)
         except BaseException as e:
@@ -285,7 +291,7 @@ class SocketChannel(BaseChannel):
     def _refused(self, cause: OSError | ProtocolError) -> NoReturn:
         if isinstance(cause, NotConnected):
             raise cause
-        if isinstance(cause, TimeoutError):
+        if isinstance(cause, (TimeoutError, BlockingIOError)):
             why, remedy = "does not answer", "is the process stopped or overloaded? (systemctl status vsyncd)"
         elif isinstance(cause, PermissionError):
             why, remedy = "may not be used by this user", "ask for access to the socket's directory"
