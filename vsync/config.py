@@ -31,6 +31,9 @@ _TRANSPORTS = ("zmq",)
 _MAX_NODE = 2**32 - 1
 _MAX_VOTES = 1000
 _MAX_TIMER_MS = 3_600_000
+# sockaddr_un holds 108 bytes with the final zero; the kernel's own message does not say so.
+_MAX_SOCKET_PATH = 107
+_TOO_LONG = f"is longer than the {_MAX_SOCKET_PATH} bytes that a Unix socket's path may have; choose a shorter one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +170,8 @@ def _daemon(table: _Table, node: str) -> DaemonConfig:
         log_format=table.choice("log_format", _LOG_FORMATS, default.log_format),
     )
     table.end()
-    # sockaddr_un holds 108 bytes with the final zero; the kernel's own message does not say so.
-    if len(os.fsencode(config.socket)) > 107:
-        table.fail("socket", "is longer than the 107 bytes that a Unix socket's path may have")
+    if len(os.fsencode(config.socket)) > _MAX_SOCKET_PATH:
+        table.fail("socket", _TOO_LONG)
     return config
 
 
@@ -178,10 +180,12 @@ def _expand(text: str, node: str) -> Path:
 
 
 def with_paths(settings: Settings, socket: str | None = None, state_dir: str | None = None) -> Settings:
-    """The same settings with paths from the command line."""
+    """The same settings with paths from the command line. Raises ``ConfigError`` if ``socket`` is too long."""
     daemon, node = settings.daemon, settings.cluster.name(settings.cluster.node)
     if socket:
         daemon = replace(daemon, socket=_expand(socket, node))
+        if len(os.fsencode(daemon.socket)) > _MAX_SOCKET_PATH:
+            raise ConfigError(f"--socket: {daemon.socket} {_TOO_LONG}")
     if state_dir:
         daemon = replace(daemon, state_dir=_expand(state_dir, node))
     return replace(settings, daemon=daemon)

@@ -165,7 +165,7 @@ class Server:
             os.close(self._spare)
             if isinstance(e, TransportError):
                 raise
-            raise TransportError(f"the socket {path} cannot be made: {e.strerror}; set another one") from e
+            raise TransportError(f"the socket {path} cannot be made: {e.strerror or e}; set another one") from e
         self._accept_more(True)
 
     def fileno(self) -> int:
@@ -377,6 +377,9 @@ def _lock(path: Path) -> int:
 
 
 def _listen(path: Path) -> socket.socket:
+    if path.exists() and not path.is_socket():
+        # Never unlinked: a wrong path in a configuration must not cost anybody a file.
+        raise TransportError(f"{path} exists and is not a socket; remove it or set another socket")
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
