@@ -303,8 +303,8 @@ class Home:
     def _may_tell(self, handle: Handle, effect: Effect) -> bool:
         """Whether an outcome may be told now (K9, K10).
 
-        Releases and refusals wait for no horizon. A grant is told only within a lease: a stale member of a ring that
-        others have left may still deliver one, but it is worth nothing.
+        Releases and refusals wait for no horizon. A grant is told only within a lease: a stale member of a ring
+        that others have left may still deliver one, but it is worth nothing.
         """
         if not self.open or self.holding:
             return False
