@@ -51,7 +51,7 @@ class LockOptions:
         rng = Random(f"locks/options/{seed}")
         return LockOptions(
             clients=rng.choice([1, 2, 3]),
-            names=rng.choice([1, 3, 8]),
+            names=rng.choice([1, 3, 8, 8]),
             interval=chaos // rng.choice([20, 60, 120]),
             own=rng.choice([0.0, 0.3, 0.8]),
             end=rng.choice([0.0, 0.02, 0.1]),
@@ -241,14 +241,14 @@ class LockPlugin(Plugin):
         rng, client = self._rng, handle.client
         choice = rng.random()
         if handle.operation is not None:
-            if choice < 0.25 and not handle.canceling:
+            if choice < 0.1 and not handle.canceling:
                 handle.canceling = True
                 self._ask(client, "cancel", handle, NONE, False, {})
-            elif choice < 0.35:
+            elif choice < 0.14:
                 self._release(handle)
-        elif choice < 0.55:
+        elif choice < 0.6:
             self._release(handle)
-        elif choice < 0.8:
+        elif choice < 0.85:
             mode = rng.choice([*self._drawn.modes, NL])
             handle.asks_for(mode)
             self._ask(client, "convert", handle, mode, rng.random() < 0.3, {})
