@@ -161,7 +161,7 @@ def test_a_failing_close_handler_does_not_keep_the_others_uninformed(
     reported: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", reported.append)
     told: list[str] = []
-    channel.on_close(lambda _: 1 / 0)  # type: ignore[arg-type,return-value]
+    channel.on_close(lambda _: 1 / 0)  # type: ignore[arg-type]
     channel.on_close(told.append)
     channel.close()
     assert len(told) == 1
@@ -175,7 +175,8 @@ def test_a_failing_push_handler_ends_the_session_visibly(
     monkeypatch.setattr(threading, "excepthook", reported.append)
     reasons: list[str] = []
     channel.on_close(reasons.append)
-    channel.on_push("fake", lambda kind, data: {}["missing"])  # type: ignore[arg-type]
+    nothing: dict[str, None] = {}
+    channel.on_push("fake", lambda kind, data: nothing["missing"])
     channel.start("fake", "push", {"kind": "k", "data": 1})
     until(lambda: reasons)
     assert "handler of this program failed" in reasons[0]
@@ -315,7 +316,8 @@ def test_a_slow_reader_gets_everything_in_order(served: Served) -> None:
         until(lambda: served.core.opened)
         pushes = [Push(1, "fake", "k", [n, b"x" * 5000]) for n in range(400)]
         served.loop.post(lambda: served.core.out.extend(pushes))
-        decoder, got = Decoder(), []
+        decoder = Decoder()
+        got: list[Any] = []
         while len(got) < 401:
             decoder.feed(slow.recv(30_000))
             while (frame := decoder.next()) is not None:

@@ -9,19 +9,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import zmq
 
+from tests.vsync.transport.ports import free_ports
 from vsync.errors import ConfigError, TransportError
 from vsync.transport import Transport
 from vsync.transport.memory import MemoryHub
 from vsync.transport.zmq import ZmqTransport
 from vsync.types import ClusterConfig, Peer
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def configuration(node: int, ports: list[int], host: str = "127.0.0.1") -> ClusterConfig:
