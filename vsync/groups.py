@@ -19,12 +19,13 @@ import msgpack
 
 from vsync.errors import Backpressure, MessageTooLarge
 from vsync.service import Credentials, Host
-from vsync.types import Member, View
+from vsync.types import MAX_MESSAGE, Member, View
 
 __all__ = ["GroupService", "Process"]
 
 TAG = 2
 NAME_LIMIT = 128  #: bytes of a group's name, as in CPG
+ROW = 24  #: bytes that a membership takes in LIST, at most, besides the two names
 
 JOIN, LEAVE, SEND, DOWN, LIST = range(5)
 
@@ -54,6 +55,7 @@ class GroupService:
         self._waiting: dict[tuple[int, str], int] = {}  #: rid of a join or leave under way
         self._sends: dict[int, tuple[int, int]] = {}  #: sends that wait for their delivery: (session, rid)
         self._next_send = 0
+        self._downs: list[int] = []  #: members that have gone, while the send queue has no room to say so
 
     def attach(self, host: Host, now: int) -> None:
         """Remember where effects go."""
@@ -107,7 +109,8 @@ class GroupService:
         self._waiting = {k: v for k, v in self._waiting.items() if k[0] != session}
         key = (self.host.me, session)
         if joining or any(key in members for members in self.groups.values()):
-            self.host.submit(self._encode(DOWN, "", session, None), urgent=False)
+            self._downs.append(session)
+            self._say_downs()
 
     def request(self, session: int, rid: int, verb: str, args: Mapping[str, Any], now: int) -> None:
         """``join``, ``leave``, ``send``."""
@@ -129,6 +132,9 @@ class GroupService:
     def _request_join(self, session: int, rid: int, group: str, args: Mapping[str, Any]) -> None:
         if self._is_member(session, group) or (session, group) in self._waiting:
             self.host.refuse(session, rid, "exists", f"this session is a member of {group!r} already")
+            return
+        if not self._fits_list(group, self._names.get(session, "")):
+            self.host.refuse(session, rid, "too_many", "the processes of this node are in too many groups")
             return
         self.host.submit(self._encode(JOIN, group, session, self._names.get(session, "")))
         self._waiting[session, group] = rid
@@ -159,7 +165,8 @@ class GroupService:
     # ------------------------------------------------------------ housekeeping of the Service interface
 
     def token(self, now: int) -> None:
-        """Nothing depends on tokens here."""
+        """There may be room in the send queue."""
+        self._say_downs()
 
     def fire(self, now: int) -> None:
         """No timers."""
@@ -180,6 +187,21 @@ class GroupService:
         return {name: [p.describe() for p in self._members(name)] for name in sorted(self.groups)}
 
     # ------------------------------------------------------------ details
+
+    def _say_downs(self) -> None:
+        """Unlike a request, an end cannot be refused: it waits for room."""
+        while self._downs:
+            try:
+                self.host.submit(self._encode(DOWN, "", self._downs[0], None))
+            except Backpressure:
+                return
+            self._downs.pop(0)
+
+    def _fits_list(self, group: str, name: str) -> bool:
+        """Whether all local memberships, this one included, still fit into the one message of a merge."""
+        rows = [(g, n) for g, _, n in self._local()]
+        rows += [(g, self._names.get(s, "")) for s, g in self._waiting]
+        return sum(len(g.encode()) + len(n.encode()) + ROW for g, n in [*rows, (group, name)]) <= MAX_MESSAGE
 
     def _encode(self, kind: int, group: str, session: int, more: Any) -> bytes:
         packed: bytes = msgpack.packb((kind, group, session, more))
