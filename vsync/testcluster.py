@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import shutil
 import signal
 import socket
@@ -29,6 +30,8 @@ __all__ = ["ClusterError", "LocalCluster", "LocalNode", "die_with_parent", "free
 
 READY_S = 20.0
 LEAVE_S = 10.0
+CLOSE_S = 2.0
+PORTS = range(20_000, 32_000)
 POLL_S = 0.02
 _PR_SET_PDEATHSIG = 1
 
@@ -145,7 +148,7 @@ class LocalCluster:
         for process in running:
             process.send_signal(signal.SIGCONT)
             process.terminate()
-        limit = time.monotonic() + 2 * POLL_S * 50
+        limit = time.monotonic() + CLOSE_S
         for process in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(limit - time.monotonic(), POLL_S))
@@ -267,12 +270,19 @@ def _members(view: Mapping[str, Any]) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports of the loopback that were free a moment ago, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """TCP ports of the loopback that were free a moment ago, all different.
+
+    Below the range from which the kernel takes the ports of outgoing connections: a node that is down must
+    find its port free when it comes back. Raises ``ClusterError`` if there are not enough.
+    """
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        if len(found) == count:
+            return found
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    raise ClusterError(f"there are no {count} free ports on 127.0.0.1")
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
