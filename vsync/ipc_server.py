@@ -15,6 +15,7 @@ import selectors
 import shutil
 import socket
 import struct
+import weakref
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,6 +168,7 @@ class Server:
                 raise
             raise TransportError(f"the socket {path} cannot be made: {e.strerror or e}; set another one") from e
         self._accept_more(True)
+        _servers.add(self)
 
     def fileno(self) -> int:
         """Polls readable when ``turn`` has something to do."""
@@ -236,6 +238,19 @@ class Server:
         shutil.rmtree(self._pages, ignore_errors=True)
         os.close(self._lock)
         os.close(self._spare)
+
+    def drop_in_child(self) -> None:
+        """Called in a forked child: let go of the descriptors, so that it does not keep its parent's clients from
+        seeing the parent's death. Nothing is unregistered: the child shares the epoll set with its parent.
+        """
+        if self._selector.get_map() is None:
+            return
+        for key in list(self._selector.get_map().values()):
+            if key.data is not None:
+                key.data.connection.close()
+        self._listener.close()
+        self._selector.close()
+        os.close(self._lock)
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
@@ -390,3 +405,14 @@ def _listen(path: Path) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+_servers: weakref.WeakSet[Server] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for server in list(_servers):
+        server.drop_in_child()
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -351,6 +351,26 @@ def test_an_answer_that_cannot_be_sent_is_an_error_for_that_call_alone(served: S
     good.close()
 
 
+def test_a_forked_child_does_not_keep_the_parents_clients_connected(served: Served) -> None:
+    read, write = os.pipe()
+    with served.raw() as client:
+        client.sendall(HELLO)
+        client.recv(65536)
+        child = os.fork()
+        if child == 0:
+            os.close(write)
+            client.close()
+            os.read(read, 1)  # until the parent closes its end
+            os._exit(0)
+        try:
+            served.stop()
+            assert read_frames(client)[-1][0] == "error"  # and then the end of file
+        finally:
+            os.close(write)
+            os.close(read)
+            os.waitpid(child, 0)
+
+
 # ---------------------------------------------------------------- connecting
 
 
