@@ -38,6 +38,7 @@ class _Ring:
     positions: list[int] = field(default_factory=list)  #: ascending
     at: dict[int, _Key] = field(default_factory=dict)
     walks: dict[Member, _Walk] = field(default_factory=dict)
+    left: bool = False  #: somebody has gone on to another ring
 
 
 @dataclass(slots=True)
@@ -116,10 +117,15 @@ class MessageRules:
         if event.position not in ring.at:
             ring.at[event.position] = key
             ring.positions.insert(index, event.position)
-            if index < len(ring.positions) - 1:
+            if ring.left or index < len(ring.positions) - 1:
                 self._check_latecomer(event, key, process.ring, ring)
         if walk.together is None:
             self._check_gapless(event, walk, ring, index)
+        elif event.author not in walk.together:
+            raise Violation(
+                "EVS-E15",
+                f"{_p(event.who)} {event.text()} behind the first gap, from outside the transitional view",
+            )
         walk.delivered.append(event.position)
 
     def _check_integrity(self, event: Delivered, key: _Key) -> None:
@@ -186,9 +192,9 @@ class MessageRules:
 
     @staticmethod
     def _check_latecomer(event: Delivered, key: _Key, ring_id: RingId, ring: _Ring) -> None:
-        """A message appears below what is known: those who went past it must have been allowed to."""
+        """A message appears below what is known, or late: those who went past it must have been allowed to."""
         for walk in ring.walks.values():
-            if walk.who == event.who or not walk.delivered:
+            if walk.who == event.who:
                 continue
             regular = walk.delivered[: walk.before_transitional] if walk.together else walk.delivered
             if regular and regular[-1] > event.position:
@@ -219,6 +225,7 @@ class MessageRules:
             return
         if walk is not None and process.ring is not None and walk.together is not None:
             walk.next_ring = view.id
+            self._rings[process.ring].left = True
             self._check_same_set(process.ring, walk, view.id)
             self._check_companions(process.ring, walk)
         process.ring = view.id
@@ -226,7 +233,7 @@ class MessageRules:
         self._rings.setdefault(view.id, _Ring()).walks[event.who] = process.walk
 
     def _check_same_set(self, ring_id: RingId, walk: _Walk, next_ring: RingId) -> None:
-        """E13 (and E15): who goes together from one ring to the next has delivered the same in between."""
+        """E13: who goes together from one ring to the next has delivered the same in between."""
         first = self._together.setdefault((ring_id, next_ring), walk)
         if first is walk:
             return
@@ -234,9 +241,8 @@ class MessageRules:
             differing = sorted(set(first.delivered) ^ set(walk.delivered))[0]
             has, lacks = (first, walk) if differing in first.delivered else (walk, first)
             sender, number = self._rings[ring_id].at[differing]
-            orphan = walk.together is not None and sender not in walk.together
             raise Violation(
-                "EVS-E15" if orphan and differing not in has.delivered[: has.before_transitional] else "EVS-E13",
+                "EVS-E13",
                 f"from {ring_id} to {next_ring}: {_p(has.who)} delivered {_p(sender)}:{number} at "
                 f"{_at(differing)}, {_p(lacks.who)} did not",
             )

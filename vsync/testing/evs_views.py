@@ -30,7 +30,8 @@ class _Configuration:
     members: tuple[Member, ...]
     primary: bool
     entries: object = None
-    came_from: dict[Member, RingId] = field(default_factory=dict)  #: who installed it, and from where
+    #: who installed it, the ring it came from, and its transitional members
+    came_from: dict[Member, tuple[RingId, tuple[Member, ...]]] = field(default_factory=dict)
 
 
 class ViewRules:
@@ -181,15 +182,15 @@ class ViewRules:
         """E9 and E10: same past, same transitional set; different past, disjoint ones."""
         known = self.configurations[view.id]
         previous = process.regular.id if process.regular else NO_RING
-        for other, its_past in known.came_from.items():
+        for other, (its_past, its_stayed) in known.came_from.items():
             same = its_past == previous and previous != NO_RING
-            if same != (other in stayed):
+            if same != (other in stayed) or same != (who in its_stayed):
                 raise Violation(
                     "EVS-E10",
                     f"into {view.id}: {_p(who)} from {previous} with transitional {_m(stayed)}, but "
                     f"{_p(other)} came from {its_past}",
                 )
-        known.came_from[who] = previous
+        known.came_from[who] = (previous, stayed)
 
 
 def _p(who: Member) -> str:
