@@ -63,6 +63,7 @@ class DlmService:
         self._donor: Donor | None = None
         self._complete = False
         self._leaving = False
+        self._goodbye_due = False  #: the handles have ended, the goodbye is still to be said
         self._reforming = False
         self._swept = 0  #: when the deferred answers were last looked at ..
         self._had_lease = False  #: .. and whether there was a lease then
@@ -148,6 +149,7 @@ class DlmService:
     def token(self, now: int) -> None:
         """The node has accepted a token: the lease may have moved, the send queue may have room."""
         self._at(now)
+        self._say_goodbye()
         self.lease_clock.on_token(self.host, now)
         self.home.flush()
         self._feed_joiners()
@@ -156,6 +158,7 @@ class DlmService:
     def fire(self, now: int) -> None:
         """Time has passed: answers at the horizon, yields, give-backs."""
         self._at(now)
+        self._say_goodbye()
         self.lease_clock.renew(self.host, now)
         self._sweep(now)
         if self.home.open and not self.home.holding:
@@ -165,6 +168,8 @@ class DlmService:
     def next_deadline(self) -> int | None:
         """When ``fire`` wants to be called."""
         home = self.home
+        if self._goodbye_due and home.open:
+            return home.now
         acting = home.open and not home.holding
         waiting = acting and bool(home.deferred) and self._swept < self.lease_clock.horizon
         times = [self.lease_clock.next_deadline(waiting)]
@@ -174,18 +179,22 @@ class DlmService:
         return min((time for time in times if time is not None), default=None)
 
     def leaving(self, now: int) -> None:
-        """End all handles, then say goodbye in the ordered stream (D10)."""
+        """End all handles, then say goodbye in the ordered stream (D10).
+
+        The goodbye is not submitted here but at the next event: the shell writes the sessions' pages after this one,
+        and a handle has ended only when its page says so.
+        """
         self._at(now)
-        self._leaving = True
+        self._leaving = self._goodbye_due = True
         self.home.lose_all("leaving")
         self.lease_clock.running = False
-        if self.home.open:
-            self.home.send(Kind.GOODBYE, ())
 
     def may_leave(self) -> bool:
         """Whether the goodbye is delivered, or there is nobody to say it to."""
         life = self.table.lives.get(self._me.node)
-        return not self.home.open or life is None or life.gone or not len(self.home.outbox)
+        if not self.home.open or life is None or life.gone:
+            return True
+        return not self._goodbye_due and not len(self.home.outbox)
 
     def lease(self, session: int) -> tuple[int, int]:
         """(generation, deadline µs) for the session's page: its handles are valid before it."""
@@ -226,6 +235,11 @@ class DlmService:
     def complete(self) -> bool:
         """Whether the table is a full copy (not a joiner's, not a fresh node's)."""
         return self._complete
+
+    def _say_goodbye(self) -> None:
+        if self._goodbye_due and self.home.open:
+            self._goodbye_due = False
+            self.home.send(Kind.GOODBYE, ())
 
     def _sweep(self, now: int) -> None:
         """Give the answers that time, or a new lease, has made possible; otherwise this costs nothing."""

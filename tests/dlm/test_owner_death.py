@@ -68,6 +68,7 @@ def depart(bus: Bus, how: str) -> None:
     """The owner goes away, and what is left forms a view."""
     if how == "leaves":
         bus[1].service.leaving(bus.now)
+        bus.tokens()
         bus.run()
         assert bus[1].service.may_leave()
     if how == "is cut off":

@@ -50,6 +50,7 @@ def disturb(bus: Bus, rng: random.Random) -> None:
     if choice < 0.05 and len(up) > 1:
         node = bus[rng.choice(up)]
         node.service.leaving(bus.now)
+        bus.tokens()
         if rng.random() < 0.7:
             bus.sequence(node.id)
             bus.deliver(node.id)

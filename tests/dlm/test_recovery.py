@@ -306,6 +306,11 @@ def test_d10_a_goodbye_makes_nobody_wait() -> None:
     bus.run()
     assert bus.granted(a)
     bus[1].service.leaving(bus.now)
+    assert bus[1].queue == []  # first the pages have to be written
+    assert bus[1].service.next_deadline() == bus.now
+    assert not bus[1].service.may_leave()
+    bus.tokens()
+    assert bus.kinds(1) == [Kind.GOODBYE]
     assert not bus[1].service.may_leave()
     bus.run()
     assert bus[1].service.may_leave()
