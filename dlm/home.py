@@ -8,6 +8,7 @@ anything.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ from vsync.types import RingId
 __all__ = ["Handle", "Home", "Request", "Session"]
 
 END_BATCH = 1000  #: locks in one END message
+LOCKS_PER_NAME = 2000  #: of one node, waiting ones included: all of them must fit into one PUBLISH (A3)
 
 _WORDS = {
     "again": "not available at once",
@@ -101,6 +103,7 @@ class Home:
         self.fast = 0  #: operations done without a message
         self.lost = 0
         self._me = host.me.node
+        self._on_name: Counter[bytes] = Counter()  #: handles by name
 
     @property
     def open(self) -> bool:
@@ -116,9 +119,14 @@ class Home:
 
     def lock(self, handle: Handle) -> None:
         """A new handle with its request."""
-        self.sessions[handle.session].handles[handle.h] = handle
         request = handle.request
         assert request is not None
+        if self._on_name[handle.key] >= LOCKS_PER_NAME:
+            text = f"this node has {LOCKS_PER_NAME} locks on this name already"
+            self.host.refuse(handle.session, request.rid, "too_many", text)
+            return
+        self.sessions[handle.session].handles[handle.h] = handle
+        self._on_name[handle.key] += 1
         if self.frozen and (request.fails or request.flags & NOQUEUE):
             self._forget(handle)
             self.host.refuse(handle.session, request.rid, "no_quorum", "this node is not in a primary view")
@@ -197,6 +205,7 @@ class Home:
             return
         rest: list[tuple[bytes, int]] = []
         for handle in gone.handles.values():
+            self._one_less(handle.key)
             handle.outcome = None
             name = self._own_now(handle.key)
             if handle.sent and not handle.ending and name is not None and name.resource is not None:
@@ -355,8 +364,13 @@ class Home:
 
     def _forget(self, handle: Handle) -> None:
         session = self.sessions.get(handle.session)
-        if session is not None:
-            session.handles.pop(handle.h, None)
+        if session is not None and session.handles.pop(handle.h, None) is not None:
+            self._one_less(handle.key)
+
+    def _one_less(self, key: bytes) -> None:
+        self._on_name[key] -= 1
+        if not self._on_name[key]:
+            del self._on_name[key]
 
     def tell_deferred(self) -> None:
         """Give the answers that may be given by now, in their order."""

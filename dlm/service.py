@@ -22,7 +22,7 @@ from dlm import queries
 from dlm.home import Handle, Home, Request, Session
 from dlm.lease import Lease
 from dlm.messages import TAG, Kind, Message, decode, key_of
-from dlm.modes import EX, NONE, NOQUEUE, VALBLK
+from dlm.modes import EX, NONE, NOQUEUE, PW, VALBLK
 from dlm.names import Form
 from dlm.recovery import Announcement, announcements, empty_view, primary_view, survivors
 from dlm.table import Table
@@ -441,7 +441,8 @@ class DlmService:
         h = _number(args, "h", 1)
         name = _name(args)
         fails = args.get("no_quorum") == "fail"
-        request = Request(Kind.LOCK, rid, _mode(args), _flags(args), _value(args), fails)
+        _value(args)  # accepted for symmetry: a new lock reads the block, and its row in the table stays small
+        request = Request(Kind.LOCK, rid, _mode(args), _flags(args), None, fails)
         if args.get("no_quorum", "wait") not in ("wait", "fail"):
             raise _Bad("no_quorum must be 'wait' or 'fail'")
         if h in self._session(session).handles:
@@ -452,8 +453,9 @@ class DlmService:
             self.home.lock(Handle(session, h, key_of(_space(args), name), request))
 
     def _convert(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        request = Request(Kind.CONVERT, rid, _mode(args), _flags(args), _value(args))
-        handle = self._handle(session, args)
+        mode, flags, value, handle = _mode(args), _flags(args), _value(args), self._handle(session, args)
+        writes = handle is not None and handle.mode >= PW
+        request = Request(Kind.CONVERT, rid, mode, flags, value if writes else None)
         if handle is None or (handle.mode == NONE and handle.request is None):
             self.host.refuse(session, rid, "unknown", "no such lock")
         elif handle.request is not None:
