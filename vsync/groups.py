@@ -55,6 +55,8 @@ class GroupService:
         self._waiting: dict[tuple[int, str], int] = {}  #: rid of a join or leave under way
         self._sends: dict[int, tuple[int, int]] = {}  #: sends that wait for their delivery: (session, rid)
         self._next_send = 0
+        self._sizes: dict[tuple[int, str], int] = {}  #: bytes of each local membership in LIST ..
+        self._list_size = 0  #: .. and their sum
         self._downs: list[int] = []  #: members that have gone, while the send queue has no room to say so
 
     def attach(self, host: Host, now: int) -> None:
@@ -133,10 +135,14 @@ class GroupService:
         if self._is_member(session, group) or (session, group) in self._waiting:
             self.host.refuse(session, rid, "exists", f"this session is a member of {group!r} already")
             return
-        if not self._fits_list(group, self._names.get(session, "")):
+        name = self._names.get(session, "")
+        size = len(group.encode()) + len(name.encode()) + ROW
+        if self._list_size + size > MAX_MESSAGE:  # all of them must fit into the one message of a merge
             self.host.refuse(session, rid, "too_many", "the processes of this node are in too many groups")
             return
-        self.host.submit(self._encode(JOIN, group, session, self._names.get(session, "")))
+        self.host.submit(self._encode(JOIN, group, session, name))
+        self._sizes[session, group] = size
+        self._list_size += size
         self._waiting[session, group] = rid
 
     def _request_leave(self, session: int, rid: int, group: str, args: Mapping[str, Any]) -> None:
@@ -197,12 +203,6 @@ class GroupService:
                 return
             self._downs.pop(0)
 
-    def _fits_list(self, group: str, name: str) -> bool:
-        """Whether all local memberships, this one included, still fit into the one message of a merge."""
-        rows = [(g, n) for g, _, n in self._local()]
-        rows += [(g, self._names.get(s, "")) for s, g in self._waiting]
-        return sum(len(g.encode()) + len(n.encode()) + ROW for g, n in [*rows, (group, name)]) <= MAX_MESSAGE
-
     def _encode(self, kind: int, group: str, session: int, more: Any) -> bytes:
         packed: bytes = msgpack.packb((kind, group, session, more))
         return bytes((TAG,)) + packed
@@ -251,6 +251,8 @@ class GroupService:
         leavers = [p.session for p in left if (p.node, p.incarnation) == self.host.me]
         for process in left:
             del members[Member(process.node, process.incarnation), process.session]
+        for session in leavers:
+            self._list_size -= self._sizes.pop((session, group), 0)
         self._push_view(group, (), [p.describe(reason=reason) for p in left], also=leavers)
         if not members:
             self.groups.pop(group, None)
