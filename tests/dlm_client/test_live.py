@@ -99,11 +99,12 @@ def test_a_killed_client_frees_its_lock_at_once(cluster: LocalCluster) -> None:
         assert client.stdout is not None
         assert client.stdout.readline() == b"held\n"
         with dlm.connect(cluster["b"].url) as locks:
-            with locks.lock("held", Mode.NL, LONG_S):  # keeps the value block
-                assert locks.try_lock("held") is None
-                client.kill()
-                with locks.lock("held", timeout=LONG_S) as held:
-                    assert not held.value_valid  # it may have been writing
+            keeper = locks.acquire("held", Mode.NL, LONG_S)  # of the value block
+            assert locks.try_lock("held") is None
+            client.kill()
+            with locks.lock("held", timeout=LONG_S) as held:
+                assert not held.value_valid  # it may have been writing
+            keeper.release()
 
 
 def test_a_killed_node_loses_its_locks_and_others_get_them(cluster: LocalCluster) -> None:
