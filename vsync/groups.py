@@ -37,10 +37,11 @@ class Process(NamedTuple):
     incarnation: int
     session: int
     name: str
+    pid: int
 
     def describe(self, **more: Any) -> dict[str, Any]:
         """For clients."""
-        return {"node": self.node, "session": self.session, "name": self.name, **more}
+        return {"node": self.node, "session": self.session, "name": self.name, "pid": self.pid, **more}
 
 
 class GroupService:
