@@ -133,12 +133,16 @@ class Runner:
 
     def _spawn(self, environment: dict[str, str]) -> None:
         prctl = ctypes.CDLL(None).prctl  # looked up here: little may be done between fork and exec
-        mask, parent = self._old_mask, os.getpid()
+        mask, parent, foreground = self._old_mask, os.getpid(), _in_foreground()
 
         def in_child() -> None:
             prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(OWN_FAILURE)
+            if foreground:
+                # A command that reads the terminal must be its foreground process group, as in a shell.
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+                os.tcsetpgrp(0, os.getpid())
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
         with self._guard:
@@ -149,7 +153,6 @@ class Runner:
                 process_group=0,
                 preexec_fn=in_child,
             )
-        self._lend_terminal(self._child.pid)
 
     def _environment(self, held: Held) -> dict[str, str]:
         own = {"DLM_LOCK": self._options.name, "DLM_MODE": held.mode.name, "DLM_FENCE": str(held.fence)}
@@ -183,13 +186,6 @@ class Runner:
             return False
         return True
 
-    def _lend_terminal(self, child: int) -> None:
-        """A command that reads the terminal must be its foreground process group, as in a shell."""
-        with contextlib.suppress(OSError):
-            if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():
-                os.tcsetpgrp(0, child)
-                os.killpg(child, signal.SIGCONT)  # it may have tried to read before
-
     def _take_terminal_back(self, child: int) -> bool:
         with contextlib.suppress(OSError):
             if os.isatty(0) and os.tcgetpgrp(0) == child:
@@ -203,7 +199,8 @@ class Runner:
         """Ctrl-Z stops the command; the shell must see us stop, and wakes us alone."""
         if self._take_terminal_back(child):
             os.kill(os.getpid(), signal.SIGSTOP)
-            self._lend_terminal(child)
+            if _in_foreground():
+                os.tcsetpgrp(0, child)
             _kill_group(child, signal.SIGCONT)
 
     # -- the other threads
@@ -243,6 +240,13 @@ class Runner:
 
     def _say(self, text: str) -> None:
         print(f"dlm run: {text}", file=sys.stderr, flush=True)
+
+
+def _in_foreground() -> bool:
+    try:
+        return os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:  # not our controlling terminal
+        return False
 
 
 def _kill_group(group: int, number: int) -> None:

@@ -42,6 +42,15 @@ class Terminal:
             except OSError:  # the last one has closed it
                 assert re.search(pattern, self.seen), f"no {pattern!r} in {self.seen!r}"
 
+    def expect_stop(self) -> None:
+        limit = time.monotonic() + 20
+        pid, status = 0, 0
+        while pid == 0:
+            assert time.monotonic() < limit, "the run does not stop"
+            pid, status = os.waitpid(self.run.pid, os.WUNTRACED | os.WNOHANG)
+            time.sleep(0.005)
+        assert os.WIFSTOPPED(status)
+
     def close(self) -> None:
         self.run.kill()
         self.run.wait()
@@ -79,8 +88,7 @@ def test_ctrl_z_stops_both_and_continuing_the_run_continues_both(terminals: list
     terminals.append(terminal)
     terminal.expect("ready")
     terminal.type("\x1a")
-    _, status = os.waitpid(terminal.run.pid, os.WUNTRACED)
-    assert os.WIFSTOPPED(status)
+    terminal.expect_stop()
     terminal.run.send_signal(signal.SIGCONT)
     terminal.type("more\n")
     terminal.expect("got more")
