@@ -25,7 +25,7 @@ __all__ = ["GroupService", "Process"]
 
 TAG = 2
 NAME_LIMIT = 128  #: bytes of a group's name, as in CPG
-ROW = 24  #: bytes that a membership takes in LIST, at most, besides the two names
+ROW = 36  #: bytes that a membership takes in LIST, at most, besides the two names
 
 JOIN, LEAVE, SEND, DOWN, LIST = range(5)
 
@@ -52,7 +52,7 @@ class GroupService:
 
     def __init__(self) -> None:
         self.groups: dict[str, dict[tuple[Member, int], Process]] = {}
-        self._names: dict[int, str] = {}  #: program name by local session
+        self._names: dict[int, tuple[str, int]] = {}  #: program name and pid by local session
         self._waiting: dict[tuple[int, str], int] = {}  #: rid of a join or leave under way
         self._sends: dict[int, tuple[int, int]] = {}  #: sends that wait for their delivery: (session, rid)
         self._next_send = 0
@@ -72,11 +72,15 @@ class GroupService:
 
     def deliver(self, origin: Member, position: int, payload: bytes, installing: bool, now: int) -> None:
         """Apply one ordered message."""
-        kind, group, session, more = msgpack.unpackb(payload[1:])
+        message = _decode(payload)
+        if message is None:  # the same nonsense at every member, and skipped at every member
+            self.host.event("group.garbage", origin=origin.node)
+            return
+        kind, group, session, more = message
         if kind == SEND:
             self._deliver_message(origin, position, group, session, more)
         elif kind == JOIN:
-            self._add(group, [Process(*origin, session, more)], "join")
+            self._add(group, [Process(*origin, session, *more)], "join")
             self._settle(origin, session, group)
         elif kind == LEAVE:
             self._remove(group, lambda p: _is(p, origin, session), "leave")
@@ -102,7 +106,7 @@ class GroupService:
 
     def open(self, session: int, who: Credentials, now: int) -> None:
         """A client connected."""
-        self._names[session] = who.name or f"pid {who.pid}"
+        self._names[session] = (who.name or f"pid {who.pid}", who.pid)
 
     def close(self, session: int, now: int) -> None:
         """A client has gone: its processes leave once, in order."""
@@ -136,12 +140,12 @@ class GroupService:
         if self._is_member(session, group) or (session, group) in self._waiting:
             self.host.refuse(session, rid, "exists", f"this session is a member of {group!r} already")
             return
-        name = self._names.get(session, "")
+        name, pid = self._names.get(session, ("", 0))
         size = len(group.encode()) + len(name.encode()) + ROW
         if self._list_size + size > MAX_MESSAGE:  # all of them must fit into the one message of a merge
             self.host.refuse(session, rid, "too_many", "the processes of this node are in too many groups")
             return
-        self.host.submit(self._encode(JOIN, group, session, name))
+        self.host.submit(self._encode(JOIN, group, session, (name, pid)))
         self._sizes[session, group] = size
         self._list_size += size
         self._waiting[session, group] = rid
@@ -227,8 +231,8 @@ class GroupService:
 
     def _apply_list(self, origin: Member, rows: list[list[Any]]) -> None:
         listed: dict[str, list[Process]] = {}
-        for group, session, name in rows:
-            listed.setdefault(group, []).append(Process(*origin, session, name))
+        for group, session, name, pid in rows:
+            listed.setdefault(group, []).append(Process(*origin, session, name, pid))
         for group in sorted(set(self.groups) | set(listed)):
             known = {p.session for p in listed.get(group, ())}
             self._remove(group, _stale(origin, known), "procdown")
@@ -284,12 +288,32 @@ class GroupService:
     def _local_members(self, group: str) -> list[int]:
         return [s for m, s in self.groups.get(group, {}) if m == self.host.me]
 
-    def _local(self) -> list[tuple[str, int, str]]:
+    def _local(self) -> list[tuple[str, int, str, int]]:
         me = self.host.me
-        return [(g, p.session, p.name) for g in sorted(self.groups) for p in self._members(g) if p[:2] == me]
+        return [
+            (group, p.session, p.name, p.pid)
+            for group in sorted(self.groups)
+            for p in self._members(group)
+            if p[:2] == me
+        ]
 
     def _is_member(self, session: int, group: str) -> bool:
         return (self.host.me, session) in self.groups.get(group, {})
+
+
+_SHAPES = {JOIN: (str, int), SEND: (int, bytes), LIST: (str, int, str, int)}
+
+
+def _decode(payload: bytes) -> tuple[int, str, int, Any] | None:
+    """(kind, group, session, more) of a message of another node, or ``None`` if it is none of ours."""
+    try:
+        kind, group, session, more = msgpack.unpackb(payload[1:])
+        rows = more if kind == LIST else [more] if kind in _SHAPES else []
+        fits = all(tuple(map(type, row)) == _SHAPES[kind] for row in rows)
+    except Exception:  # noqa: BLE001 - whatever a peer's bytes do to the decoder
+        return None
+    known = kind in (JOIN, LEAVE, SEND, DOWN, LIST)
+    return (kind, group, session, more) if known and fits and (type(group), type(session)) == (str, int) else None
 
 
 def _is(process: Process, member: Member, session: int) -> bool:
