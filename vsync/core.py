@@ -277,10 +277,18 @@ class Core:
             primary=view.primary,
             reason=view.reason,
         )
+        if not view.transitional and len(view.members) == 1 and len(self.config.peers) > 1:
+            self._say_alone()
         for service in self.services:
             service.view(view, now)
         for session in sorted(self._watchers):
             self.push(session, "node", "view", view_dict(view, self.config))
+
+    def _say_alone(self) -> None:
+        """Whoever reads this node's log should not need to guess: a refusal stands in the others' logs only."""
+        others = ", ".join(f"{p.name} ({p.addresses[0]})" for p in self.config.peers if p.node != self.me.node)
+        why = f"no ring with {others}: they are not running or not reachable, or refuse this node (see their logs)"
+        self.event("alone", why=why)
 
     def _maybe_leave(self, now: int) -> None:
         if self._leave_by is None or self._left:

@@ -200,12 +200,14 @@ def encode_header(kind: FrameType, tag: int, sender: Member) -> bytes:
 def decode_header(frame: bytes, tag: int) -> Header:
     """Check the header against this cluster's tag."""
     if len(frame) < HEADER_SIZE:
-        raise FrameError(f"frame of {len(frame)} bytes is shorter than a header")
+        raise FrameError(f"frame of {len(frame)} bytes is shorter than a header: something else sends to this port")
     magic, version, kind, frame_tag, node, incarnation = _HEADER.unpack_from(frame)
     if magic != MAGIC:
-        raise FrameError("not a vsync frame")
+        raise FrameError("not a vsync frame: something else sends to this node's port")
     if version != WIRE_VERSION:
-        raise FrameError(f"wire version {version} from node {node}, this node speaks {WIRE_VERSION}")
+        raise FrameError(
+            f"wire version {version} from node {node}, this node speaks {WIRE_VERSION}: run releases that fit together"
+        )
     if frame_tag != tag:
         raise FrameError(f"frame of another cluster from node {node}: compare [cluster] name on both sides")
     if not node or not incarnation or kind not in _KINDS:

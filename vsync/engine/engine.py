@@ -330,20 +330,34 @@ class Engine:
         """Whether to talk about membership with this node; the refusal says what is wrong and where."""
         peer = self.config.peer(sender.node)
         if peer is None:
-            raise FrameError(f"node {sender.node} at {hello.address} is not in this node's configuration")
+            raise FrameError(
+                f"node {sender.node} at {hello.address} is not in this node's configuration: "
+                "list it under [[nodes]] everywhere, or stop it"
+            )
         if sender.node == self.me.node and sender != self.me:
-            raise FrameError(f"node id {sender.node} is used twice: this node and {hello.address}")
+            raise FrameError(
+                f"node id {sender.node} is used twice: by this node and at {hello.address}; give each its own id"
+            )
         if hello.cluster != self.config.cluster:
-            raise FrameError(f"node {sender.node} is of cluster {hello.cluster!r}, not {self.config.cluster!r}")
+            raise FrameError(
+                f"node {sender.node} at {hello.address} is of cluster {hello.cluster!r}, "
+                f"not {self.config.cluster!r}: compare [cluster] name on both sides"
+            )
         if hello.address not in peer.addresses:
             raise FrameError(
                 f"node id {sender.node} is used twice: {hello.address} claims it, "
-                f"but it is configured at {peer.addresses[0]}"
+                f"but it is configured at {peer.addresses[0]}; stop the wrong one, or correct id or address"
             )
         if not hello.wire_min <= WIRE_VERSION <= hello.wire_max:
-            raise FrameError(f"node {sender.node} speaks wire versions {hello.wire_min}..{hello.wire_max}")
+            raise FrameError(
+                f"node {sender.node} at {hello.address} speaks wire versions {hello.wire_min}..{hello.wire_max}, "
+                f"not {WIRE_VERSION}: run releases that fit together"
+            )
         if self.hello.rules and hello.rules != self.hello.rules:
-            raise FrameError(f"node {sender.node} has services {hello.rules}, this node {self.hello.rules}")
+            raise FrameError(
+                f"node {sender.node} at {hello.address} has services {hello.rules}, this node {self.hello.rules}: "
+                "install the same ones everywhere"
+            )
         if ring_seq >= MAX_RING_SEQ:
             raise FrameError(f"node {sender.node} is at ring sequence {ring_seq}: too high to go on from")
         if sender.incarnation < self._youngest.get(sender.node, 0):
