@@ -101,6 +101,7 @@ class Lease:
         """All handles end: the life has ended, or the node is leaving. Comes before any new deadline (D9)."""
         self.generation += 1
         self.deadline = 0
+        self.settled = 0  # positions of the next life may belong to another lineage
 
     def valid(self, now: int) -> bool:
         """Whether this node may act on its own: it has a lease now."""

@@ -14,38 +14,32 @@ The rules themselves are in ``dlm.table`` (what a message does), ``dlm.recovery`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgpack
 
-from dlm import queries
+from dlm import arguments, queries
 from dlm.home import Handle, Home, Request, Session
 from dlm.lease import Lease
 from dlm.messages import TAG, Kind, Message, decode, key_of
-from dlm.modes import EX, NONE, NOQUEUE, PW, VALBLK
+from dlm.modes import NONE, PW, VALBLK
 from dlm.names import Form
 from dlm.recovery import Announcement, announcements, empty_view, primary_view, survivors
 from dlm.table import Table
 from dlm.transfer import Donor, Joiner
+from dlm.upkeep import Upkeep
 from vsync.errors import Backpressure
 from vsync.service import Credentials, Host
 from vsync.types import NO_RING, ClusterConfig, Member, View
 
-__all__ = ["GIVE_BACK_AFTER_US", "MAX_NAME", "MAX_VALUE", "YIELD_AFTER_US", "DlmService"]
+__all__ = ["DlmService"]
 
-YIELD_AFTER_US = 200_000  #: a private name with a waiter older than this becomes shared (K13)
-GIVE_BACK_AFTER_US = 10_000_000  #: a private name without locks for so long is given back (A2)
-GIVE_BACK_BATCH = 500  #: names in one GiveBack
-MAX_NAME = 64  #: bytes
-MAX_VALUE = 1024  #: bytes
+MAX_PROGRAM = 40  #: characters of a client's name that are kept with its locks
 NUMBERS_LIMIT = 1 << 31  #: the ring re-forms long before the 32 bits of a view's fence numbers run out (B4)
 
 
 HeldBack = list[tuple[bool, Member, Message]]  #: (after the transitional view?, origin, message)
-
-
-class _Bad(Exception):
-    """An argument that cannot be meant."""
 
 
 class DlmService:
@@ -76,6 +70,7 @@ class DlmService:
         self._me = host.me
         self.lease_clock = Lease(self._config.timing.lease)
         self.home = Home(host, self.lease_clock)
+        self.upkeep = Upkeep(self.home)
         self.home.now = now
 
     def announce(self) -> bytes:
@@ -127,7 +122,7 @@ class DlmService:
     def open(self, session: int, who: Credentials, now: int) -> None:
         """A local client connected."""
         self._at(now)
-        self.home.sessions[session] = Session(who)
+        self.home.sessions[session] = Session(replace(who, name=who.name[:MAX_PROGRAM]))
 
     def close(self, session: int, now: int) -> None:
         """A local client has gone."""
@@ -143,7 +138,7 @@ class DlmService:
             return
         try:
             handler(self, session, rid, args)
-        except _Bad as bad:
+        except arguments.BadArgument as bad:
             self.host.refuse(session, rid, "invalid", str(bad))
 
     def token(self, now: int) -> None:
@@ -162,8 +157,7 @@ class DlmService:
         self.lease_clock.renew(self.host, now)
         self._sweep(now)
         if self.home.open and not self.home.holding:
-            self._yield_contended(now)
-            self._give_back_idle(now)
+            self.upkeep.run(now)
 
     def next_deadline(self) -> int | None:
         """When ``fire`` wants to be called."""
@@ -174,15 +168,14 @@ class DlmService:
         waiting = acting and bool(home.deferred) and self._swept < self.lease_clock.horizon
         times = [self.lease_clock.next_deadline(waiting)]
         if acting:
-            times.append(self._next_yield())
-            times.append(self._next_give_back())
+            times.append(self.upkeep.next_deadline())
         return min((time for time in times if time is not None), default=None)
 
     def leaving(self, now: int) -> None:
         """End all handles, then say goodbye in the ordered stream (D10).
 
-        The goodbye is not submitted here but at the next event: the shell writes the sessions' pages after this one,
-        and a handle has ended only when its page says so.
+        The goodbye is not submitted here but at the next event: the shell writes the sessions' pages after this
+        one, and a handle has ended only when its page says so.
         """
         self._at(now)
         self._leaving = self._goodbye_due = True
@@ -303,6 +296,7 @@ class DlmService:
         else:
             clean = self._clean()
             self._begin_anew(view, going_on)
+            applied = 0  # this life owned nothing before this view
         if old is not None and old.primary:
             self.lease_clock.left_primary(old, view, clean, applied, now)
         self.lease_clock.entered_primary(mine, said, now)
@@ -388,72 +382,32 @@ class DlmService:
             self.home.link()
             self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))
 
-    # -- private names that should not stay so ---------------------------------------------------------------
-
-    def _yield_contended(self, now: int) -> None:
-        """The 200 ms rule: a private name somebody has waited for so long becomes shared (K13)."""
-        for key in list(self.home.queued_private):
-            oldest = self._waiting_since(key)
-            if oldest is None:
-                del self.home.queued_private[key]
-            elif now - oldest >= YIELD_AFTER_US:
-                del self.home.queued_private[key]
-                self.home.send(Kind.YIELD, (key, self.table.names[key].epoch), (key,))
-
-    def _next_yield(self) -> int | None:
-        times = [self._waiting_since(key) for key in self.home.queued_private]
-        return min((time + YIELD_AFTER_US for time in times if time is not None), default=None)
-
-    def _waiting_since(self, key: bytes) -> int | None:
-        resource = self.table.local(key)
-        return resource.oldest_wait() if resource is not None else None
-
-    def _give_back_idle(self, now: int) -> None:
-        """Names nobody has locked for 10 s are given back, many in one message (A2)."""
-        batch: list[tuple[bytes, int]] = []
-        for key in list(self.home.idle_private):
-            name = self.table.names.get(key)
-            if name is None or self.table.local(key) is None or (name.resource and name.resource.locks):
-                del self.home.idle_private[key]
-            elif name.idle_since + GIVE_BACK_AFTER_US > now:
-                break  # oldest first
-            elif key in self.home.outbox.under_way:
-                name.idle_since = now
-                self.home.idle_private[key] = self.home.idle_private.pop(key)  # not idle: look again later
-            else:
-                del self.home.idle_private[key]
-                batch.append((key, name.epoch))
-                if len(batch) == GIVE_BACK_BATCH:
-                    break
-        if batch:
-            self.home.send(Kind.GIVE_BACK, (tuple(batch),), [key for key, _ in batch])
-
-    def _next_give_back(self) -> int | None:
-        key = next(iter(self.home.idle_private), None)
-        if key is None:
-            return None
-        name = self.table.names.get(key)
-        return name.idle_since + GIVE_BACK_AFTER_US if name is not None else self.home.now
-
     # -- verbs -----------------------------------------------------------------------------------------------
 
     def _lock(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        h = _number(args, "h", 1)
-        name = _name(args)
+        h = arguments.number(args, "h", 1)
+        name = arguments.name(args)
         fails = args.get("no_quorum") == "fail"
-        _value(args)  # accepted for symmetry: a new lock reads the block, and its row in the table stays small
-        request = Request(Kind.LOCK, rid, _mode(args), _flags(args), None, fails)
+        arguments.value(
+            args
+        )  # accepted for symmetry: a new lock reads the block, and its row in the table stays small
+        request = Request(Kind.LOCK, rid, arguments.mode(args), arguments.flags(args), None, fails)
         if args.get("no_quorum", "wait") not in ("wait", "fail"):
-            raise _Bad("no_quorum must be 'wait' or 'fail'")
+            raise arguments.BadArgument("no_quorum must be 'wait' or 'fail'")
         if h in self._session(session).handles:
             self.host.refuse(session, rid, "exists", f"handle {h} is in use")
         elif self._leaving:
             self.host.refuse(session, rid, "lost", "this node is leaving")
         else:
-            self.home.lock(Handle(session, h, key_of(_space(args), name), request))
+            self.home.lock(Handle(session, h, key_of(arguments.space(args), name), request))
 
     def _convert(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        mode, flags, value, handle = _mode(args), _flags(args), _value(args), self._handle(session, args)
+        mode, flags, value, handle = (
+            arguments.mode(args),
+            arguments.flags(args),
+            arguments.value(args),
+            self._handle(session, args),
+        )
         writes = handle is not None and handle.mode >= PW
         request = Request(Kind.CONVERT, rid, mode, flags, value if writes else None)
         if handle is None or (handle.mode == NONE and handle.request is None):
@@ -464,7 +418,7 @@ class DlmService:
             self.home.convert(handle, request)
 
     def _unlock(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        flags, value = _flags(args) & VALBLK, _value(args)
+        flags, value = arguments.flags(args) & VALBLK, arguments.value(args)
         handle = self._handle(session, args)
         if handle is None:
             self.host.refuse(session, rid, "unknown", "no such lock")
@@ -479,15 +433,12 @@ class DlmService:
             self.home.cancel(handle, rid)
 
     def _ls(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        prefix = args.get("prefix", b"")
-        prefix = prefix.encode() if isinstance(prefix, str) else prefix
-        if not isinstance(prefix, bytes):
-            raise _Bad("prefix must be bytes")
-        limit = _number(args, "limit", 0, 1000)
-        self.host.reply(session, rid, queries.listing(self.table, _space(args), prefix, limit))
+        prefix = arguments.prefix(args)
+        limit = arguments.number(args, "limit", 0, 1000)
+        self.host.reply(session, rid, queries.listing(self.table, arguments.space(args), prefix, limit))
 
     def _show(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        key = key_of(_space(args), _name(args))
+        key = key_of(arguments.space(args), arguments.name(args))
         name = self.table.names.get(key)
         if name is None:
             self.host.refuse(session, rid, "unknown", "no locks on this name")
@@ -500,11 +451,11 @@ class DlmService:
     def _session(self, session: int) -> Session:
         found = self.home.sessions.get(session)
         if found is None:
-            raise _Bad("no such session")
+            raise arguments.BadArgument("no such session")
         return found
 
     def _handle(self, session: int, args: Mapping[str, Any]) -> Handle | None:
-        handle = self._session(session).handles.get(_number(args, "h", 1))
+        handle = self._session(session).handles.get(arguments.number(args, "h", 1))
         return None if handle is None or handle.ending else handle
 
     def _state(self) -> str:
@@ -522,43 +473,3 @@ _VERBS: dict[str, Callable[[DlmService, int, int, Mapping[str, Any]], None]] = {
     "show": DlmService._show,
     "stats": DlmService._stats,
 }
-
-
-def _number(args: Mapping[str, Any], key: str, least: int, default: int | None = None) -> int:
-    value = args.get(key, default)
-    if type(value) is not int or not least <= value < 1 << 63:
-        raise _Bad(f"{key} must be a number of at least {least}")
-    return value
-
-
-def _mode(args: Mapping[str, Any]) -> int:
-    mode = _number(args, "mode", 0)
-    if mode > EX:
-        raise _Bad("mode must be 0 (NL) .. 5 (EX)")
-    return mode
-
-
-def _name(args: Mapping[str, Any]) -> bytes:
-    name = args.get("name")
-    name = name.encode() if isinstance(name, str) else name
-    if not isinstance(name, bytes) or not 1 <= len(name) <= MAX_NAME:
-        raise _Bad(f"name must be 1..{MAX_NAME} bytes")
-    return name
-
-
-def _space(args: Mapping[str, Any]) -> str:
-    space = args.get("space", "default")
-    if not isinstance(space, str) or not 1 <= len(space.encode()) <= MAX_NAME or "\0" in space:
-        raise _Bad(f"space must be 1..{MAX_NAME} bytes of text")
-    return space
-
-
-def _flags(args: Mapping[str, Any]) -> int:
-    return (NOQUEUE if args.get("noqueue") else 0) | (VALBLK if args.get("valblk") else 0)
-
-
-def _value(args: Mapping[str, Any]) -> bytes | None:
-    value = args.get("value")
-    if value is not None and (not isinstance(value, bytes) or len(value) > MAX_VALUE):
-        raise _Bad(f"value must be at most {MAX_VALUE} bytes")
-    return value

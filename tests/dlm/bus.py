@@ -327,7 +327,7 @@ class Bus:
             return
         who = (node.me, session, args["h"])
         old = self.handles.get(who)
-        key = args["name"] if verb == "lock" else old.key if old else b"?"
+        key = args.get("space", "").encode() + args["name"] if verb == "lock" else old.key if old else b"?"
         if old is None or old.fence != result["fence"]:
             told = self.highest.setdefault(key, {})
             for mode, fence in told.items():

@@ -7,7 +7,7 @@ import pytest
 from dlm.messages import Kind, key_of
 from dlm.modes import EX, NL, PR
 from dlm.names import Form
-from dlm.service import GIVE_BACK_AFTER_US, YIELD_AFTER_US
+from dlm.upkeep import GIVE_BACK_AFTER_US, YIELD_AFTER_US
 from tests.dlm.bus import MS, Bus
 
 R = key_of("default", b"R")

@@ -1,0 +1,78 @@
+"""Private names that should not stay so: contended ones are yielded, idle ones are given back (pitfalls K13, A2).
+
+Waiting and idleness are the owner's own observations; what it does about them are ordered messages, so the table
+changes at one position everywhere.
+"""
+
+from __future__ import annotations
+
+from dlm.home import Home
+from dlm.messages import Kind
+
+__all__ = ["GIVE_BACK_AFTER_US", "YIELD_AFTER_US", "Upkeep"]
+
+YIELD_AFTER_US = 200_000  #: a private name with a waiter older than this becomes shared (K13)
+GIVE_BACK_AFTER_US = 10_000_000  #: a private name without locks for so long is given back (A2)
+GIVE_BACK_BATCH = 500  #: names in one GiveBack
+
+
+class Upkeep:
+    """Watches the private names of one node. ``run`` only while messages may leave."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    def run(self, now: int) -> None:
+        """Send what is due."""
+        self._yield_contended(now)
+        self._give_back_idle(now)
+
+    def next_deadline(self) -> int | None:
+        """When ``run`` has something to do."""
+        times = (self._next_yield(), self._next_give_back())
+        return min((time for time in times if time is not None), default=None)
+
+    def _yield_contended(self, now: int) -> None:
+        """The 200 ms rule: a private name somebody has waited for so long becomes shared (K13)."""
+        for key in list(self.home.queued_private):
+            oldest = self._waiting_since(key)
+            if oldest is None:
+                del self.home.queued_private[key]
+            elif now - oldest >= YIELD_AFTER_US:
+                del self.home.queued_private[key]
+                self.home.send(Kind.YIELD, (key, self.home.table.names[key].epoch), (key,))
+
+    def _next_yield(self) -> int | None:
+        times = [self._waiting_since(key) for key in self.home.queued_private]
+        return min((time + YIELD_AFTER_US for time in times if time is not None), default=None)
+
+    def _waiting_since(self, key: bytes) -> int | None:
+        resource = self.home.table.local(key)
+        return resource.oldest_wait() if resource is not None else None
+
+    def _give_back_idle(self, now: int) -> None:
+        """Names nobody has locked for 10 s are given back, many in one message (A2)."""
+        batch: list[tuple[bytes, int]] = []
+        for key in list(self.home.idle_private):
+            name = self.home.table.names.get(key)
+            if name is None or self.home.table.local(key) is None or (name.resource and name.resource.locks):
+                del self.home.idle_private[key]
+            elif name.idle_since + GIVE_BACK_AFTER_US > now:
+                break  # oldest first
+            elif key in self.home.outbox.under_way:
+                name.idle_since = now
+                self.home.idle_private[key] = self.home.idle_private.pop(key)  # not idle: look again later
+            else:
+                del self.home.idle_private[key]
+                batch.append((key, name.epoch))
+                if len(batch) == GIVE_BACK_BATCH:
+                    break
+        if batch:
+            self.home.send(Kind.GIVE_BACK, (tuple(batch),), [key for key, _ in batch])
+
+    def _next_give_back(self) -> int | None:
+        key = next(iter(self.home.idle_private), None)
+        if key is None:
+            return None
+        name = self.home.table.names.get(key)
+        return name.idle_since + GIVE_BACK_AFTER_US if name is not None else self.home.now
