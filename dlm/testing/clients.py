@@ -8,7 +8,7 @@ it closes the socket).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dlm.modes import CR, NONE, is_down, is_middle
 
@@ -36,6 +36,8 @@ class Operation:
     mode: int
     since: int  #: true time of asking
     noqueue: bool = False
+    ok: bool | None = None  #: ``None`` while there is no answer
+    data: Any = None  #: result or error, as answered
 
 
 @dataclass(slots=True)

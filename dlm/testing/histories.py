@@ -348,9 +348,7 @@ class _Round:
         if self.ask is not None and self.grant is not None:
             ask = self.ask
             self.holds.append(
-                Hold(
-                    ask.client, ask.round, ask.name, self.mode, self.grant.fence, ask.t, self.since, end, ask.node
-                )
+                Hold(ask.client, ask.round, ask.name, self.mode, self.grant.fence, ask.t, self.since, end, ask.node)
             )
 
     def _lock(self) -> str:

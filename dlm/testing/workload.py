@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from dlm.modes import EX, MODES, NL, NONE
+from dlm.modes import EX, MODES, NL, NONE, PR, PW
 from dlm.plugin import service as make_service
 from dlm.service import DlmService
 from dlm.testing.clients import Client, Handle, Operation, Page
@@ -56,7 +56,7 @@ class LockOptions:
             own=rng.choice([0.0, 0.3, 0.8]),
             end=rng.choice([0.0, 0.02, 0.1]),
             late=rng.choice([1, token // 10, 2 * token]),
-            modes=rng.choice([(EX,), (EX, EX, 3), MODES, MODES]),
+            modes=rng.choice([(EX,), (EX, EX, PR), MODES, MODES]),
         )
 
 
@@ -101,7 +101,7 @@ class LockPlugin(Plugin):
     def started(self, node: SimNode) -> None:
         """Its clients connect one after the other."""
         for _ in range(self._drawn.clients):
-            self._cluster.scheduler.after(self._rng.randint(1, 5_000), self._connect, node, node.incarnation)
+            self._cluster.scheduler.after(self._rng.randint(1, 5_000), self._appear, node, node.incarnation)
 
     def stopped(self, node: SimNode) -> None:
         """The daemon is gone; its clients live on, but ask nothing any more."""
@@ -123,6 +123,7 @@ class LockPlugin(Plugin):
         if operation is None:
             raise Violation("ANSWER", f"node {node.id} session {session}: request {rid} is answered twice")
         self.answered += 1
+        operation.ok, operation.data = ok, data
         if ok:
             self._succeeded(client, operation, data)
         else:
@@ -154,12 +155,12 @@ class LockPlugin(Plugin):
             self._tables.invariants(node.id, locker)
 
     def settle(self, cluster: SimCluster) -> None:
-        """Clients end what they hold and ask for nothing new."""
+        """Clients end what they hold and ask for nothing new. Scripted tests call it at their end."""
         self._settling = True
         cluster.scheduler.after(1, self._drain)
 
     def settled(self, cluster: SimCluster) -> str:
-        """Empty when every request has been answered and everything is released."""
+        """Empty when all is answered; after ``settle`` also all released and every table at one position."""
         for client in self.clients:
             if client.connected and client.pending:
                 operation = next(iter(client.pending.values()))
@@ -167,44 +168,88 @@ class LockPlugin(Plugin):
                     f"{operation.handle}: {operation.verb} of {operation.handle.name!r} has no answer "
                     f"since {operation.since / 1000:.0f} ms"
                 )
-            if client.connected and client.handles:
+            if client.connected and client.handles and self._settling:
                 handle = next(iter(client.handles.values()))
                 return f"{handle} of {handle.name!r} is not released"
-        for node, locker in self.lockers.items():
+        for node, locker in self._running():
             if not locker.complete:
                 return f"node {node} has no complete table"
+        if self._settling and len({(x.table.ring, x.table.applied) for _, x in self._running()}) > 1:
+            return "the tables stand at different positions"
         return ""
 
     def finish(self, cluster: SimCluster) -> None:
         """TABLE: all full, all equal, and no lock left anywhere, private ones included (ghosts: A1, A4)."""
-        places = set()
-        for node, locker in sorted(self.lockers.items()):
+        for node, locker in self._running():
             self._tables.check(node, locker)
             self._tables.invariants(node, locker)
-            places.add((locker.table.ring, locker.table.applied))
             for key, name in locker.table.names.items():
                 locks = name.resource.locks if name.resource is not None else ()
                 if locks:
                     raise Violation("TABLE", f"node {node}: {key!r} has a ghost lock {next(iter(locks))}")
-        if len(places) > 1:
-            raise Violation("TABLE", f"the nodes' tables stand at different positions: {sorted(places)}")
+
+    def _running(self) -> list[tuple[int, DlmService]]:
+        return [(node, self.lockers[node]) for node in sorted(self.lockers) if self._cluster[node].up]
 
     @property
     def _drawn(self) -> LockOptions:
         assert self.options is not None
         return self.options
 
-    # -- what clients do --------------------------------------------------------------------
+    # -- what a client can do (for scripted tests too) --------------------------------------
 
-    def _connect(self, node: SimNode, incarnation: int) -> None:
-        if not node.up or node.incarnation != incarnation or self._settling:
-            return
+    def connect(self, node: SimNode) -> Client:
+        """A new client process with a session of this node's present daemon."""
         self._sessions += 1
-        client = Client(node, self._sessions, self._pages[node.id], incarnation)
+        client = Client(node, self._sessions, self._pages[node.id], node.incarnation)
         self.clients.append(client)
-        self._by_session[(node.id, incarnation, client.session)] = client
+        self._by_session[(node.id, node.incarnation, client.session)] = client
         node.open_session(client.session, f"client{client.session}")
-        self._later(client)
+        return client
+
+    def lock(self, client: Client, name: bytes, mode: int = EX, noqueue: bool = False, **more: Any) -> Operation:
+        """Ask for a new lock; the handle is the operation's."""
+        handle = client.new_handle(name)
+        return self._ask("lock", handle, mode, noqueue, {"name": name, **more})
+
+    def convert(self, handle: Handle, mode: int, noqueue: bool = False) -> Operation:
+        """Ask for another mode; what may be lost by it is given up now (K11)."""
+        handle.asks_for(mode)
+        return self._ask("convert", handle, mode, noqueue, {})
+
+    def unlock(self, handle: Handle, **more: Any) -> Operation:
+        """End the handle – now, not when it is answered (D8)."""
+        handle.client.drop(handle)
+        return self._ask("unlock", handle, NONE, False, more)
+
+    def cancel(self, handle: Handle) -> Operation:
+        """Withdraw the operation in progress."""
+        handle.canceling = True
+        return self._ask("cancel", handle, NONE, False, {})
+
+    def end(self, client: Client) -> None:
+        """The client process ends: its handles first, then its socket (P1)."""
+        client.alive = False
+        for handle in client.handles.values():
+            handle.over = True
+        client.pending.clear()
+        self.clients.remove(client)
+        client.node.close_session(client.session)
+
+    def _ask(self, verb: str, handle: Handle, mode: int, noqueue: bool, more: dict[str, Any]) -> Operation:
+        client = handle.client
+        operation = client.begin(verb, handle, mode, self._cluster.scheduler.now, noqueue)
+        args = {"h": handle.h, **more}
+        if mode != NONE:
+            args.update(mode=mode, noqueue=noqueue)
+        client.node.request(client.session, operation.rid, "dlm", verb, args)
+        return operation
+
+    # -- what they do at random -------------------------------------------------------------
+
+    def _appear(self, node: SimNode, incarnation: int) -> None:
+        if node.up and node.incarnation == incarnation and not self._settling:
+            self._later(self.connect(node))
 
     def _later(self, client: Client) -> None:
         delay = int(self._rng.expovariate(1 / self._drawn.interval)) + 1
@@ -215,7 +260,8 @@ class LockPlugin(Plugin):
             return
         rng = self._rng
         if rng.random() < self._drawn.end:
-            self._die(client)
+            self.end(client)
+            self._cluster.scheduler.after(rng.randint(1, 50_000), self._appear, client.node, client.incarnation)
             return
         handles = list(client.handles.values())
         if len(handles) < 3 and (not handles or rng.random() < 0.4):
@@ -230,56 +276,29 @@ class LockPlugin(Plugin):
             name = f"own{client.node.id}".encode()
         else:
             name = f"r{rng.randrange(drawn.names)}".encode()
-        handle = client.new_handle(name)
-        args: dict[str, Any] = {"name": name}
-        if rng.random() < 0.2:
-            args["no_quorum"] = "fail"
-        self._ask(client, "lock", handle, rng.choice(drawn.modes), rng.random() < 0.2, args)
+        more = {"no_quorum": "fail"} if rng.random() < 0.2 else {}
+        self.lock(client, name, rng.choice(drawn.modes), rng.random() < 0.2, **more)
 
     def _use(self, handle: Handle) -> None:
         """Release it, convert it, withdraw what is in progress, or leave it alone."""
-        rng, client = self._rng, handle.client
+        rng = self._rng
         choice = rng.random()
         if handle.operation is not None:
             if choice < 0.1 and not handle.canceling:
-                handle.canceling = True
-                self._ask(client, "cancel", handle, NONE, False, {})
+                self.cancel(handle)
             elif choice < 0.14:
                 self._release(handle)
         elif choice < 0.6:
             self._release(handle)
         elif choice < 0.85:
-            mode = rng.choice([*self._drawn.modes, NL])
-            handle.asks_for(mode)
-            self._ask(client, "convert", handle, mode, rng.random() < 0.3, {})
+            self.convert(handle, rng.choice([*self._drawn.modes, NL]), rng.random() < 0.3)
 
     def _release(self, handle: Handle) -> None:
-        """The handle ends when release is called, not when it is answered (D8)."""
-        client, rng = handle.client, self._rng
-        client.drop(handle)
-        args: dict[str, Any] = {}
-        if handle.granted >= 4 and handle.operation is None and rng.random() < 0.3:
-            args = {"valblk": True, "value": handle.fence.to_bytes(8, "big")}
-        self._ask(client, "unlock", handle, NONE, False, args)
-
-    def _die(self, client: Client) -> None:
-        """The client process ends; another one takes its place."""
-        client.alive = False
-        for handle in client.handles.values():
-            handle.over = True
-        client.pending.clear()
-        self.clients.remove(client)
-        client.node.close_session(client.session)
-        self._cluster.scheduler.after(self._rng.randint(1, 50_000), self._connect, client.node, client.incarnation)
-
-    def _ask(
-        self, client: Client, verb: str, handle: Handle, mode: int, noqueue: bool, more: dict[str, Any]
-    ) -> None:
-        operation = client.begin(verb, handle, mode, self._cluster.scheduler.now, noqueue)
-        args = {"h": handle.h, **more}
-        if mode != NONE:
-            args.update(mode=mode, noqueue=noqueue)
-        client.node.request(client.session, operation.rid, "dlm", verb, args)
+        """At times with a new value block, if it holds PW or EX."""
+        if handle.granted >= PW and handle.operation is None and self._rng.random() < 0.3:
+            self.unlock(handle, valblk=True, value=handle.fence.to_bytes(8, "big"))
+        else:
+            self.unlock(handle)
 
     # -- what they hear ---------------------------------------------------------------------
 

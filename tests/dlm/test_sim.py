@@ -1,0 +1,267 @@
+"""Locks on whole clusters under virtual time: seeds, and scenarios that have a name.
+
+``python -m dlm.testing --seeds 1..2000 --budget-seconds 600`` hunts for longer than a test may.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dlm.modes import EX, NONE, PR
+from dlm.testing.clients import Client, Handle, Operation
+from dlm.testing.workload import LockOptions, LockPlugin
+from vsync.testing import SimCluster, draw, run
+from vsync.testing.main import main
+from vsync.testing.options import scaled
+from vsync.testing.story import story
+
+ROOT = Path(__file__).parents[2]
+BUDGET_S = 7.0  # real time for each half of the seeds
+IDLE = LockOptions(clients=0, names=1, interval=1_000_000, own=0.0, end=0.0, late=1, modes=(EX,))
+
+
+def commit_seed() -> int:
+    """Another start for every commit, the same for everybody who tests it; 0 outside a git checkout."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    return int(done.stdout[:7], 16)
+
+
+@pytest.mark.parametrize("first", [1, 1_000 + commit_seed()], ids=["fixed", "commit"])
+def test_seeds(first: int) -> None:
+    """Chaos, healing, and every rule, for as many seeds as there is time."""
+    began, seed, granted = time.monotonic(), first, 0
+    while time.monotonic() - began < BUDGET_S and seed < first + 40:
+        nodes = (5, 3, 5, 4, 5, 3, 5, 2)[seed % 8]
+        plugin = LockPlugin(seed)
+        result = run(draw(seed, nodes), [plugin])
+        if result.violation is not None:
+            print("\n".join(story(result.trace, nodes)))
+            pytest.fail(f"{result.violation}\nagain: python -m dlm.testing --seed {seed} --nodes {nodes}")
+        seed, granted = seed + 1, granted + plugin.granted
+    print(f"seeds {first} to {seed - 1}, {granted} grants")
+    assert granted > 20
+
+
+def test_a_seed_replays_exactly() -> None:
+    first, second = (run(draw(5, 4), [LockPlugin(5)]) for _ in range(2))
+    assert first.trace.hash == second.trace.hash
+
+
+def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seed", "3", "--nodes", "3"], "dlm.testing", lambda seed: (LockPlugin(seed),)) == 0
+    assert "seed 3: ok" in capsys.readouterr().out
+
+
+class Stage:
+    """A cluster of three with short timers and clients that do what the test says."""
+
+    def __init__(self, n: int = 3, seed: int = 1) -> None:
+        self.locks = LockPlugin(seed, IDLE)
+        self.cluster = SimCluster(n=n, seed=seed, timing=scaled(0.2), plugins=[self.locks])
+        self.cluster.__enter__()
+        self.cluster.settle()
+
+    def client(self, node: int) -> Client:
+        return self.locks.connect(self.cluster[node])
+
+    def holding(self, node: int, name: bytes = b"r", mode: int = EX) -> tuple[Client, Handle]:
+        """A client of this node that has been granted the lock."""
+        client = self.client(node)
+        return client, self.granted(self.locks.lock(client, name, mode))
+
+    def until(self, condition: object, within: float = 5.0) -> None:
+        self.cluster.run_until(condition, within)  # type: ignore[arg-type]
+
+    def answered(self, operation: Operation, within: float = 5.0) -> Operation:
+        """Wait for the one answer."""
+        self.until(lambda: operation.ok is not None, within)
+        return operation
+
+    def granted(self, operation: Operation, within: float = 5.0) -> Handle:
+        """Wait for a grant."""
+        assert self.answered(operation, within).ok, operation.data
+        return operation.handle
+
+    def in_some_order(self, operations: list[Operation]) -> Iterator[Operation]:
+        """Each of these as it is granted; the caller releases it before it asks for the next."""
+        waiting = list(operations)
+        while waiting:
+            self.until(lambda: any(o.ok for o in waiting))
+            done = next(o for o in waiting if o.ok)
+            waiting.remove(done)
+            yield done
+
+    def end(self) -> None:
+        """Everybody back, everything released: all tables equal, no ghost."""
+        self.cluster.heal()
+        self.until(lambda: not any(node.leaving for node in self.cluster.nodes.values()))
+        for node in self.cluster.nodes.values():
+            node.resume()
+            node.start()
+        self.locks.settle(self.cluster)
+        self.cluster.settle()
+        self.locks.finish(self.cluster)
+
+
+class TestFrames:
+    """How many messages an operation costs."""
+
+    def sent(self, stage: Stage) -> int:
+        return sum(locker.status()["sent"] for locker in stage.locks.lockers.values())
+
+    def test_a_private_name_costs_none(self) -> None:
+        stage = Stage()
+        client, handle = stage.holding(1)
+        stage.locks.unlock(handle)
+        before = self.sent(stage)
+        for _ in range(20):
+            operation = stage.locks.lock(client, b"r")
+            assert operation.ok, "answered at once, without the network"
+            assert stage.locks.unlock(operation.handle).ok
+        stage.cluster.advance(1)
+        assert self.sent(stage) == before
+        stage.end()
+
+    def test_a_shared_name_costs_one_multicast_an_operation(self) -> None:
+        stage = Stage()
+        stage.holding(1, mode=PR)
+        stage.holding(2, mode=PR)  # a stranger's request has made the name Shared
+        stage.cluster.advance(0.5)
+        client = stage.client(3)
+        for verb in ("lock", "unlock"):
+            before = self.sent(stage)
+            if verb == "lock":
+                operation = stage.locks.lock(client, b"r", PR)
+            else:
+                operation = stage.locks.unlock(operation.handle)
+            stage.granted(operation)
+            assert self.sent(stage) == before + 1
+        stage.end()
+
+
+class TestScenarios:
+    """Pitfalls §8, those that need a whole cluster."""
+
+    def test_c1_a_blip_of_all_links_with_traffic(self) -> None:
+        """Frozen halves have different prefixes; the longest goes on, no two tables differ."""
+        for seed in range(6):
+            stage = Stage(seed=seed)
+            held, _ = stage.holding(2)
+            waiting = [stage.locks.lock(stage.client(node), b"r") for node in (1, 3, 2)]
+            stage.cluster.advance(0.0015 * seed)
+            stage.cluster.partition()
+            stage.cluster.advance(1.0)
+            stage.cluster.heal()
+            stage.cluster.advance(3.0)
+            stage.locks.end(held)
+            for operation in stage.in_some_order(waiting):
+                stage.locks.unlock(operation.handle)
+            stage.end()
+
+    def test_c4_a_node_dies_while_all_are_apart(self) -> None:
+        """Its locks go although no view ever says that it left (purge by membership)."""
+        stage = Stage()
+        stage.holding(1)
+        other = stage.client(2)
+        stage.cluster.partition()
+        stage.cluster.advance(1.0)
+        stage.cluster.crash(1)
+        stage.cluster.heal()
+        operation = stage.locks.lock(other, b"r")
+        stage.granted(operation)
+        stage.end()
+
+    def test_d1_killed_right_after_a_grant_that_nobody_else_has_seen(self) -> None:
+        """The rule HolderRules watches: the survivors wait for a lease they know nothing of."""
+        for steps in range(0, 40, 2):
+            stage = Stage(seed=steps)
+            operation = stage.locks.lock(stage.client(1), b"r")
+            other = stage.client(2)
+            for _ in range(steps):
+                stage.cluster.scheduler.step(10**9)
+            stage.cluster.crash(1)
+            later = stage.locks.lock(other, b"r")
+            stage.granted(later)
+            if operation.ok:
+                assert later.handle.fence > operation.handle.fence
+            stage.end()
+
+    def test_d3_two_of_three_restart_inside_a_lease(self) -> None:
+        """They have an empty table and know of no lock, but they know that they do not know."""
+        stage = Stage()
+        _, held = stage.holding(1)
+        stage.cluster.partition({1}, {2, 3})
+        for node in (2, 3):
+            stage.cluster.crash(node)
+            stage.cluster.restart(node)
+        stage.until(lambda: stage.cluster[2].view is not None and stage.cluster[2].view.primary)
+        operation = stage.locks.lock(stage.client(2), b"r")
+        stage.granted(operation)
+        assert not held.valid()
+        stage.end()
+
+    def test_d9_an_evicted_holder_stays_evicted(self) -> None:
+        stage = Stage()
+        _, held = stage.holding(1)
+        stage.cluster.partition({1}, {2, 3})
+        operation = stage.locks.lock(stage.client(2), b"r")
+        stage.granted(operation)
+        stage.cluster.heal()
+        stage.cluster.settle()
+        assert held.over, "the client has been told"
+        assert operation.handle.valid()
+        stage.end()
+
+    def test_a_holder_keeps_its_lock_over_another_nodes_death(self) -> None:
+        stage = Stage()
+        _, held = stage.holding(1)
+        stage.cluster.crash(3)
+        stage.until(lambda: stage.cluster[1].view is not None and stage.cluster[1].view.nodes == (1, 2))
+        stage.cluster.advance(1.0)
+        assert held.valid()
+        stage.end()
+
+    def test_a_minority_grants_nothing_and_its_handles_lapse(self) -> None:
+        stage = Stage()
+        _, held = stage.holding(1)
+        stage.cluster.partition({1}, {2, 3})
+        stage.cluster.advance(2.0)
+        assert not held.valid()
+        client = stage.client(1)
+        waits = stage.locks.lock(client, b"new")
+        fails = stage.locks.lock(client, b"newer", no_quorum="fail")
+        stage.cluster.advance(1.0)
+        assert waits.ok is None
+        assert fails.ok is False
+        assert fails.data["code"] == "no_quorum"
+        stage.cluster.heal()
+        stage.granted(waits)
+        stage.end()
+
+    def test_a_dead_clients_locks_go_at_once(self) -> None:
+        stage = Stage()
+        client, _ = stage.holding(1)
+        operation = stage.locks.lock(stage.client(2), b"r")
+        stage.cluster.advance(0.3)
+        assert operation.ok is None
+        stage.locks.end(client)
+        stage.granted(operation, within=0.1)
+        stage.end()
+
+    def test_a_graceful_leave_costs_no_lease(self) -> None:
+        stage = Stage()
+        _, held = stage.holding(1)
+        operation = stage.locks.lock(stage.client(2), b"r")
+        stage.cluster.advance(0.3)
+        stage.cluster[1].leave()
+        stage.granted(operation, within=0.2)  # a lease is 0.4 s
+        assert held.mode == NONE or not held.valid()
+        stage.end()

@@ -1,0 +1,164 @@
+"""The rules that judge locks in the simulator, on hand-made histories: good ones pass, bad ones are caught."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dlm.modes import CR, CW, EX, NL, PR, PW
+from dlm.testing.clients import Client, Handle, Page
+from dlm.testing.rules import FenceRules, HolderRules, TableRules
+from vsync.testing.violation import Violation
+from vsync.types import NO_RING, RingId
+
+
+class World:
+    """Two hosts whose clocks show true time, with one client each."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.holders, self.fences = HolderRules(), FenceRules()
+        self.clients = [self._client(node) for node in (1, 2)]
+
+    def _client(self, node: int) -> Client:
+        host: Any = SimpleNamespace(id=node, up=True, incarnation=1)
+        host.clock = lambda true=None: self.now if true is None else true
+        return Client(host, 100 + node, Page(generation=1, deadline=1_000), 1)
+
+    def grant(self, client: int, mode: int, fence: int, name: bytes = b"r", generation: int = 1) -> Handle:
+        handle = self.clients[client].new_handle(name)
+        handle.mode = handle.granted = mode
+        handle.fence, handle.generation = fence, generation
+        self.holders.granted(handle)
+        self.fences.granted(handle)
+        return handle
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+class TestHolders:
+    def test_two_at_once(self, world: World) -> None:
+        world.grant(0, EX, 1)
+        with pytest.raises(Violation, match=r"GRANT-Q2.*holds PR with fence 0\.2 while .*holds EX"):
+            world.grant(1, PR, 2)
+
+    def test_compatible_modes_and_other_names_are_fine(self, world: World) -> None:
+        world.grant(0, PR, 1)
+        world.grant(1, PR, 2)
+        world.grant(1, EX, 3, name=b"other")
+
+    def test_after_the_release(self, world: World) -> None:
+        first = world.grant(0, EX, 1)
+        world.clients[0].drop(first)
+        world.grant(1, EX, 2)
+
+    def test_after_the_deadline(self, world: World) -> None:
+        world.grant(0, EX, 1)
+        world.now = 1_000
+        world.clients[1].page.deadline = 2_000
+        world.grant(1, EX, 2)
+
+    def test_just_before_the_deadline(self, world: World) -> None:
+        world.grant(0, EX, 1)
+        world.now = 999
+        with pytest.raises(Violation, match="GRANT-Q2"):
+            world.grant(1, EX, 2)
+
+    def test_a_dead_daemons_client_lives_until_its_deadline(self, world: World) -> None:
+        world.grant(0, EX, 1)
+        world.clients[0].node.up = False
+        with pytest.raises(Violation, match="GRANT-Q2"):
+            world.grant(1, EX, 2)
+
+    def test_a_dead_client_holds_nothing(self, world: World) -> None:
+        world.grant(0, EX, 1).over = True
+        world.grant(1, EX, 2)
+
+    def test_another_generation_ends_a_handle(self, world: World) -> None:
+        world.grant(0, EX, 1)
+        world.clients[0].page.generation = 2
+        world.grant(1, EX, 2)
+
+    def test_a_deadline_that_revives_a_handle(self, world: World) -> None:
+        """D9: the page goes on in the same generation, and the handle meets its successor."""
+        first = world.grant(0, EX, 1)
+        world.now = 1_500
+        world.clients[1].page.deadline = 3_000
+        world.grant(1, EX, 2)
+        world.clients[0].page.deadline = 3_000
+        with pytest.raises(Violation, match="GRANT-Q2"):
+            world.holders.check(first)
+
+    @pytest.mark.parametrize(
+        ("held", "asked", "relied"),
+        [(EX, PR, PR), (PR, EX, PR), (PR, CW, CR), (CW, PR, CR), (PW, NL, NL), (EX, EX, EX)],
+    )
+    def test_what_a_conversion_may_cost_is_given_up_when_it_is_asked_for(
+        self, world: World, held: int, asked: int, relied: int
+    ) -> None:
+        handle = world.grant(0, held, 1)
+        handle.asks_for(asked)
+        assert handle.mode == relied
+
+
+class TestFences:
+    def test_backwards(self, world: World) -> None:
+        world.clients[0].drop(world.grant(0, EX, 7))
+        with pytest.raises(Violation, match=r"FENCE-K14.*PR with fence 0\.5, after EX with 0\.7"):
+            world.grant(1, PR, 5)
+
+    def test_readers_among_themselves_need_no_order(self, world: World) -> None:
+        world.grant(0, PR, 7)
+        world.grant(1, PR, 5)
+
+    def test_the_same_number_twice(self, world: World) -> None:
+        world.grant(0, PR, 7)
+        with pytest.raises(Violation, match=r"FENCE-K14.*was given to"):
+            world.grant(1, PR, 7)
+
+    def test_an_answer_that_comes_too_late_to_count(self, world: World) -> None:
+        world.now = 1_500
+        world.clients[1].page.deadline = 3_000
+        world.grant(1, EX, 9)
+        world.grant(0, EX, 7)  # its lease ended at 1000
+
+
+class Locker:
+    """As much of a ``DlmService`` as the table rules ask."""
+
+    def __init__(self, digest: str, applied: int, complete: bool = True, bad: bool = False) -> None:
+        def invariants() -> None:
+            assert not bad, "two owners"
+
+        self.complete = complete
+        self.table = SimpleNamespace(
+            ring=RingId(5, 1), applied=applied, digest=lambda: digest, invariants=invariants
+        )
+
+
+class TestTables:
+    def test_different_tables_at_one_position(self) -> None:
+        rules: Any = TableRules()
+        rules.check(1, Locker("a", 10))
+        rules.check(2, Locker("b", 11))
+        rules.check(3, Locker("?", 10, complete=False))
+        with pytest.raises(Violation, match=r"TABLE: nodes 3 and 1 .* 1\.5:10"):
+            rules.check(3, Locker("c", 10))
+
+    def test_the_same_number_of_another_view_is_another_position(self) -> None:
+        rules: Any = TableRules()
+        first, second = Locker("a", 10), Locker("b", 10)
+        second.table.ring = NO_RING
+        rules.check(1, first)
+        rules.check(2, second)
+
+    def test_a_table_that_contradicts_itself(self) -> None:
+        rules: Any = TableRules()
+        rules.invariants(1, Locker("a", 1))
+        with pytest.raises(Violation, match="TABLE: node 1: two owners"):
+            rules.invariants(1, Locker("a", 1, bad=True))
