@@ -138,7 +138,7 @@ class Loop:
             self._carry_out()
             while self.stopped is None:
                 self._turn()
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001 - told to every session and to the log, with its traceback
             self.failure = e
             self.stopped = f"the node failed: {e}"
             # An expected failure – a full disk – explains itself; anything else is a bug and needs its

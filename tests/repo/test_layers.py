@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 #: The client side of the lock manager: sockets, threads, processes.
-IMPURE_DLM = {"__init__", "__main__", "client", "demo", "held", "runner", "session"}
+IMPURE_DLM = {"__init__", "__main__", "answers", "client", "demo", "held", "info", "runner", "session", "watch"}
 #: Everything above the I/O line: no socket, clock, randomness, thread, file, process.
 PURE = [
     *sorted((ROOT / "vsync/engine").glob("*.py")),

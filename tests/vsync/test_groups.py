@@ -135,7 +135,7 @@ def test_a_dead_client_leaves_once(bus: Bus) -> None:
 
 
 def test_partition_and_merge(bus: Bus) -> None:
-    """nodedown on both sides; nodeup when they meet, also for those who joined or died meanwhile (corosync PR #828)."""
+    """nodedown on both sides; nodeup when they meet; who died meanwhile is no ghost (corosync PR #828)."""
     bus.view({1, 2}, {3})
     assert bus.ports[1].story(7)[-1] == "-3 nodedown"
     assert bus.ports[3].story(7)[-1] == "-1 nodedown, -2 nodedown"
@@ -170,7 +170,8 @@ def test_a_stranger_is_not_heard(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"\xff", b"\x93\x01\x02\x03", b"\x94\x02\xa1g\x07\xc0", b"\x94\x04\xa0\x00\x91\x01", b"\xc1" * 9]
+    "payload",
+    [b"", b"\xff", b"\x93\x01\x02\x03", b"\x94\x02\xa1g\x07\xc0", b"\x94\x04\xa0\x00\x91\x01", b"\xc1" * 9],
 )
 def test_garbage_in_the_stream_is_skipped(bus: Bus, payload: bytes) -> None:
     """It is the same garbage at every member."""
