@@ -19,7 +19,7 @@ from vsync.testing.options import scaled
 
 A, B = 1, 2
 IDLE = LockOptions(clients=0, names=1, interval=1_000_000, own=0.0, end=0.0, late=1, modes=(EX,))
-STEPS = range(0, 75, 5)  # events before B's fate; the longest operation is over by then
+STEPS = range(0, 48, 4)  # events before B's fate; the longest operation is over by then
 
 
 class Run:
@@ -118,7 +118,8 @@ def convert_down(run: Run, steps: int, fate: Callable[[Run], None]) -> None:
         return
     run.granted(operation)
     again = run.locks.convert(handle, EX)
-    run.granted(again)
+    run.answered(again)
+    assert again.ok or lost_with_its_node(again, fate)
 
 
 def unlock(run: Run, steps: int, fate: Callable[[Run], None]) -> None:
