@@ -156,6 +156,7 @@ class Held:
 
     def wait_lost(self, timeout: float | None) -> bool:
         """See ``Loss.wait``."""
+        self._session.check_process()  # before the condition: in a child nobody may ever give it back
         limit = None if timeout is None else time.monotonic() + timeout
         with self._session.changed:
             while not self._released or self.lost_reason is not None:

@@ -94,9 +94,9 @@ class LocalCluster:
         timing: Mapping[str, float] | None = None,
     ) -> None:
         self.name = name
+        ports = free_ports(nodes)
         self._own_folder = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="vsync-")) if folder is None else Path(folder)
-        ports = free_ports(nodes)
         self.nodes = [self._node(index, port) for index, port in enumerate(ports)]
         for node in self.nodes:
             node.config.write_text(self._configuration(node, timing or {}))

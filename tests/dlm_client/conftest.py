@@ -17,6 +17,10 @@ PENDING = object()
 HOUR_US = 3_600_000_000
 
 
+def _nothing(args: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
 class FakeChannel:
     """Answers every request at once unless told otherwise, and remembers them all.
 
@@ -50,7 +54,7 @@ class FakeChannel:
         if self.closed:
             raise NotConnected("the channel is closed")
         future: Future[Any] = Future()
-        result = self.script.get(verb, lambda args: {})(dict(args))
+        result = self.script.get(verb, _nothing)(dict(args))
         if result is PENDING:
             self.waiting[args["h"]] = future
         else:
@@ -61,7 +65,7 @@ class FakeChannel:
     def post(self, service: str, verb: str, args: Mapping[str, Any]) -> None:
         if self.closed:
             raise NotConnected("the channel is closed")
-        self.script.get(verb, lambda args: {})(dict(args))
+        self.script.get(verb, _nothing)(dict(args))
         self._record(verb, args)
 
     def on_push(self, service: str, handler: Callable[[str, Any], None]) -> None:

@@ -240,7 +240,13 @@ def test_nothing_works_in_a_forked_child(channel: Any, locks: dlm.Client) -> Non
     if child == 0:
         told = b"?"
         try:
-            uses = [held.check, held.release, lambda: held.valid, lambda: held.lost.is_set(), locks.close]
+            uses: list[Any] = [
+                held.check,
+                held.release,
+                lambda: held.valid,
+                lambda: held.lost.is_set(),
+                locks.close,
+            ]
             uses += [lambda: locks.acquire("y"), lambda: held.convert(dlm.Mode.PR), locks.ls]
             told = bytes(48 + _raises_forked(use) for use in uses)
         finally:

@@ -60,7 +60,12 @@ def test_handles_are_marked_lost_before_the_client_closes_its_channel(channel: A
     held = client.acquire("x")
     seen: list[str | None] = []
     close = channel.close
-    channel.close = lambda: (seen.append(held.lost.reason), close())
+
+    def look_and_close() -> None:
+        seen.append(held.lost.reason)
+        close()
+
+    channel.close = look_and_close
     client.close()
     assert seen == ["session_closed"]
     client.close()
@@ -132,7 +137,13 @@ def test_a_grant_that_is_ahead_of_the_page_waits_for_it(channel: Any, locks: dlm
     """The socket is ahead of the page, whose deadline is that of a generation gone by."""
     channel.script["lock"] = lambda args: channel.grant(args) | {"generation": 2}
     looked = threading.Event()
-    channel.lease_deadline = lambda: (looked.set(), channel.page)[1]
+
+    def look() -> tuple[int, int]:
+        looked.set()
+        page: tuple[int, int] = channel.page
+        return page
+
+    channel.lease_deadline = look
     thread = in_thread(lambda: locks.acquire("x"))
     assert looked.wait(20)
     assert thread.is_alive()
