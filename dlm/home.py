@@ -102,6 +102,7 @@ class Home:
         self.idle_private: dict[bytes, None] = {}  #: private names without locks, oldest first
         self.fast = 0  #: operations done without a message
         self.lost = 0
+        self._suspended = False  #: clients were told so, and not yet that it is over
         self._me = host.me.node
         self._on_name: Counter[bytes] = Counter()  #: handles by name
 
@@ -397,15 +398,15 @@ class Home:
                 self.host.refuse(handle.session, request.rid, "no_quorum", "the primary view is gone")
                 handle.request = handle.outcome = None
                 self.unlock(handle, 0, 0, None)
+        self._suspended = True
         self._push_all("suspended")
 
     def resume(self) -> None:
         """A primary view in which this life goes on: send again what was not applied."""
-        was_frozen, self.frozen = self.frozen, False
+        self.frozen = False
         self.outbox.rewind()
         self.flush()
-        if was_frozen:
-            self._push_all("resumed")
+        self._push_resumed()
 
     def new_life(self, ring: RingId, table: Table, reason: str) -> None:
         """The former life has ended: what was held is lost, what waits will be asked for again (C12)."""
@@ -431,6 +432,7 @@ class Home:
         for handle in self.handles():
             if not handle.sent:
                 self._ask(handle)
+        self._push_resumed()
 
     def lose_all(self, reason: str) -> None:
         """End every handle and every request, on purpose."""
@@ -449,6 +451,11 @@ class Home:
         if handle.unlock_rid:
             self.host.reply(handle.session, handle.unlock_rid, {})
         handle.request = handle.outcome = None
+
+    def _push_resumed(self) -> None:
+        if self._suspended:
+            self._suspended = False
+            self._push_all("resumed")
 
     def _push_all(self, kind: str) -> None:
         for session in sorted(self.sessions):
