@@ -13,6 +13,7 @@ tells.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -56,6 +57,7 @@ def connect(url: str | None = None, *, space: str = "default", name: str | None 
     """
     from vsync import ipc
 
+    url = url or os.environ.get("VSYNC_URL") or ipc.DEFAULT_URL
     try:
         channel = ipc.connect(url, name)
     except vsync_errors.NotConnected as error:
