@@ -60,7 +60,8 @@ def refusal(failed: RequestFailed, name: bytes, timeout: float | None = None) ->
         case "deadlock":
             return errors.Deadlock(text, name=name)
         case "lost":
-            return errors.LockLost(text, name=name, reason="leaving")  # who waits is not lost otherwise
+            # Nothing was held yet: the node leaves, and only another one, or its next life, can grant.
+            return errors.NotConnected(text)
         case "unknown":
             return errors.NotHeld(text, name=name)
         case "busy":

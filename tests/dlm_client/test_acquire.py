@@ -137,7 +137,7 @@ def test_a_try_on_a_lock_that_is_taken(channel: Any, locks: dlm.Client) -> None:
         ("deadlock", dlm.Deadlock),
         ("canceled", dlm.LockCancelled),
         ("invalid", dlm.InvalidRequest),
-        ("lost", dlm.LockLost),
+        ("lost", dlm.NotConnected),
         ("a code of the future", dlm.InvalidRequest),
     ],
 )

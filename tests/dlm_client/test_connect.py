@@ -30,7 +30,7 @@ def test_the_url_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.
 def test_without_any_the_url_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VSYNC_URL", raising=False)
     monkeypatch.setattr("vsync.ipc.SocketChannel", _no_channel)
-    with pytest.raises(_AskedFor, match="^unix:///run/vsync/vsyncd.sock$"):
+    with pytest.raises(_AskedFor, match=r"^unix:///run/vsync/vsyncd.sock$"):
         dlm.connect()
 
 
