@@ -38,6 +38,7 @@ __all__ = [
     "PacketFlag",
     "Probe",
     "Token",
+    "claimed_sender",
     "cluster_tag",
     "decode_cancel",
     "decode_commit",
@@ -213,6 +214,14 @@ def decode_header(frame: bytes, tag: int) -> Header:
     if not node or not incarnation or kind not in _KINDS:
         raise FrameError(f"bad frame header from node {node}")
     return Header(_KINDS[kind], Member(node, incarnation))
+
+
+def claimed_sender(frame: bytes) -> int:
+    """The node id in the header of a frame that may be wrong in every other way; 0 if there is none."""
+    if len(frame) < HEADER_SIZE or not frame.startswith(MAGIC):
+        return 0
+    node: int = _HEADER.unpack_from(frame)[4]
+    return node
 
 
 _KINDS = {int(kind): kind for kind in FrameType}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from dlm.service import DlmService
@@ -18,8 +19,11 @@ __all__ = ["Cores"]
 class Cores:
     """Cores 1..n of one cluster, joined to one ring. Session 1 is open at each of them."""
 
-    def __init__(self, count: int = 2, cluster: str = "test", **more: Any) -> None:
-        peers = tuple(Peer(n, chr(96 + n), (f"127.0.0.1:{n}",)) for n in range(1, count + 1))
+    def __init__(
+        self, count: int = 2, cluster: str = "test", addresses: Sequence[str] = (), **more: Any
+    ) -> None:
+        places = addresses or [f"127.0.0.1:{n}" for n in range(1, count + 1)]
+        peers = tuple(Peer(n, chr(96 + n), (place,)) for n, place in enumerate(places, 1))
         configs = {n: ClusterConfig(cluster, n, peers, **more) for n in range(1, count + 1)}
         self.cores = {n: Core(c, 1000 + n, [DlmService(c)], None) for n, c in configs.items()}
         self.now = 0

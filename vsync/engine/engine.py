@@ -39,7 +39,9 @@ from vsync.wire import (
     WIRE_VERSION,
     FrameType,
     Hello,
+    Join,
     Probe,
+    claimed_sender,
     cluster_tag,
     decode_cancel,
     decode_commit,
@@ -217,6 +219,8 @@ class Engine:
         self.enter(State.OPERATIONAL)
         self.gathering = Gathering(self.ring.members)
         self.leavers.clear()
+        for member in self.ring.members:  # of some no JOIN may have come through, only the word of others
+            self._youngest[member.node] = max(member.incarnation, self._youngest.get(member.node, 0))
         self._change = []
         self.timers.set(Timer.MERGE, now + self.timing.merge + self.jitter(self.timing.merge))
         if not self.ring.alone:
@@ -299,11 +303,9 @@ class Engine:
             self._handle(self._self.popleft(), now)
 
     def _handle(self, frame: bytes, now: int) -> None:
-        sender_node = 0
         try:
             header = decode_header(frame, self._tag)
             sender = header.sender
-            sender_node = sender.node
             kind = header.kind
             if kind is FrameType.DATA:
                 operational.on_data(self, sender, *decode_data(frame))
@@ -317,6 +319,7 @@ class Engine:
                 self.count("memb_join_rx")
                 join = decode_join(frame)
                 if self._acceptable(sender, join.hello, join.ring_seq):
+                    self._refuse_younger_self(sender, join)
                     gather.on_join(self, sender, join, now)
             else:
                 self.count("memb_merge_detect_rx")
@@ -324,7 +327,7 @@ class Engine:
                 if self._acceptable(sender, probe.hello, probe.ring.seq):
                     self._on_probe(sender, now)
         except FrameError as error:
-            self.bad_frame(sender_node, str(error))
+            self.bad_frame(claimed_sender(frame), str(error))
 
     def _acceptable(self, sender: Member, hello: Hello, ring_seq: int) -> bool:
         """Whether to talk about membership with this node; the refusal says what is wrong and where."""
@@ -366,6 +369,14 @@ class Engine:
         self._youngest[sender.node] = sender.incarnation
         self.highest_ring_seq = max(self.highest_ring_seq, ring_seq)
         return True
+
+    def _refuse_younger_self(self, sender: Member, join: Join) -> None:
+        """Somebody who knows a younger life of this node cannot be agreed with: it holds this one for dead."""
+        if any(m.node == self.me.node and m.incarnation > self.me.incarnation for m in join.proc | join.failed):
+            raise FrameError(
+                f"node {sender.node} at {join.hello.address} knows a younger life of node id {self.me.node}: the id "
+                "is used twice, or this node's clock was set back and its state directory lost"
+            )
 
     def _on_probe(self, sender: Member, now: int) -> None:
         if (self.state is State.OPERATIONAL and sender not in self.ring.member_set) or (
