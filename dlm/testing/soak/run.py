@@ -296,10 +296,10 @@ class Soak:
         events = list(self._nemesis.events)
         for path in sorted(self.folder.glob("*.history")):
             events += self._history(path.stem)
-        lasts = {event.client: event for event in events if event.round}
         for name in self._deaths:
-            if name in lasts:
-                events.append(Event(boot_us(), name, What.DIED, lasts[name].round))
+            lasts = {event.round: event.what for event in self._history(name)}
+            died = [number for number, what in lasts.items() if what not in (What.FAILED, What.RELEASE)]
+            events += [Event(boot_us(), name, What.DIED, number) for number in died]
         return events
 
     def _views(self) -> int:
