@@ -107,6 +107,8 @@ class ClusterConfig:
     peers: tuple[Peer, ...]
     timing: Timing = field(default_factory=Timing)
     send_queue: int = 4096  #: messages waiting for the token before ``submit`` raises ``Backpressure``
+    packet_bytes: int = 60_000  #: payload of a packet; larger messages are cut in pieces
+    accelerated: int = 0  #: packets sent after the token instead of before it (accelerated ring)
 
     def peer(self, node: int) -> Peer | None:
         """The configured peer with this node id, or ``None``."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -37,6 +38,7 @@ __all__ = [
     "Packet",
     "PacketFlag",
     "Probe",
+    "Row",
     "Token",
     "claimed_sender",
     "cluster_tag",
@@ -89,6 +91,9 @@ class PacketFlag(IntEnum):
     """Bits of a packet's flags."""
 
     ENCAPSULATED = 1  #: the messages are packets of the sender's old ring
+    SAFE = 2  #: not delivered before all members are known to have it (EVS-E22..E24)
+    MORE = 4  #: a piece of a large message; the next packet of this origin goes on with it
+    LAST = 8  #: the last piece of a large message
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +144,23 @@ class Hello:
     rules: tuple[tuple[str, int], ...]  #: service name, version of its rules
 
 
+Row = tuple[int, frozenset[Member]]
+"""Whom a node has heard of late, with a number that grows: one row of the reachability matrix."""
+
+
 @dataclass(frozen=True, slots=True)
 class Join:
-    """JOIN: whom I see, whom I hold for failed, the seq of the last ring I committed to. ``leaving``: goodbye."""
+    """JOIN: whom I see, whom I hold for failed, the seq of the last ring I committed to. ``leaving``: goodbye.
+
+    ``reach`` passes on who hears whom, so that all can choose the same clique when not all hear all.
+    """
 
     hello: Hello
     ring_seq: int
     proc: frozenset[Member]
     failed: frozenset[Member]
     leaving: bool
+    reach: Mapping[Member, Row] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +180,16 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class CommitEntry:
-    """What a member writes of itself into the commit token; ``upper`` belongs to the layers above (K1)."""
+    """What a member writes of itself into the commit token; ``upper`` belongs to the layers above (K1).
+
+    ``obliged``: whose messages it has promised to deliver in attempts at leaving the old ring that it reached.
+    """
 
     old_ring: RingId
     aru: int
     high: int
     upper: bytes
+    obliged: tuple[Member, ...] = ()
 
 
 @dataclass(slots=True)
@@ -313,7 +330,9 @@ def decode_token(frame: bytes) -> Token:
 
 def encode_join(header: bytes, join: Join) -> bytes:
     """A JOIN frame."""
-    body = (_hello_fields(join.hello), join.ring_seq, sorted(join.proc), sorted(join.failed), join.leaving)
+    reach = [(member, tick, sorted(heard)) for member, (tick, heard) in sorted(join.reach.items())]
+    sets = (sorted(join.proc), sorted(join.failed))
+    body = (_hello_fields(join.hello), join.ring_seq, *sets, join.leaving, reach)
     packed: bytes = msgpack.packb(body)
     return header + packed
 
@@ -321,10 +340,11 @@ def encode_join(header: bytes, join: Join) -> bytes:
 def decode_join(frame: bytes) -> Join:
     """The JOIN in a frame."""
     match _unpack(frame[HEADER_SIZE:]):
-        case [list(hello), int(ring_seq), list(proc), list(failed), bool(leaving)]:
+        case [list(hello), int(ring_seq), list(proc), list(failed), bool(leaving), list(reach)]:
             if not 0 <= ring_seq < MAX_RING_SEQ:
                 _bad(f"ring sequence {ring_seq} does not fit 31 bits")
-            return Join(_hello(hello), ring_seq, frozenset(_members(proc)), frozenset(_members(failed)), leaving)
+            sets = frozenset(_members(proc)), frozenset(_members(failed))
+            return Join(_hello(hello), ring_seq, *sets, leaving, _reach(reach))
         case _:
             _bad("malformed JOIN")
 
@@ -357,7 +377,7 @@ def decode_cancel(frame: bytes) -> Cancel:
 
 def encode_commit(header: bytes, commit: Commit) -> bytes:
     """A COMMIT frame."""
-    entries = [e and (e.old_ring, e.aru, e.high, e.upper) for e in commit.entries]
+    entries = [e and (e.old_ring, e.aru, e.high, e.upper, e.obliged) for e in commit.entries]
     packed: bytes = msgpack.packb((commit.ring, commit.hop, commit.members, entries))
     return header + packed
 
@@ -382,10 +402,21 @@ def _commit_entry(raw: Any) -> CommitEntry | None:
     match raw:
         case None:
             return None
-        case [list(old_ring), int(aru), int(high), bytes(upper)] if 0 <= aru <= high:
-            return CommitEntry(_ring(old_ring), aru, high, upper)
+        case [list(old_ring), int(aru), int(high), bytes(upper), list(obliged)] if 0 <= aru <= high:
+            return CommitEntry(_ring(old_ring), aru, high, upper, _members(obliged))
         case _:
             _bad("malformed commit token entry")
+
+
+def _reach(raw: list[Any]) -> dict[Member, Row]:
+    rows: dict[Member, Row] = {}
+    for row in raw[:MAX_MEMBERS]:
+        match row:
+            case [list(member), int(tick), list(heard)] if tick >= 0:
+                rows[_members([member])[0]] = (tick, frozenset(_members(heard)))
+            case _:
+                _bad("malformed reachability row")
+    return rows
 
 
 def _hello_fields(hello: Hello) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ from typing import Any
 import msgpack
 
 from vsync.engine import commit, gather, operational
+from vsync.engine.change import Change
 from vsync.engine.commit import Forming
 from vsync.engine.gather import Gathering
 from vsync.engine.outputs import Note, Output, Persist, Send, Stopped
@@ -40,6 +41,7 @@ from vsync.wire import (
     FrameType,
     Hello,
     Join,
+    PacketFlag,
     Probe,
     claimed_sender,
     cluster_tag,
@@ -59,6 +61,8 @@ __all__ = ["Engine", "UpperLayer"]
 #: Reads what a member put into its commit entry: (votes, announcements by tag, expected votes). Must not raise.
 UpperLayer = Callable[[bytes], tuple[int, Mapping[int, bytes], int]]
 
+MAX_BACKOFF = 4  #: token timeouts between two attempts at taking in one that cannot be taken in
+MAX_LARGE = 64  #: waiting messages beyond which no message larger than a packet is taken: bounds the memory
 NOTE_EVERY = 10_000_000  #: µs between two notes of the same complaint about the same node
 
 
@@ -97,7 +101,11 @@ class Engine:
         self.ring_seq = _ring_seq(stored) + 1 if stored is not None else start_seq  #: last one committed to
         self.highest_ring_seq = self.ring_seq  #: last one heard of
         self.timers = TimerTable()
-        self.queue: deque[bytes] = deque()
+        self.queue: deque[tuple[int, bytes]] = deque()  #: flags (SAFE or none) and message
+        self.pieces: deque[tuple[bytes, int]] = deque()  #: of a large message that is being sent
+        self.whole: tuple[int, bytes] = (0, b"")  #: that message, until its last piece is sequenced
+        self.backoff: dict[Member, tuple[int, int]] = {}  #: alive but not in the ring: try again at, delay
+        self.last_change: dict[str, Any] = {}  #: why and how fast the present view came to be
         self.lease_basis: int | None = None
         self.tokens = 0  #: accepted so far
         self.leavers: set[Member] = set()
@@ -110,60 +118,70 @@ class Engine:
         self._peers = tuple(p.node for p in config.peers if p.node != config.node)
         self._youngest: dict[int, int] = {}  #: incarnation by node: older ones are dead
         self._complained: dict[tuple[int, str], int] = {}
-        self._change: list[str] = []  #: why the ring is being changed
+        self._change = Change()  #: the change that is going on
         self._now = 0
 
     # ------------------------------------------------------------ inputs
 
     def start(self, now: int) -> None:
         """Begin to look for others."""
-        self._now = now
+        self._at(now)
         gather.enter(self, Reason.START, now)
         self._run(now)
 
     def receive(self, frame: bytes, now: int) -> None:
         """A frame from the network. ``now`` must be read after it was received (pitfalls D6). Never raises."""
-        self._now = now
+        self._at(now)
         if self.state is not State.STOPPED:
             self._handle(frame, now)
             self._run(now)
 
     def fire(self, now: int) -> None:
         """Time has passed. Harmless when nothing is due."""
-        self._now = now
+        self._at(now)
         for timer in self.timers.expired(now):
             self._expired(timer, now)
         self._run(now)
 
-    def submit(self, payload: bytes, now: int, urgent: bool = False) -> None:
+    def submit(self, payload: bytes, now: int, urgent: bool = False, safe: bool = False) -> None:
         """Multicast ``payload`` in agreed order; it is delivered to this node too (EVS-E14).
 
         What is not sequenced before a view change is sent in the next configuration. ``urgent`` goes ahead of all
-        that waits, so that it can be a node's first message in a new ring. Raises ``Backpressure`` when
+        that waits, so that it can be a node's first message in a new ring. ``safe``: deliver it only when every
+        member is known to have it (EVS-E22). Raises ``Backpressure`` when
         ``config.send_queue`` messages wait, ``MessageTooLarge`` over ``MAX_MESSAGE`` bytes.
         """
-        self._now = now
+        self._at(now)
         if len(payload) > MAX_MESSAGE:
             raise MessageTooLarge(f"message of {len(payload)} bytes; the limit is {MAX_MESSAGE}")
+        entry = (int(PacketFlag.SAFE) if safe else 0, payload)
         if urgent:
-            self.queue.appendleft(payload)
+            self.queue.appendleft(entry)
         elif len(self.queue) >= self.config.send_queue:
             raise Backpressure(f"{len(self.queue)} messages wait for the token")
+        elif len(payload) > self.config.packet_bytes and len(self.queue) >= MAX_LARGE:
+            raise Backpressure(f"{len(self.queue)} messages wait for the token, too many to take in a large one")
         else:
-            self.queue.append(payload)
+            self.queue.append(entry)
         operational.wake(self, now)
+        self._run(now)
+
+    def peer_gone(self, node: int, evidence: str, now: int) -> None:
+        """The transport has evidence that the process of this node is dead (reset and refused)."""
+        self._at(now)
+        gather.on_peer_gone(self, node, evidence, now)
         self._run(now)
 
     def leave(self, now: int) -> None:
         """Go in peace: the others re-form at once. Ends with ``Stopped``."""
-        self._now = now
+        self._at(now)
         if self.state is not State.STOPPED:
             gather.send_leave(self)
             self._stop("left")
 
     def reform(self, reason: str, now: int) -> None:
         """Form a new ring with whoever is there."""
-        self._now = now
+        self._at(now)
         if self.state is State.OPERATIONAL:
             gather.enter(self, Reason.ASKED, now, why=reason)
             self._run(now)
@@ -193,18 +211,25 @@ class Engine:
                 "proc": sorted(m.node for m in self.gathering.proc),
                 "failed": sorted(m.node for m in self.gathering.failed),
             },
+            "backoff": {str(m.node): max(0, until - self._now) for m, (until, _) in sorted(self.backoff.items())},
+            "last_change": self.last_change,
             "counters": dict(sorted(self.counters.items())),
         }
 
+    def _at(self, now: int) -> None:
+        """Every input begins here. A deadline missed by half a token timeout: the process did not run."""
+        due = self.timers.next_deadline()
+        if due is not None and now - max(due, self._now) > self.timing.token // 2 and self._now:
+            self.count("process_pauses")
+            self.note("process_pause", paused_ms=(now - self._now) // 1000)
+        self._now = now
+
     # ------------------------------------------------------------ what the phases use
 
-    def enter(self, state: State, reason: Reason | None = None, **details: object) -> None:
+    def enter(self, state: State, reason: Reason | None = None, **details: Any) -> None:
         """The only place where the state changes."""
         assert state in TRANSITIONS[self.state], f"{self.state} to {state}"
-        if reason is not None and reason is not Reason.NO_CONSENSUS:
-            named = f"{reason.value} (node {details['node']})" if "node" in details else reason.value
-            if named not in self._change:
-                self._change.append(named)
+        self._change.enter(state, reason, details, self.ring.last_accepted, self._now)
         if state is not self.state or state is State.GATHER:
             fields = dict(details, **({"reason": reason.value} if reason else {}))
             self.note(f"{state.value}_entered", old=self.state.value, **fields)
@@ -217,14 +242,38 @@ class Engine:
     def installed(self, now: int) -> None:
         """The forming ring has become the ring: Operational."""
         self.enter(State.OPERATIONAL)
+        self.last_change = self._change.report(str(self.ring.id))
+        self.note("view_change", **self.last_change)
+        self._change = Change()
+        self._back_off(now)
         self.gathering = Gathering(self.ring.members)
         self.leavers.clear()
         for member in self.ring.members:  # of some no JOIN may have come through, only the word of others
             self._youngest[member.node] = max(member.incarnation, self._youngest.get(member.node, 0))
-        self._change = []
+        if self.pieces:  # nobody can have put it together: it begins anew in this ring
+            self.pieces.clear()
+            self.queue.appendleft(self.whole)
         self.timers.set(Timer.MERGE, now + self.timing.merge + self.jitter(self.timing.merge))
         if not self.ring.alone:
             self.timers.set(Timer.TOKEN, now + self.timing.token)
+
+    def backing_off(self, member: Member) -> bool:
+        """Whether it is too early to try again with one that could not be taken into the ring."""
+        until, _ = self.backoff.get(member, (0, 0))
+        if self._now < until:
+            self.count("merge_backoff")
+            return True
+        return False
+
+    def _back_off(self, now: int) -> None:
+        """Who is alive but could not be taken in is tried again after a delay that doubles: no storm of views."""
+        excluded = gather.excluded(self)
+        for member in sorted(excluded):
+            last = self.backoff.get(member, (0, self.timing.consensus // 2))[1]
+            delay = min(2 * last, MAX_BACKOFF * self.timing.token)
+            self.backoff[member] = (now + delay, delay)
+            self.note("excluded", node=member.node, again_in_ms=delay // 1000)
+        self.backoff = {m: b for m, b in self.backoff.items() if m not in self.ring.member_set}
 
     def active_ring(self) -> Ring | None:
         """The ring whose token counts in this state."""
@@ -241,7 +290,7 @@ class Engine:
 
     def change_reason(self) -> str:
         """Why the view changes, for people."""
-        return "; ".join(self._change) or "formed"
+        return self._change.reason()
 
     def output(self, output: Output) -> None:
         """Append to the one ordered list."""
@@ -379,6 +428,8 @@ class Engine:
             )
 
     def _on_probe(self, sender: Member, now: int) -> None:
+        if self.backing_off(sender):
+            return
         if (self.state is State.OPERATIONAL and sender not in self.ring.member_set) or (
             self.state is State.GATHER and sender not in self.gathering.proc
         ):
@@ -389,7 +440,7 @@ class Engine:
 
     def _expired(self, timer: Timer, now: int) -> None:
         if timer is Timer.JOIN:
-            gather.send_join(self, now)
+            gather.on_join_interval(self, now)
         elif timer is Timer.CONSENSUS:
             gather.on_consensus_timeout(self, now)
         elif timer is Timer.TOKEN:

@@ -3,7 +3,7 @@
 Every node multicasts JOIN(proc, failed): whom it has heard of, and whom of them it holds for failed. Both sets
 only grow, so this ends. When every node in ``proc - failed`` has sent exactly my two sets there is *consensus*,
 and the one with the lowest id starts the commit token. Whoever has not agreed when the consensus timer expires is
-moved to ``failed``.
+moved to ``failed``; earlier, if nobody has heard it for a few join intervals while all others agree (``reach``).
 
 The sets hold ``Member``s, that is (node, incarnation): a restarted node is someone else. Of two incarnations of a
 node only the younger can be alive, so the elder is put into ``failed`` by everybody (``_close``), and "left and
@@ -18,34 +18,49 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vsync.engine import commit
+from vsync.engine import commit, reach
 from vsync.engine.states import Reason, State
 from vsync.engine.timers import Timer
 from vsync.types import Member
-from vsync.wire import FrameType, Join, encode_join
+from vsync.wire import FrameType, Join, Row, encode_join
 
 if TYPE_CHECKING:
     from vsync.engine.engine import Engine
 
-__all__ = ["Gathering", "enter", "on_consensus_timeout", "on_join", "send_join", "send_leave"]
+__all__ = [
+    "Gathering",
+    "enter",
+    "excluded",
+    "on_consensus_timeout",
+    "on_join",
+    "on_join_interval",
+    "on_peer_gone",
+    "send_leave",
+]
 
 
 #: After these a node forms a ring of its own at once. Else it listens until the consensus timer: a starting node
 #: would ring alone before it could hear anybody, and one that others hold for failed would form ring after ring at
 #: the speed of their JOINs.
-MAY_RING_ALONE = {Reason.NO_CONSENSUS, Reason.LEAVE, Reason.STALLED, Reason.ASKED}
+MAY_RING_ALONE = {
+    Reason.NO_CONSENSUS, Reason.LEAVE, Reason.STALLED, Reason.ASKED, Reason.CONNECTION, Reason.SILENT,
+}  # fmt: skip
+
+SILENT_JOINS = 4  #: join intervals after which one that nobody hears is failed
 
 
 class Gathering:
     """What a node knows while it looks for the members of the next ring."""
 
-    __slots__ = ("agreed", "failed", "heard", "proc")
+    __slots__ = ("agreed", "failed", "heard", "intervals", "proc", "rows")
 
     def __init__(self, proc: Iterable[Member]) -> None:
         self.proc: set[Member] = set(proc)
         self.failed: set[Member] = set()  #: always a subset of proc
         self.heard: set[Member] = set()  #: who has sent a JOIN since the consensus timer last expired
         self.agreed: set[Member] = set()  #: who of proc - failed has sent exactly my sets
+        self.rows: dict[Member, Row] = {}  #: who hears whom, the newest row of each
+        self.intervals = 0  #: join intervals since my sets last changed
 
     def candidates(self) -> set[Member]:
         """Who the next ring would consist of."""
@@ -59,6 +74,7 @@ def enter(e: Engine, reason: Reason, now: int, **details: object) -> None:
     e.gathering.proc.add(e.me)
     _close(e.gathering)
     e.gathering.agreed = {e.me}
+    e.gathering.intervals = 0
     e.timers.set(Timer.CONSENSUS, now + e.timing.consensus)
     send_join(e, now)
     if reason in MAY_RING_ALONE or len(e.config.peers) == 1 or len(e.gathering.candidates()) > 1:
@@ -71,6 +87,20 @@ def send_join(e: Engine, now: int) -> None:
     e.broadcast(encode_join(e.header(FrameType.JOIN), _join(e, leaving=False)))
     # Jitter keeps nodes that started together from answering each other in step for ever.
     e.timers.set(Timer.JOIN, now + e.timing.join + e.jitter(e.timing.join // 5))
+
+
+def on_join_interval(e: Engine, now: int) -> None:
+    """The join timer: say it again; fail early whom nobody hears while all others agree."""
+    g = e.gathering
+    g.intervals += 1
+    present = g.heard | {e.me}
+    candidates = g.candidates()
+    silent = reach.silent(candidates, frozenset(present & candidates), g.rows)
+    if silent and g.intervals >= SILENT_JOINS and candidates - silent <= present:
+        g.failed |= silent
+        enter(e, Reason.SILENT, now, failed=sorted(m.node for m in silent))
+    else:
+        send_join(e, now)
 
 
 def send_leave(e: Engine) -> None:
@@ -94,26 +124,63 @@ def on_join(e: Engine, sender: Member, join: Join, now: int) -> None:
 
 
 def on_consensus_timeout(e: Engine, now: int) -> None:
-    """Fail whoever is silent; if all have spoken, whoever disagrees; if all agree, ask them once more.
+    """Fail whom nobody hears; if somebody hears all, keep to my cell; if that is everybody, fail who disagrees.
 
-    (All agree and yet there is no ring: the commit token was lost.)
+    (All agree and yet there is no ring: the commit token was lost. Nobody is failed, and all are asked once more.)
     """
     g = e.gathering
-    g.heard.add(e.me)
-    failed = g.candidates() - g.heard or g.candidates() - g.agreed
     e.count("consensus_timeouts")
+    candidates = g.candidates()
+    present = frozenset(g.heard & candidates | {e.me})
+    _note_row(e)
+    failed = reach.silent(candidates, present, g.rows)
+    if not failed and candidates - present:
+        failed = candidates - reach.cell(e.me, candidates, g.rows)
+        e.note(
+            "cell", excluded=sorted(m.node for m in failed), unheard=sorted(m.node for m in candidates - present)
+        )
+    elif not failed:
+        failed = candidates - g.agreed
     g.failed |= failed
     g.heard = set()
     enter(e, Reason.NO_CONSENSUS, now, failed=sorted(m.node for m in failed))
 
 
+def on_peer_gone(e: Engine, node: int, evidence: str, now: int) -> None:
+    """The transport says that a process is dead: its connection was reset and nobody listens any more.
+
+    Need not be true for safety: one that lives after all comes back by a merge.
+    """
+    known = e.forming.ring.members if e.forming else e.gathering.candidates()
+    member = next((m for m in known if m.node == node and m != e.me), None)
+    if member is not None and e.state is not State.STOPPED:
+        e.gathering.failed.add(member)
+        e.gathering.heard.discard(member)
+        e.gathering.rows.pop(member, None)
+        enter(e, Reason.CONNECTION, now, node=node, evidence=evidence)
+
+
+def excluded(e: Engine) -> set[Member]:
+    """Who is alive and yet not in the ring that has just come to be: to be tried again, but not at once."""
+    g = e.gathering
+    alive = {member for _, heard in g.rows.values() for member in heard} | g.heard
+    return (g.failed & alive) - e.ring.member_set - e.leavers
+
+
 def _join(e: Engine, leaving: bool) -> Join:
     g = e.gathering
-    return Join(e.hello, e.ring_seq, frozenset(g.proc), frozenset(g.failed), leaving)
+    _note_row(e)
+    return Join(e.hello, e.ring_seq, frozenset(g.proc), frozenset(g.failed), leaving, dict(g.rows))
+
+
+def _note_row(e: Engine) -> None:
+    e.gathering.rows[e.me] = (e.counters["memb_join_tx"], frozenset(e.gathering.heard | {e.me}))
 
 
 def _concerns_operational(e: Engine, sender: Member, join: Join) -> bool:
     """Whether a JOIN may break up a working ring (corosync cfbb021e: an irrelevant one must not)."""
+    if e.backing_off(sender):
+        return False
     if sender in e.ring.member_set:
         return join.ring_seq >= e.ring.id.seq  # if older: it was sent before this ring came to be
     return e.me not in join.failed  # a stranger that gave me up will find me again by its probes
@@ -137,7 +204,7 @@ def _on_join_in_gather(e: Engine, sender: Member, join: Join, now: int) -> None:
         return
     if e.me in join.failed and sender not in e.ring.member_set:
         return  # a stranger that gave me up in its former attempt; to give it up in turn would go on for ever
-    g.heard.add(sender)
+    _hear(g, sender, join)
     if join.proc == g.proc and join.failed == g.failed:
         if sender not in g.agreed:
             g.agreed.add(sender)
@@ -152,7 +219,7 @@ def _learn(e: Engine, sender: Member, join: Join) -> bool:
     """Unite the sender's sets with mine; whether that taught me anything."""
     g = e.gathering
     before = (len(g.proc), len(g.failed))
-    g.heard.add(sender)
+    _hear(g, sender, join)
     g.proc |= join.proc | {sender}
     if e.me in join.failed:
         g.failed.add(sender)  # we cannot be in one ring; it will not hear me say so
@@ -161,6 +228,13 @@ def _learn(e: Engine, sender: Member, join: Join) -> bool:
     g.failed.discard(e.me)
     _close(g)
     return (len(g.proc), len(g.failed)) != before
+
+
+def _hear(g: Gathering, sender: Member, join: Join) -> None:
+    g.heard.add(sender)
+    for member, row in join.reach.items():
+        if member not in g.rows or g.rows[member][0] < row[0]:
+            g.rows[member] = row
 
 
 def _close(g: Gathering) -> None:

@@ -10,8 +10,10 @@ The same visit serves Recovery and Operational; only the source of packets diffe
    younger may still be on its way (accelerated-ring rule A4, also right when token and data race each other).
 4. Recovery only: is it complete? Then install (``recovery``).
 5. Hold: a representative with nothing going on keeps the token for a while, so that an idle ring costs nothing.
-6. Send: pack waiting messages into packets, as many as flow control allows.
-7. Account: aru, backlog, fcc. 8. Pass the token on. 9. Deliver, after passing on, for the ring's latency.
+6. Send: pack waiting messages into packets, as many as flow control allows; large ones are cut in pieces. With an
+   accelerated window the last packets of a visit leave behind the token (the token counts them already).
+7. Account: aru, backlog, fcc. 8. Pass the token on. 9. Deliver, after passing on, for the ring's latency; a SAFE
+   packet, and whatever stands behind it, only when it is stable: released by step 2 (EVS-E22, E24).
 
 Flow control is signed arithmetic in packets: ``fcc`` is what all sent in the last rotation, kept below WINDOW;
 at least one packet a visit is always allowed, so nobody starves.
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["deliver", "deliver_packet", "on_cancel", "on_data", "on_token", "release_token", "visit", "wake"]
 
-PACKET_BYTES = 60_000  #: a packet is filled up to here; one large message may exceed it
 PACKETS_PER_VISIT = 16
 WINDOW = 64  #: packets in one rotation, all members together
 MAX_OUTSTANDING = 2048  #: packets that not all have yet; no new ones beyond (EVS-E28)
@@ -71,7 +72,8 @@ def on_token(e: Engine, sender: Member, token: Token, now: int) -> None:
 def visit(e: Engine, ring: Ring, token: Token, now: int) -> None:
     """Steps 2 to 9 for an accepted token."""
     _accept(e, ring, token, now)
-    ring.release(min(token.aru, ring.last_aru))
+    ring.stable = max(ring.stable, min(token.aru, ring.last_aru))
+    ring.release(ring.stable)
     sent = _answer_requests(e, ring, token)
     _request_missing(ring, token)
     if _stalled(e, ring, token, now):
@@ -140,10 +142,13 @@ def on_data(e: Engine, sender: Member, ring_id: RingId, packet: Packet) -> None:
 
 
 def deliver(e: Engine, ring: Ring, installing: bool) -> None:
-    """Step 9: hand the gapless prefix to the layer above."""
+    """Step 9: hand the gapless prefix to the layer above, up to a SAFE packet that is not stable."""
     while ring.delivered < ring.aru:
+        packet = ring.packets[ring.delivered + 1]
+        if packet.flags & PacketFlag.SAFE and packet.seq > ring.stable:
+            return
         ring.delivered += 1
-        deliver_packet(e, ring, ring.packets[ring.delivered], installing)
+        deliver_packet(e, ring, packet, installing)
 
 
 def deliver_packet(e: Engine, ring: Ring, packet: Packet, installing: bool) -> None:
@@ -155,8 +160,26 @@ def deliver_packet(e: Engine, ring: Ring, packet: Packet, installing: bool) -> N
     except FrameError as error:
         e.bad_frame(packet.origin, str(error))
         return
+    if packet.flags & (PacketFlag.MORE | PacketFlag.LAST):
+        messages = _assemble(ring, packet, messages)
+        if not messages:
+            return
     e.count("delivered", len(messages))
     e.output(Deliver(ring.by_node[packet.origin], ring.id, packet.seq, messages, installing))
+
+
+def _assemble(ring: Ring, packet: Packet, messages: list[bytes]) -> list[bytes]:
+    """A piece of a large message: the whole message with its last piece, nothing before.
+
+    The pieces of one origin follow each other in its packets. A member that has the last one has all – it delivers
+    without gaps, and behind a gap only whole origins – or the message is not delivered by anybody of its company.
+    """
+    pieces = ring.assembling.setdefault(packet.origin, [])
+    pieces += messages
+    if packet.flags & PacketFlag.MORE:
+        return []
+    del ring.assembling[packet.origin]
+    return [b"".join(pieces)]
 
 
 # ---------------------------------------------------------------- the steps of a visit
@@ -214,65 +237,97 @@ def _stalled(e: Engine, ring: Ring, token: Token, now: int) -> bool:
 
 
 def _may_hold(e: Engine, ring: Ring, token: Token) -> bool:
-    quiet = token.seq == ring.last_seq and token.aru == token.seq and not token.requests and not e.queue
+    quiet = (
+        token.seq == ring.last_seq
+        and token.aru == token.seq
+        and not token.requests
+        and not e.queue
+        and not e.pieces
+    )
     ring.quiet_visits = ring.quiet_visits + 1 if quiet else 0
     return not ring.alone and ring.representative == e.me and ring.quiet_visits > QUIET_VISITS
 
 
 def _finish(e: Engine, ring: Ring, token: Token, sent: int, now: int) -> None:
-    sent += _send_new(e, ring, token, sent)
+    frames = _new_frames(e, ring, token, sent)
+    sent += len(frames)
     if ring.aru < token.aru or token.aru_node in (0, e.me.node):
         token.aru = ring.aru
         token.aru_node = 0 if token.aru == token.seq else e.me.node
-    backlog = len(e.forming.queue) if e.forming is not None else len(e.queue)
+    backlog = len(e.forming.queue) if e.forming is not None else len(e.queue) + len(e.pieces)
     token.backlog = max(0, token.backlog + backlog - ring.backlog_told)
     token.fcc = max(0, token.fcc + sent - ring.sent_last_visit)
     ring.backlog_told, ring.sent_last_visit = backlog, sent
     ring.last_seq = token.seq
+    tail = e.config.accelerated if e.state is State.OPERATIONAL else 0
+    ahead = max(0, len(frames) - tail)
+    for frame in frames[:ahead]:
+        e.multicast(ring, frame)
     _pass_on(e, ring, token, now)
+    for frame in frames[ahead:]:
+        e.multicast(ring, frame)
     if e.state is State.OPERATIONAL:
         deliver(e, ring, installing=False)
 
 
-def _send_new(e: Engine, ring: Ring, token: Token, already: int) -> int:
+def _new_frames(e: Engine, ring: Ring, token: Token, already: int) -> list[bytes]:
+    """Sequence and keep as many packets as flow control allows; the frames to be sent."""
     allowed = max(1, min(PACKETS_PER_VISIT, WINDOW - token.fcc) - already)
     if token.seq - token.aru > MAX_OUTSTANDING:
         allowed = 0
-    sent = 0
-    while sent < allowed:
+    frames: list[bytes] = []
+    while len(frames) < allowed:
         if e.forming is not None:
-            body, flags = recovery.next_body(e, PACKET_BYTES), int(PacketFlag.ENCAPSULATED)
+            body, flags = recovery.next_body(e, e.config.packet_bytes), int(PacketFlag.ENCAPSULATED)
         else:
-            body, flags = _next_body(e), 0
+            body, flags = _next_body(e)
         if body is None:
             break
         token.seq += 1
         packet = Packet(token.seq, e.me.node, flags, body)
         ring.add(packet)
-        e.multicast(ring, encode_data(e.header(FrameType.DATA), ring.id, packet))
-        sent += 1
-    e.count("mcast_tx", sent)
-    return sent
+        frames.append(encode_data(e.header(FrameType.DATA), ring.id, packet))
+    e.count("mcast_tx", len(frames))
+    return frames
 
 
-def _next_body(e: Engine) -> bytes | None:
-    """Pack waiting messages: many small ones, or one large one."""
+def _next_body(e: Engine) -> tuple[bytes | None, int]:
+    """Pack waiting messages of one service level: many small ones, or a piece of a large one."""
+    if not e.pieces and e.queue and len(e.queue[0][1]) > e.config.packet_bytes:
+        _cut(e)
+    if e.pieces:
+        piece, flags = e.pieces.popleft()
+        return encode_messages([piece]), flags
     queue = e.queue
     messages: list[bytes] = []
-    total = 0
+    total = level = 0
     while queue and len(messages) < 1 << INDEX_BITS:
-        total += len(queue[0])
-        if messages and total > PACKET_BYTES:
+        flags, message = queue[0]
+        total += len(message)
+        if messages and (total > e.config.packet_bytes or flags != level):
             break
-        messages.append(queue.popleft())
-    return encode_messages(messages) if messages else None
+        level = flags
+        messages.append(message)
+        queue.popleft()
+    return (encode_messages(messages), level) if messages else (None, 0)
+
+
+def _cut(e: Engine) -> None:
+    """Cut the first message of the queue in pieces; the whole is kept until the last piece is sequenced."""
+    e.whole = flags, message = e.queue.popleft()
+    size = e.config.packet_bytes
+    starts = range(0, len(message), size)
+    e.pieces.extend((message[i : i + size], flags | PacketFlag.MORE) for i in starts)
+    piece, flags = e.pieces.pop()
+    e.pieces.append((piece, flags & ~PacketFlag.MORE | PacketFlag.LAST))
 
 
 def _pass_on(e: Engine, ring: Ring, token: Token, now: int) -> None:
     if ring.alone and e.state is State.OPERATIONAL:
         ring.held = token  # nobody to pass it to: it waits here for something to send
+        ring.stable = ring.aru  # all members have what this one has
         e.timers.stop(Timer.TOKEN)
-        if e.queue:
+        if e.queue or e.pieces:
             e.timers.set(Timer.HOLD, now)
         return
     token.token_seq += 1

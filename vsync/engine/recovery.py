@@ -13,8 +13,12 @@ has everything, for Gather when the token is lost. The steps, numbered as in the
    before me lacks anything; at the second, every member has seen the first (whoever lacked something would have
    lowered the aru, and only that member may raise it again, after this visit). So whoever installs knows that all
    have *reached* the end of recovery (pitfalls K7).
-5. Install, in this order: the rest of the gapless prefix of the old ring; the transitional view; what stands behind
-   the first gap, from transitional members only (EVS-E15); the regular view; then the new ring's own messages.
+5. Install, in this order: the old ring's messages up to the first gap or the first SAFE one that is not stable
+   (EVS-E24); the transitional view; the rest up to the first gap, and what stands behind it from transitional
+   members and from those that somebody is *obliged* to (EVS-E15, E23); the regular view; the new ring's messages.
+
+Obliged: who has reached the end of an attempt may have a companion that installed it and delivered, so it must
+deliver the same of what it holds, whatever way it leaves the old ring. The obligation is in the commit token.
 
 A recovery that breaks leaves the old ring as it was, plus the packets it gained; any number may fail in a row.
 
@@ -113,6 +117,8 @@ def step(e: Engine, token: Token) -> bool:
             return False
         forming.install_seq = token.seq
     forming.reached = forming.reached + 1 if token.aru >= forming.install_seq else 0
+    if forming.reached:
+        e.ring.obliged |= frozenset(forming.transitional)
     return forming.reached == 2
 
 
@@ -124,9 +130,14 @@ def install(e: Engine, now: int) -> None:
     old, new = e.ring, forming.ring
     operational.deliver(e, old, installing=True)
     e.output(Install(_configuration(e, transitional=True)))
+    old.stable = old.aru  # what is not stable by now is delivered to those that go together (EVS-E23)
+    operational.deliver(e, old, installing=True)
+    welcome = frozenset(forming.transitional).union(
+        *(forming.entries[m.node].obliged for m in forming.transitional)
+    )
     for seq in sorted(s for s in old.packets if s > old.delivered):
         packet = old.packets[seq]
-        if old.by_node[packet.origin] in forming.transitional:
+        if old.by_node[packet.origin] in welcome:
             operational.deliver_packet(e, old, packet, installing=True)
     e.output(Install(_configuration(e, transitional=False)))
 

@@ -22,6 +22,7 @@ class Ring:
 
     __slots__ = (
         "aru",
+        "assembling",
         "backlog_told",
         "by_node",
         "cancelled",
@@ -34,6 +35,7 @@ class Ring:
         "last_seq",
         "member_set",
         "members",
+        "obliged",
         "others",
         "packets",
         "quiet_visits",
@@ -41,6 +43,7 @@ class Ring:
         "sent_at",
         "sent_last_visit",
         "sent_token",
+        "stable",
         "stalled_visits",
         "successor",
         "token_seq",
@@ -60,7 +63,11 @@ class Ring:
         self.aru = 0  #: I have every packet up to here
         self.high = 0  #: highest sequence number I know of
         self.delivered = 0  #: delivered to the layer above up to here
+        self.stable = 0  #: everybody has every packet up to here: SAFE ones may be delivered
         self.released = 0  #: everybody has every packet up to here; they are dropped
+
+        self.assembling: dict[int, list[bytes]] = {}  #: pieces of large messages, by origin
+        self.obliged: frozenset[Member] = frozenset()  #: whose messages have to be delivered on leaving (EVS-E23)
 
         self.token_seq = 0  #: of the last accepted token
         self.last_aru = 0  #: token.aru as it left at the previous visit

@@ -61,6 +61,8 @@ class Reason(Enum):
     JOIN = "another node asked to form a ring"
     RESTARTED = "a member restarted"
     LEAVE = "a member left"
+    CONNECTION = "the connection to a member broke"
+    SILENT = "nobody hears a node"
     MERGE = "another ring was found"
     STALLED = "a member stopped receiving"
     ASKED = "asked by a layer above"
