@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from vsync.errors import Backpressure, MessageTooLarge, NotConnected, NotMember, RequestFailed, VsyncError
 from vsync.events import ClusterView, Message, View
@@ -179,14 +179,24 @@ class Group:
         self._events: SimpleQueue[View | Message | NotConnected | None] = SimpleQueue()
         self._over: NotConnected | None = None
 
-    def send(self, data: bytes, *, wait: bool = False, timeout: float | None = None) -> None:
+    def send(
+        self,
+        data: bytes,
+        *,
+        order: Literal["agreed", "safe"] = "agreed",
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
         """Multicast ``data`` to all members, ourselves included, in agreed order.
+
+        ``order="safe"``: nobody delivers it before every node is known to have it (EVS-E22); it costs about one
+        turn of the ring more. ``timeout`` in seconds.
 
         Returns when the node has accepted it; with ``wait``, when it has been delivered here. What was
         accepted may still be lost with the node. Raises ``MessageTooLarge``, ``Backpressure`` (the queue
         is full: try again), ``NotMember``, ``NotConnected``, ``TimeoutError``.
         """
-        args = {"group": self.name, "data": bytes(data), "wait": wait}
+        args = {"group": self.name, "data": bytes(data), "wait": wait, "order": order}
         try:
             self._client.channel.call("group", "send", args, timeout)
         except RequestFailed as e:

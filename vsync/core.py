@@ -143,6 +143,12 @@ class Core:
             target.request(session, rid, verb, args, now)
         self._drain(now)
 
+    def peer_gone(self, node: int, evidence: str, now: int) -> None:
+        """The transport has evidence that the process of this node is dead (reset, then refused)."""
+        self._now = now
+        self.engine.peer_gone(node, evidence, now)
+        self._drain(now)
+
     def leave(self, now: int) -> None:
         """Leave gracefully: services say goodbye in order, then the ring is told. Ends with ``Stopped``."""
         self._now = now
@@ -169,9 +175,9 @@ class Core:
         """See ``Host.last_token``."""
         return self.engine.ring.last_accepted
 
-    def submit(self, payload: bytes, urgent: bool = False) -> None:
+    def submit(self, payload: bytes, urgent: bool = False, safe: bool = False) -> None:
         """See ``Host.submit``."""
-        self.engine.submit(payload, self._now, urgent)
+        self.engine.submit(payload, self._now, urgent, safe)
 
     def reply(self, session: int, rid: int, result: Any) -> None:
         """See ``Host.reply``."""

@@ -165,9 +165,14 @@ class GroupService:
         if not self._is_member(session, group):
             self.host.refuse(session, rid, "not_member", f"this session is not a member of {group!r}")
             return
+        order = args.get("order", "agreed")
+        if order not in ("agreed", "safe"):
+            self.host.refuse(session, rid, "invalid", "order is 'agreed' or 'safe'")
+            return
         wait = bool(args.get("wait"))
         self._next_send += 1
-        self.host.submit(self._encode(SEND, group, session, (self._next_send if wait else 0, data)))
+        payload = self._encode(SEND, group, session, (self._next_send if wait else 0, data))
+        self.host.submit(payload, safe=order == "safe")
         if wait:
             self._sends[self._next_send] = (session, rid)
         else:

@@ -48,10 +48,11 @@ class Host(Protocol):
         """Clock at which the last token was accepted."""
         ...
 
-    def submit(self, payload: bytes, urgent: bool = False) -> None:
+    def submit(self, payload: bytes, urgent: bool = False, safe: bool = False) -> None:
         """Multicast ``payload`` in agreed order (first byte = the service's tag).
 
         ``urgent`` goes ahead of all that waits here, so that it can be this node's first message in a new ring.
+        ``safe``: deliver it only when every member is known to have it (EVS-E22).
         Raises ``Backpressure`` when the send queue is full, ``MessageTooLarge`` over ``MAX_MESSAGE``.
         """
         ...

@@ -66,6 +66,7 @@ WIRE_VERSION = 1
 MAGIC = b"VS"
 MAX_NODE = 0xFFFFFFFF
 MAX_MEMBERS = 1024
+MAX_WHY = 200  #: characters
 MAX_REQUESTS = 64  #: retransmission requests one token carries
 MAX_RING_SEQ = (1 << 31) - 1  #: fences have 31 bits for it (pitfalls B4, C5)
 MAX_U64 = (1 << 64) - 1
@@ -152,7 +153,8 @@ Row = tuple[int, frozenset[Member]]
 class Join:
     """JOIN: whom I see, whom I hold for failed, the seq of the last ring I committed to. ``leaving``: goodbye.
 
-    ``reach`` passes on who hears whom, so that all can choose the same clique when not all hear all.
+    ``reach`` passes on who hears whom, so that all can choose the same clique when not all hear all. ``why``: what
+    made the sender give up its ring, for people.
     """
 
     hello: Hello
@@ -161,6 +163,7 @@ class Join:
     failed: frozenset[Member]
     leaving: bool
     reach: Mapping[Member, Row] = field(default_factory=dict)
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +227,7 @@ def decode_header(frame: bytes, tag: int) -> Header:
         raise FrameError("not a vsync frame: something else sends to this node's port")
     if version != WIRE_VERSION:
         raise FrameError(
-            f"wire version {version} from node {node}, this node speaks {WIRE_VERSION}: run releases that fit together"
+            f"wire version {version} from node {node}, this node speaks {WIRE_VERSION}: releases do not fit together"
         )
     if frame_tag != tag:
         raise FrameError(f"frame of another cluster from node {node}: compare [cluster] name on both sides")
@@ -332,7 +335,7 @@ def encode_join(header: bytes, join: Join) -> bytes:
     """A JOIN frame."""
     reach = [(member, tick, sorted(heard)) for member, (tick, heard) in sorted(join.reach.items())]
     sets = (sorted(join.proc), sorted(join.failed))
-    body = (_hello_fields(join.hello), join.ring_seq, *sets, join.leaving, reach)
+    body = (_hello_fields(join.hello), join.ring_seq, *sets, join.leaving, reach, join.why[:MAX_WHY])
     packed: bytes = msgpack.packb(body)
     return header + packed
 
@@ -340,11 +343,11 @@ def encode_join(header: bytes, join: Join) -> bytes:
 def decode_join(frame: bytes) -> Join:
     """The JOIN in a frame."""
     match _unpack(frame[HEADER_SIZE:]):
-        case [list(hello), int(ring_seq), list(proc), list(failed), bool(leaving), list(reach)]:
+        case [list(hello), int(ring_seq), list(proc), list(failed), bool(leaving), list(reach), str(why)]:
             if not 0 <= ring_seq < MAX_RING_SEQ:
                 _bad(f"ring sequence {ring_seq} does not fit 31 bits")
             sets = frozenset(_members(proc)), frozenset(_members(failed))
-            return Join(_hello(hello), ring_seq, *sets, leaving, _reach(reach))
+            return Join(_hello(hello), ring_seq, *sets, leaving, _reach(reach), why[:MAX_WHY])
         case _:
             _bad("malformed JOIN")
 

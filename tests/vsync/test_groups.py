@@ -58,7 +58,7 @@ class Port:
         self.service = GroupService()
         self.service.attach(self, 0)
 
-    def submit(self, payload: bytes, urgent: bool = False) -> None:
+    def submit(self, payload: bytes, urgent: bool = False, safe: bool = False) -> None:
         own = next((i for i, (m, _) in enumerate(self.bus.queue) if m == self.me), len(self.bus.queue))
         self.bus.queue.insert(own if urgent else len(self.bus.queue), (self.me, payload))
 

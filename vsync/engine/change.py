@@ -43,6 +43,10 @@ class Change:
         """For people, in one line."""
         return "; ".join(self._reasons) or "formed"
 
+    def first(self) -> str:
+        """What began it, for those who are asked to take part."""
+        return self._reasons[0] if self._reasons else ""
+
     def report(self, view: str) -> dict[str, Any]:
         """For status and log: all times in µs. ``silence_us``: since the last token when the ring was given up."""
         return {
@@ -63,7 +67,9 @@ class Change:
         if reason in _FOLLOWS:
             return
         text = f"{reason.value} (node {details['node']})" if "node" in details else reason.value
-        if "evidence" in details:
+        if details.get("evidence"):
             text += f": {details['evidence']}"
+        if reason is Reason.JOIN and self._reasons:
+            return  # answering each other's JOINs explains nothing
         if text not in self._reasons:
             self._reasons.append(text)

@@ -257,6 +257,10 @@ class Engine:
         if not self.ring.alone:
             self.timers.set(Timer.TOKEN, now + self.timing.token)
 
+    def why(self) -> str:
+        """What began the change that goes on."""
+        return self._change.first()
+
     def backing_off(self, member: Member) -> bool:
         """Whether it is too early to try again with one that could not be taken into the ring."""
         until, _ = self.backoff.get(member, (0, 0))

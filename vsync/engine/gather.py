@@ -117,7 +117,8 @@ def on_join(e: Engine, sender: Member, join: Join, now: int) -> None:
     elif e.state is State.OPERATIONAL and _concerns_operational(e, sender, join):
         returned = sender not in e.ring.member_set and sender.node in e.ring.others
         _learn(e, sender, join)
-        enter(e, Reason.RESTARTED if returned else Reason.JOIN, now, node=sender.node)
+        reason = Reason.RESTARTED if returned else Reason.JOIN
+        enter(e, reason, now, node=sender.node, evidence=join.why)
     elif e.state in (State.COMMIT, State.RECOVERY) and _concerns_forming(e, sender, join):
         _learn(e, sender, join)
         enter(e, Reason.JOIN, now, node=sender.node)
@@ -170,7 +171,7 @@ def excluded(e: Engine) -> set[Member]:
 def _join(e: Engine, leaving: bool) -> Join:
     g = e.gathering
     _note_row(e)
-    return Join(e.hello, e.ring_seq, frozenset(g.proc), frozenset(g.failed), leaving, dict(g.rows))
+    return Join(e.hello, e.ring_seq, frozenset(g.proc), frozenset(g.failed), leaving, dict(g.rows), e.why())
 
 
 def _note_row(e: Engine) -> None:

@@ -9,7 +9,9 @@ Commands::
     start A B ..          start these nodes              crash N / restart N     without a word / with its record
     run MS                let so much time pass          leave N                 gracefully
     submit N TEXT ..      multicast from node N          drop KIND FROM TO [N]   lose the next N such frames
-    cut A B / heal        no frames between A and B      frames                  count frames since the last count
+    safe N TEXT ..        the same, as SAFE messages     large N BYTES           one message of so many bytes
+    cut A B / heal        no frames between A and B      cut1 A B                no frames from A to B
+    gone N PEER           node N's transport says so     frames                  count frames since the last count
     status N FIELD ..     print fields of its status
 """
 
@@ -24,7 +26,7 @@ from vsync.types import ClusterConfig, Peer
 from vsync.wire import FrameType
 
 HOP = 100  #: µs a frame is on its way
-HIDDEN = {"consensus"}
+HIDDEN = {"consensus", "gather_entered", "commit_entered", "recovery_entered", "operational_entered"}
 
 
 class Story:
@@ -39,7 +41,7 @@ class Story:
         self.lines: list[str] = []
         self.sent: Counter[str] = Counter()
         self.drops: Counter[tuple[str, int, int]] = Counter()
-        self.cuts: set[frozenset[int]] = set()
+        self.cuts: set[tuple[int, int]] = set()
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
 
@@ -97,7 +99,23 @@ class Story:
         self.drops[kind.upper(), int(source), int(target)] += int(count)
 
     def _cut(self, a: str, b: str) -> None:
-        self.cuts.add(frozenset((int(a), int(b))))
+        self.cuts |= {(int(a), int(b)), (int(b), int(a))}
+
+    def _cut1(self, a: str, b: str) -> None:
+        self.cuts.add((int(a), int(b)))
+
+    def _gone(self, node: str, peer: str) -> None:
+        self.engines[int(node)].peer_gone(int(peer), "reset, then refused", self.now)
+        self._carry_out(int(node))
+
+    def _safe(self, node: str, *texts: str) -> None:
+        for text in texts:
+            self.engines[int(node)].submit(text.encode(), self.now, safe=True)
+        self._carry_out(int(node))
+
+    def _large(self, node: str, size: str) -> None:
+        self.engines[int(node)].submit(b"x" * int(size), self.now)
+        self._carry_out(int(node))
 
     def _heal(self) -> None:
         self.cuts.clear()
@@ -121,7 +139,7 @@ class Story:
             elif isinstance(output, Persist):
                 self.disk[node] = output.record
             elif isinstance(output, Deliver):
-                texts = " ".join(m.decode() for m in output.messages)
+                texts = " ".join(m.decode() if len(m) < 80 else f"{len(m)} bytes" for m in output.messages)
                 late = " (installing)" if output.installing else ""
                 self._write(node, f"deliver {output.seq} from {output.origin}: {texts}{late}")
             elif isinstance(output, Install):
@@ -129,6 +147,9 @@ class Story:
                 kind = "trans" if c.transitional else "VIEW "
                 more = "".join(f" {k}={[m.node for m in v]}" for k, v in (("+", c.joined), ("-", c.left)) if v)
                 self._write(node, f"{kind} {c.id} {[m.node for m in c.members]}{more}")
+            elif isinstance(output, Note) and output.name == "view_change":
+                failed = "".join(f"; {n} failed: {why}" for n, why in output.fields["failed"].items())
+                self._write(node, f"because {output.fields['reason']}{failed}")
             elif isinstance(output, Note) and output.name not in HIDDEN:
                 fields = " ".join(f"{k}={v}" for k, v in output.fields.items() if k != "old")
                 self._write(node, f"{output.name} {fields}".rstrip())
@@ -141,7 +162,7 @@ class Story:
         if self.drops[kind, source, target] > 0:
             self.drops[kind, source, target] -= 1
             self._write(source, f"lost: {kind} to {target}")
-        elif frozenset((source, target)) not in self.cuts:
+        elif (source, target) not in self.cuts:
             self._serial += 1
             life = self.lives[target]
             heapq.heappush(
