@@ -186,6 +186,7 @@ class CommitEntry:
     """What a member writes of itself into the commit token; ``upper`` belongs to the layers above (K1).
 
     ``obliged``: whose messages it has promised to deliver in attempts at leaving the old ring that it reached.
+    ``stable``: up to here it knows that all members of the old ring have everything.
     """
 
     old_ring: RingId
@@ -193,6 +194,7 @@ class CommitEntry:
     high: int
     upper: bytes
     obliged: tuple[Member, ...] = ()
+    stable: int = 0
 
 
 @dataclass(slots=True)
@@ -380,7 +382,7 @@ def decode_cancel(frame: bytes) -> Cancel:
 
 def encode_commit(header: bytes, commit: Commit) -> bytes:
     """A COMMIT frame."""
-    entries = [e and (e.old_ring, e.aru, e.high, e.upper, e.obliged) for e in commit.entries]
+    entries = [e and (e.old_ring, e.aru, e.high, e.upper, e.obliged, e.stable) for e in commit.entries]
     packed: bytes = msgpack.packb((commit.ring, commit.hop, commit.members, entries))
     return header + packed
 
@@ -405,8 +407,10 @@ def _commit_entry(raw: Any) -> CommitEntry | None:
     match raw:
         case None:
             return None
-        case [list(old_ring), int(aru), int(high), bytes(upper), list(obliged)] if 0 <= aru <= high:
-            return CommitEntry(_ring(old_ring), aru, high, upper, _members(obliged))
+        case [list(old_ring), int(aru), int(high), bytes(upper), list(obliged), int(stable)] if (
+            0 <= stable <= aru <= high
+        ):
+            return CommitEntry(_ring(old_ring), aru, high, upper, _members(obliged), stable)
         case _:
             _bad("malformed commit token entry")
 

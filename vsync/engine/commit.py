@@ -97,7 +97,9 @@ def _accept(e: Engine, token: Commit, now: int) -> None:
     e.persist(_record(e, token))
     old = e.ring
     place = token.members.index(e.me)
-    token.entries[place] = CommitEntry(old.id, old.aru, old.high, e.upper(), tuple(sorted(old.obliged)))
+    token.entries[place] = CommitEntry(
+        old.id, old.aru, old.high, e.upper(), tuple(sorted(old.obliged)), old.stable
+    )
     token.hop += 1
     e.timers.set(Timer.TOKEN, now + e.timing.consensus)
     _send_on(e, token, now)

@@ -139,8 +139,9 @@ class Engine:
     def fire(self, now: int) -> None:
         """Time has passed. Harmless when nothing is due."""
         self._at(now)
-        for timer in self.timers.expired(now):
-            self._expired(timer, now)
+        for timer in self.timers.due(now):
+            if self.timers.take(timer, now):
+                self._expired(timer, now)
         self._run(now)
 
     def submit(self, payload: bytes, now: int, urgent: bool = False, safe: bool = False) -> None:
@@ -477,7 +478,8 @@ class Engine:
             self.timers.set(Timer.RETRANSMIT, now + interval)
 
     def _probe(self, now: int) -> None:
-        strangers = tuple(n for n in self._peers if n not in self.ring.by_node)
+        refused = {m.node for m, (until, _) in self.backoff.items() if now < until}  # it would break up its ring
+        strangers = tuple(n for n in self._peers if n not in self.ring.by_node and n not in refused)
         if strangers and self.ring.representative == self.me:
             self.count("memb_merge_detect_tx")
             frame = encode_probe(self.header(FrameType.PROBE), Probe(self.hello, self.ring.id))

@@ -112,6 +112,8 @@ def on_join(e: Engine, sender: Member, join: Join, now: int) -> None:
     """A JOIN from an acceptable node: decide by state whether it concerns me, then learn from it."""
     if join.leaving:
         _on_leave(e, sender, now)
+    elif sender in e.ring.member_set and join.ring_seq < e.ring.id.seq:
+        e.count("rx_old_join")  # sent before its sender committed to this ring: what it says has been outlived
     elif e.state is State.GATHER:
         _on_join_in_gather(e, sender, join, now)
     elif e.state is State.OPERATIONAL and _concerns_operational(e, sender, join):
@@ -182,9 +184,7 @@ def _concerns_operational(e: Engine, sender: Member, join: Join) -> bool:
     """Whether a JOIN may break up a working ring (corosync cfbb021e: an irrelevant one must not)."""
     if e.backing_off(sender):
         return False
-    if sender in e.ring.member_set:
-        return join.ring_seq >= e.ring.id.seq  # if older: it was sent before this ring came to be
-    return e.me not in join.failed  # a stranger that gave me up will find me again by its probes
+    return sender in e.ring.member_set or e.me not in join.failed  # a stranger that gave me up will probe
 
 
 def _concerns_forming(e: Engine, sender: Member, join: Join) -> bool:

@@ -2,8 +2,8 @@
 
 The same visit serves Recovery and Operational; only the source of packets differs. Its steps:
 
-1. Accept: right ring, from a member, ``token_seq`` higher than the last one. Nothing else touches timers or aru
-   history (corosync 79c60fd0, b8878d2e).
+1. Accept: right ring, from the member before this one, ``token_seq`` higher than the last one. Nothing else
+   touches timers or aru history (corosync 79c60fd0, b8878d2e).
 2. Release packets that all members have: those up to the aru of two visits in a row (who lacks one lowers the aru
    at its visit in between, and only that member may raise it again).
 3. Answer requests for packets; request those missing up to the sequence number of the *previous* visit – what is
@@ -52,6 +52,7 @@ __all__ = ["deliver", "deliver_packet", "on_cancel", "on_data", "on_token", "rel
 PACKETS_PER_VISIT = 16
 WINDOW = 64  #: packets in one rotation, all members together
 MAX_OUTSTANDING = 2048  #: packets that not all have yet; no new ones beyond (EVS-E28)
+FRAMING = 5  #: bytes that packing adds to a message, at most
 QUIET_VISITS = 2  #: so many visits without anything going on, and the representative holds the token
 STALL_VISITS = 1000  #: visits without progress of the aru before the member that holds it down is failed
 
@@ -59,7 +60,7 @@ STALL_VISITS = 1000  #: visits without progress of the aru before the member tha
 def on_token(e: Engine, sender: Member, token: Token, now: int) -> None:
     """Step 1."""
     ring = e.active_ring()
-    if ring is None or token.ring != ring.id or sender not in ring.member_set or token.token_seq <= ring.token_seq:
+    if ring is None or token.ring != ring.id or sender != ring.predecessor or token.token_seq <= ring.token_seq:
         e.count("rx_token_dropped")
         return
     if token.seq > ring.aru + 4 * MAX_OUTSTANDING:
@@ -79,13 +80,15 @@ def visit(e: Engine, ring: Ring, token: Token, now: int) -> None:
     if _stalled(e, ring, token, now):
         return
     ring.last_aru = token.aru
-    if e.state is State.RECOVERY and recovery.step(e, token):
+    installed = e.state is State.RECOVERY and recovery.step(e, token)
+    if installed:
         recovery.install(e, now)
     if e.state is State.OPERATIONAL and not sent and _may_hold(e, ring, token):
         ring.held = token
         e.timers.set(Timer.HOLD, now + e.timing.hold)
         return
-    _finish(e, ring, token, sent, now)
+    # What waits is sent from the next visit on: the layers above may have a first message to put before it.
+    _finish(e, ring, token, sent, now, fresh=not installed)
 
 
 def release_token(e: Engine, now: int) -> None:
@@ -248,8 +251,8 @@ def _may_hold(e: Engine, ring: Ring, token: Token) -> bool:
     return not ring.alone and ring.representative == e.me and ring.quiet_visits > QUIET_VISITS
 
 
-def _finish(e: Engine, ring: Ring, token: Token, sent: int, now: int) -> None:
-    frames = _new_frames(e, ring, token, sent)
+def _finish(e: Engine, ring: Ring, token: Token, sent: int, now: int, fresh: bool = True) -> None:
+    frames = _new_frames(e, ring, token, sent) if fresh else []
     sent += len(frames)
     if ring.aru < token.aru or token.aru_node in (0, e.me.node):
         token.aru = ring.aru
@@ -303,7 +306,7 @@ def _next_body(e: Engine) -> tuple[bytes | None, int]:
     total = level = 0
     while queue and len(messages) < 1 << INDEX_BITS:
         flags, message = queue[0]
-        total += len(message)
+        total += len(message) + FRAMING
         if messages and (total > e.config.packet_bytes or flags != level):
             break
         level = flags

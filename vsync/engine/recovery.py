@@ -13,9 +13,10 @@ has everything, for Gather when the token is lost. The steps, numbered as in the
    before me lacks anything; at the second, every member has seen the first (whoever lacked something would have
    lowered the aru, and only that member may raise it again, after this visit). So whoever installs knows that all
    have *reached* the end of recovery (pitfalls K7).
-5. Install, in this order: the old ring's messages up to the first gap or the first SAFE one that is not stable
-   (EVS-E24); the transitional view; the rest up to the first gap, and what stands behind it from transitional
-   members and from those that somebody is *obliged* to (EVS-E15, E23); the regular view; the new ring's messages.
+5. Install, in this order: the old ring's messages up to the first gap or the first SAFE one that none of those
+   that go together knows to be stable (EVS-E24); the transitional view; the rest up to the first gap, and what
+   stands behind it from transitional members and from those that somebody is *obliged* to (EVS-E15, E23); the
+   regular view; the new ring's messages.
 
 Obliged: who has reached the end of an attempt may have a companion that installed it and delivered, so it must
 deliver the same of what it holds, whatever way it leaves the old ring. The obligation is in the commit token.
@@ -128,6 +129,7 @@ def install(e: Engine, now: int) -> None:
     assert forming is not None
     assert forming.install_seq is not None
     old, new = e.ring, forming.ring
+    old.stable = max(forming.entries[m.node].stable for m in forming.transitional)  # what one knows, is so
     operational.deliver(e, old, installing=True)
     e.output(Install(_configuration(e, transitional=True)))
     old.stable = old.aru  # what is not stable by now is delivered to those that go together (EVS-E23)

@@ -38,6 +38,7 @@ class Ring:
         "obliged",
         "others",
         "packets",
+        "predecessor",
         "quiet_visits",
         "released",
         "sent_at",
@@ -58,6 +59,7 @@ class Ring:
         self.others = tuple(m.node for m in members if m != me)
         place = members.index(me)
         self.successor = members[(place + 1) % len(members)]
+        self.predecessor = members[place - 1]  #: who alone may hand me the token
 
         self.packets: dict[int, Packet] = {}
         self.aru = 0  #: I have every packet up to here

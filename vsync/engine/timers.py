@@ -47,9 +47,13 @@ class TimerTable:
         """The earliest deadline, or ``None``."""
         return min(self._deadlines.values(), default=None)
 
-    def expired(self, now: int) -> list[Timer]:
-        """Take out the timers whose deadline has come, earliest first."""
-        due = sorted((d, t.name, t) for t, d in self._deadlines.items() if d <= now)
-        for _, _, timer in due:
+    def due(self, now: int) -> list[Timer]:
+        """The timers whose deadline has come, earliest first; each is to be taken before it is acted on."""
+        return [timer for _, _, timer in sorted((d, t.name, t) for t, d in self._deadlines.items() if d <= now)]
+
+    def take(self, timer: Timer, now: int) -> bool:
+        """Stop a timer that is due; false if what an earlier one did has stopped or moved it."""
+        due = self._deadlines.get(timer, now + 1) <= now
+        if due:
             del self._deadlines[timer]
-        return [timer for _, _, timer in due]
+        return due

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from vsync.engine import Deliver, Engine, Install, Note, Persist, Send, Stopped
+from vsync.engine.outputs import Output
 from vsync.types import ClusterConfig, Peer
 from vsync.wire import FrameType
 
@@ -45,6 +46,17 @@ class Story:
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
 
+    def config(self, node: int) -> ClusterConfig:
+        """What a node is told; a test may tell it something else."""
+        return ClusterConfig("story", node, self.peers)
+
+    def awake(self) -> dict[int, Engine]:
+        """The engines whose timers run."""
+        return self.engines
+
+    def seen(self, node: int, output: Output) -> None:
+        """Called with each output before it is carried out; for tests that keep books."""
+
     def do(self, command: str) -> list[str]:
         """Carry out one command; what happened."""
         verb, *args = command.split()
@@ -57,8 +69,8 @@ class Story:
     def _start(self, *nodes: str) -> None:
         for node in map(int, nodes):
             self.lives[node] += 1
-            config = ClusterConfig("story", node, self.peers)
-            engine = Engine(config, self.lives[node], lambda: b"", lambda _: (1, {}, 0), self.disk.get(node))
+            life, record = self.lives[node], self.disk.get(node)
+            engine = Engine(self.config(node), life, lambda: b"", lambda _: (1, {}, 0), record)
             self.engines[node] = engine
             engine.start(self.now)
             self._carry_out(node)
@@ -69,7 +81,7 @@ class Story:
         end = self.now + int(float(ms) * 1000)
         while True:
             frames = self._events[0][0] if self._events else end
-            timers = [(d, n) for n, e in self.engines.items() if (d := e.next_deadline()) is not None]
+            timers = [(d, n) for n, e in self.awake().items() if (d := e.next_deadline()) is not None]
             deadline, node = min(timers, default=(end, 0))
             if min(frames, deadline) >= end:
                 self.now = end
@@ -132,29 +144,34 @@ class Story:
     # ------------------------------------------------------------ the world
 
     def _carry_out(self, node: int) -> None:
-        for output in self.engines[node].take_outputs():
-            if isinstance(output, Send):
-                for target in output.to:
-                    self._transmit(node, target, output.frame)
-            elif isinstance(output, Persist):
-                self.disk[node] = output.record
-            elif isinstance(output, Deliver):
-                texts = " ".join(m.decode() if len(m) < 80 else f"{len(m)} bytes" for m in output.messages)
-                late = " (installing)" if output.installing else ""
-                self._write(node, f"deliver {output.seq} from {output.origin}: {texts}{late}")
-            elif isinstance(output, Install):
-                c = output.configuration
-                kind = "trans" if c.transitional else "VIEW "
-                more = "".join(f" {k}={[m.node for m in v]}" for k, v in (("+", c.joined), ("-", c.left)) if v)
-                self._write(node, f"{kind} {c.id} {[m.node for m in c.members]}{more}")
-            elif isinstance(output, Note) and output.name == "view_change":
-                failed = "".join(f"; {n} failed: {why}" for n, why in output.fields["failed"].items())
-                self._write(node, f"because {output.fields['reason']}{failed}")
-            elif isinstance(output, Note) and output.name not in HIDDEN:
-                fields = " ".join(f"{k}={v}" for k, v in output.fields.items() if k != "old")
-                self._write(node, f"{output.name} {fields}".rstrip())
-            elif isinstance(output, Stopped):
-                self._write(node, f"stopped: {output.reason}")
+        while outputs := self.engines[node].take_outputs():
+            for output in outputs:
+                self.seen(node, output)
+                self._do_output(node, output)
+
+    def _do_output(self, node: int, output: Output) -> None:
+        if isinstance(output, Send):
+            for target in output.to:
+                self._transmit(node, target, output.frame)
+        elif isinstance(output, Persist):
+            self.disk[node] = output.record
+        elif isinstance(output, Deliver):
+            texts = " ".join(m.decode() if len(m) < 80 else f"{len(m)} bytes" for m in output.messages)
+            late = " (installing)" if output.installing else ""
+            self._write(node, f"deliver {output.seq} from {output.origin}: {texts}{late}")
+        elif isinstance(output, Install):
+            c = output.configuration
+            kind = "trans" if c.transitional else "VIEW "
+            more = "".join(f" {k}={[m.node for m in v]}" for k, v in (("+", c.joined), ("-", c.left)) if v)
+            self._write(node, f"{kind} {c.id} {[m.node for m in c.members]}{more}")
+        elif isinstance(output, Note) and output.name == "view_change":
+            failed = "".join(f"; {n} failed: {why}" for n, why in output.fields["failed"].items())
+            self._write(node, f"because {output.fields['reason']}{failed}")
+        elif isinstance(output, Note) and output.name not in HIDDEN:
+            fields = " ".join(f"{k}={v}" for k, v in output.fields.items() if k != "old")
+            self._write(node, f"{output.name} {fields}".rstrip())
+        elif isinstance(output, Stopped):
+            self._write(node, f"stopped: {output.reason}")
 
     def _transmit(self, source: int, target: int, frame: bytes) -> None:
         kind = FrameType(frame[3]).name
@@ -163,11 +180,13 @@ class Story:
             self.drops[kind, source, target] -= 1
             self._write(source, f"lost: {kind} to {target}")
         elif (source, target) not in self.cuts:
-            self._serial += 1
-            life = self.lives[target]
-            heapq.heappush(
-                self._events, (self.now + HOP, self._serial, lambda: self._arrive(target, life, frame))
-            )
+            self.later(HOP, target, frame)
+
+    def later(self, delay: int, target: int, frame: bytes) -> None:
+        """The frame arrives after so many µs, if the process still lives then."""
+        self._serial += 1
+        life = self.lives[target]
+        heapq.heappush(self._events, (self.now + delay, self._serial, lambda: self._arrive(target, life, frame)))
 
     def _arrive(self, target: int, life: int, frame: bytes) -> None:
         engine = self.engines.get(target)

@@ -1,0 +1,125 @@
+"""What reviews and the simulator have found in this engine, one story each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from world import LOSE, PASS, World
+
+from vsync.engine import State
+
+
+def test_the_first_message_of_a_ring_overtakes_what_waited_for_it() -> None:
+    """Who installed sent its waiting messages in the same token visit, before the layers above saw the view."""
+    world = World(2).together()
+    world.do("cut 1 2", "run 3000", "heal")
+    world.at_view = lambda node, view: world.engines[node].submit(b"first %d" % node, world.now, urgent=True)
+    world.until(lambda: world.state(1) is State.COMMIT, 3000)
+    for node in (1, 2):
+        world.send(node, b"waited %d" % node)
+    world.until(lambda: len(world.got[1]) == len(world.got[2]) == 4, 1000)
+    assert world.data(1) == world.data(2)
+    for node in (1, 2):
+        own = [g.data for g in world.got[1] if g.origin == node]
+        assert own == [b"first %d" % node, b"waited %d" % node]
+
+
+def test_a_timer_that_an_earlier_one_stopped_or_moved_does_not_fire() -> None:
+    """After a pause JOIN and CONSENSUS were due at once: the first began a new attempt, the second judged it."""
+    world = World(3).together()
+    world.do("crash 3")
+    world.until(lambda: world.state(1) is State.GATHER and world.state(2) is State.GATHER, 2000)
+    engine = world.engines[1]
+    world.until(lambda: engine.gathering.intervals == 3, 1000)  # one more, and node 3 is failed: nobody hears it
+    engine.fire(world.now + 600_000)
+    assert {m.node for m in engine.gathering.failed} == {3}
+
+
+def test_a_join_from_before_the_ring_is_not_believed_in_gather() -> None:
+    """A JOIN that a member sent before it committed to the last ring tells of failures long outlived."""
+    world = World(3)
+    world.do("start 1 2", "run 1000", "start 3")
+    old: list[bytes] = []
+
+    def keep(kind: str, source: int, target: int, frame: bytes) -> str:
+        if kind == "JOIN" and (source, target) == (2, 1):
+            old.append(frame)
+        return PASS
+
+    world.rule = keep
+    world.do("run 1000", "cut 2 3", "cut 1 3")  # node 3 is failed ..
+    world.until(lambda: world.ring(1) == world.ring(2) == [1, 2], 5000)
+    stale = old[-1]
+    world.do("heal")  # .. and comes back
+    world.until(lambda: world.ring(1) == world.ring(2) == world.ring(3) == [1, 2, 3], 5000)
+    world.engines[1].reform("test", world.now)
+    world._carry_out(1)
+    world.frame(1, stale)
+    assert not world.engines[1].gathering.failed
+    world.until(lambda: world.ring(1) == world.ring(2) == world.ring(3) == [1, 2, 3], 200)
+    world.agree(1, 2, 3)
+
+
+def test_who_would_refuse_another_does_not_invite_it() -> None:
+    """A node that backed off from another went on probing it: the other broke up its ring in vain."""
+    world = World(3).together()
+    world.do("cut1 1 2", "run 12000")
+    before = len(world.views[1])
+    world.do("run 12000")
+    assert 1 <= len(world.views[1]) - before <= 3  # one attempt in each back-off of 4 s
+
+
+def test_the_transitional_view_stands_at_one_place() -> None:
+    """Node 2 knew that a SAFE message was stable, node 3 did not: one delivered it before it, one after."""
+    world = World(3).together()
+    two = world.engines[2].ring
+    world.rule = lambda kind, source, *_: LOSE if kind == "TOKEN" and source == 2 and two.stable else PASS
+    world.send(1, b"precious", safe=True)
+    world.until(lambda: bool(world.got[2]), 1000)
+    world.rule = lambda kind, source, target, frame: PASS
+    world.do("crash 1")
+    world.until(lambda: world.ring(2) == world.ring(3) == [2, 3], 5000)
+    assert world.data(3) == [b"precious"]
+    assert not world.got[3][0].transitional
+    world.agree(2, 3)
+
+
+def test_a_packet_stays_below_its_limit_however_small_its_messages_are() -> None:
+    """Only payloads were counted: thousands of tiny messages made a frame that no datagram can carry."""
+    world = World(2).together()
+    sizes: list[int] = []
+
+    def measure(kind: str, source: int, target: int, frame: bytes) -> str:
+        if kind == "DATA":
+            sizes.append(len(frame))
+        return PASS
+
+    world.rule = measure
+    for _ in range(4000):
+        world.engines[1].queue.append((0, b"x" * 15))
+    world.send(1, b"")
+    world.do("run 500")
+    assert len(world.got[2]) == 4001
+    assert max(sizes) <= world.engines[1].config.packet_bytes + 100
+
+
+def test_a_token_is_accepted_from_the_member_before_only() -> None:
+    """Misrouted – the successor's address leads back to its sender – a token looked as if it had gone round."""
+    world = World(3).together()
+    world.do("submit 1 a")
+    sent: list[bytes] = []
+
+    def keep(kind: str, source: int, target: int, frame: bytes) -> str:
+        if kind == "TOKEN" and source == 1:
+            sent.append(frame)
+            return LOSE
+        return PASS
+
+    world.rule = keep
+    world.until(lambda: bool(sent), 1000)
+    accepted = world.engines[1].ring.visits
+    world.frame(1, sent[-1])
+    assert world.engines[1].ring.visits == accepted
