@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -18,10 +19,11 @@ import msgpack
 from vsync.engine import Configuration, Deliver, Engine, Install, Note, Persist, Send, State, Stopped
 from vsync.groups import GroupService
 from vsync.quorum import is_primary, tally
+from vsync.recorder import RecordedEngine, Recorder
 from vsync.service import Credentials, Service
 from vsync.types import ClusterConfig, Member, View, position
 
-__all__ = ["Core", "CoreOutput", "Push", "Reply", "view_dict"]
+__all__ = ["Core", "CoreOutput", "Push", "Reply", "decode_upper", "view_dict"]
 
 LEAVE_PATIENCE = 2_000_000  #: µs that services have for their goodbyes
 
@@ -52,7 +54,8 @@ CoreOutput = Send | Persist | Note | Stopped | Reply | Push
 class Core:
     """A node of the cluster. It is its services' ``Host``.
 
-    ``incarnation`` must be higher than in any earlier life of this node; ``stored`` is the last ``Persist`` record.
+    ``incarnation`` must be higher than in any earlier life of this node; ``stored`` is the last ``Persist`` record;
+    ``recorder`` records what the engine is given.
     Raises ``ValueError`` when the record is unreadable or two services share a name or tag.
     """
 
@@ -63,6 +66,7 @@ class Core:
         services: Sequence[Service],
         stored: bytes | None,
         start_seq: int = 0,
+        recorder: Recorder | None = None,
     ) -> None:
         self.config = config
         self.me = Member(config.node, incarnation)
@@ -74,7 +78,9 @@ class Core:
         if len(self._by_name) != len(self.services) or len(self._by_tag) != len(self.services):
             raise ValueError("two services have the same name or tag")
         rules = tuple(sorted((s.name, getattr(s, "rule_version", 1)) for s in self.services))
-        self.engine = Engine(config, incarnation, self._upper, _decode_upper, stored, start_seq, rules)
+        self.recorder = recorder
+        make = Engine if recorder is None else partial(RecordedEngine, recorder)
+        self.engine = make(config, incarnation, self._upper, decode_upper, stored, start_seq, rules)
         self._out: list[CoreOutput] = []
         self._sessions: dict[int, Credentials] = {}
         self._watchers: set[int] = set()
@@ -196,6 +202,8 @@ class Core:
 
     def event(self, name: str, **fields: Any) -> None:
         """See ``Host.event``."""
+        if self.recorder is not None:
+            self.recorder.note(name, fields, self._now)
         self._out.append(Note(name, fields))
 
     def reform(self, reason: str) -> None:
@@ -353,7 +361,7 @@ def view_dict(view: View, config: ClusterConfig) -> dict[str, Any]:
     }
 
 
-def _decode_upper(raw: bytes) -> tuple[int, Mapping[int, bytes], int]:
+def decode_upper(raw: bytes) -> tuple[int, Mapping[int, bytes], int]:
     """Read a member's entry; nonsense counts as nothing at all, the same at every member."""
     try:
         votes, expected, announcements = msgpack.unpackb(raw, strict_map_key=False)

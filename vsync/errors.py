@@ -11,6 +11,7 @@ __all__ = [
     "NotConnected",
     "NotMember",
     "ProtocolError",
+    "RecordingError",
     "RequestFailed",
     "StateDirectoryError",
     "TransportError",
@@ -52,6 +53,10 @@ class MessageTooLarge(VsyncError, ValueError):
 
 class Backpressure(VsyncError):
     """The send queue is full; try again when the ring has carried some of it."""
+
+
+class RecordingError(VsyncError):
+    """A file is no recording of the flight recorder, or a damaged one, or cannot be written or replayed."""
 
 
 class FrameError(VsyncError):

@@ -14,7 +14,10 @@ IMPURE_DLM = {"__init__", "__main__", "answers", "client", "demo", "held", "info
 #: Everything above the I/O line: no socket, clock, randomness, thread, file, process.
 PURE = [
     *sorted((ROOT / "vsync/engine").glob("*.py")),
-    *(ROOT / "vsync" / f"{name}.py" for name in ("core", "errors", "groups", "quorum", "service", "types", "wire")),
+    *(
+        ROOT / "vsync" / f"{name}.py"
+        for name in ("core", "errors", "groups", "quorum", "recorder", "service", "types", "wire")
+    ),
     *(
         path
         for path in sorted((ROOT / "dlm").glob("*.py"))

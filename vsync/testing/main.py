@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from vsync.testing import replay
 from vsync.testing.options import SECOND, draw
 from vsync.testing.plugin import Plugin
 from vsync.testing.run import Result, run
@@ -21,6 +22,8 @@ def main(argv: Sequence[str] | None, prog: str, plugins: Callable[[int], Sequenc
     ``plugins(seed)`` makes fresh plug-ins for a run.
     """
     args = _parse(argv, prog)
+    if args.replay:
+        return replay.main(args.replay, 10**9 if args.trace else 60)
     began, done, cpu = time.monotonic(), 0, 0.0
     for seed in _seeds(args):
         if args.budget_seconds is not None and time.monotonic() - began > args.budget_seconds:
@@ -50,6 +53,7 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--seed", type=int, default=1, help="run this seed (default 1)")
     which.add_argument("--seeds", type=_range, metavar="A..B", help="run the seeds A to B, both included")
+    which.add_argument("--replay", nargs="+", metavar="FILE", help="run dumps of the flight recorder again")
     parser.add_argument("--nodes", type=int, default=5, help="number of nodes, 1 to 16 (default 5)")
     parser.add_argument("--seconds", type=float, help="virtual seconds of chaos (default: drawn from the seed)")
     parser.add_argument("--budget-seconds", type=float, help="start no further seed after so much real time")
