@@ -22,6 +22,7 @@ from vsync.ipc import connect as connect_channel
 
 __all__ = ["Client", "ClusterView", "Group", "Message", "View", "connect"]
 
+_RECORD_S = 60.0
 _CALL_S = 30.0  # a local question; only a stopped daemon takes so long
 
 
@@ -73,6 +74,14 @@ class Client:
         """Every named group with its processes."""
         groups: dict[str, list[dict[str, Any]]] = self.channel.call("node", "groups", {}, _CALL_S)
         return groups
+
+    def record(self) -> dict[str, Any]:
+        """Have the node write its flight recording: ``{"path", "bytes"}`` on the node's host.
+
+        Raises ``RequestFailed`` with code ``off`` or ``failed``.
+        """
+        written: dict[str, Any] = self.channel.call("node", "record", {}, _RECORD_S)
+        return written
 
     def views(self) -> Iterator[ClusterView]:
         """The cluster's views: the current one first (once there is one), then every change, for ever.

@@ -30,6 +30,7 @@ _LOG_FORMATS = ("auto", "json", "text")
 _TRANSPORTS = ("zmq",)
 _MAX_NODE = 2**32 - 1
 _MAX_VOTES = 1000
+_MAX_RECORDER_MB = 4096
 _MAX_TIMER_MS = 3_600_000
 # sockaddr_un holds 108 bytes with the final zero; the kernel's own message does not say so.
 _MAX_SOCKET_PATH = 107
@@ -44,6 +45,7 @@ class DaemonConfig:
     state_dir: Path = Path("/var/lib/vsync/{node}")  #: ring ids and incarnations across restarts
     runtime_dir: Path | None = None  #: deadline pages; ``None``: beside the socket
     transport: str = "zmq"
+    recorder_mb: int = 16  #: memory of the flight recorder; 0 turns it off
     log_level: str = "info"
     log_format: str = "auto"  #: auto (JSON unless stderr is a terminal), json, text
 
@@ -166,6 +168,7 @@ def _daemon(table: _Table, node: str) -> DaemonConfig:
         state_dir=_expand(table.text("state_dir", default=str(default.state_dir)), node),
         runtime_dir=_expand(runtime, node) if runtime else None,
         transport=table.choice("transport", _TRANSPORTS, default.transport),
+        recorder_mb=table.integer("recorder_mb", 0, _MAX_RECORDER_MB, default.recorder_mb),
         log_level=table.choice("log_level", _LOG_LEVELS, default.log_level),
         log_format=table.choice("log_format", _LOG_FORMATS, default.log_format),
     )

@@ -1,7 +1,8 @@
 """``vsyncd``: one node of the cluster, in the foreground, serving the programs of its host.
 
 Start-up errors – configuration, state directory, port, socket – are one line on stderr and exit code 1. SIGTERM and
-SIGINT leave the ring gracefully; a second one does not wait. Exit codes: 0 left, 1 error, 2 usage.
+SIGINT leave the ring gracefully; a second one does not wait. SIGUSR2 has the flight recorder write what it has.
+Exit codes: 0 left, 1 error, 2 usage.
 """
 
 from __future__ import annotations
@@ -97,12 +98,15 @@ def _serve(settings: Settings) -> int:
         state_dir=daemon.state_dir,
         socket=daemon.socket,
         runtime_dir=daemon.runtime_dir,
+        recorder_bytes=daemon.recorder_mb << 20,
     )
+    signal.signal(signal.SIGUSR2, lambda *_: events.put("record"))
     node.start()
     _log.info("ready", version=vsync.__version__, node=node.name, socket=str(daemon.socket), pid=os.getpid())
     notify(f"READY=1\nSTATUS=node {node.name} of cluster {settings.cluster.cluster}")
     _on_end(node, events)
-    cause = events.get()
+    while (cause := events.get()) == "record":
+        node.record("SIGUSR2")
     if cause != "ended":
         _log.info("leaving", signal=cause)
         notify("STOPPING=1")
@@ -124,7 +128,7 @@ def _on_end(node: Node, events: SimpleQueue[str]) -> None:
 
 def _on_second_signal(events: SimpleQueue[str]) -> None:
     def watch() -> None:
-        while events.get() == "ended":
+        while events.get() in ("ended", "record"):
             pass
         _log.warning("stopped_at_once", reason="a second signal came while leaving")
         os._exit(1)

@@ -20,6 +20,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ import zmq
 
 from vsync.clock import boot_us
 from vsync.core import Core, Push, Reply
+from vsync.dumps import DUMP_ON, Dumps
 from vsync.engine.outputs import Note, Persist, Send, Stopped
 from vsync.errors import Backpressure, MessageTooLarge, NotConnected, VsyncError
 from vsync.ipc_server import Server
@@ -60,12 +62,15 @@ class Session(Protocol):
 class Loop:
     """Runs one core on one thread. ``post`` and ``adopt`` may be called by any thread, the rest by the loop's."""
 
-    def __init__(self, core: Core, transport: Transport, storage: Storage) -> None:
+    def __init__(
+        self, core: Core, transport: Transport, storage: Storage, dumps: Dumps | None = None
+    ) -> None:
         self.failure: Exception | None = None  #: why the node died, if it did
         self.stopped: str | None = None  #: why the loop ends
         self._core = core
         self._transport = transport
         self._storage = storage
+        self._dumps = dumps
         self._server: Server | None = None
         self._sessions: dict[int, Session] = {}
         self._numbers = itertools.count(1)
@@ -120,6 +125,12 @@ class Loop:
         with contextlib.suppress(NotConnected):
             self.post(lambda: self._core.leave(boot_us()))
 
+    def record(self, reason: str) -> None:
+        """Have the flight recorder write what it has."""
+        if self._dumps is not None:
+            with contextlib.suppress(NotConnected):
+                self.post(partial(self._dumps.start, reason))
+
     def stop(self) -> None:
         """End without leaving, as a crash would, but with sessions told."""
 
@@ -144,6 +155,8 @@ class Loop:
             # An expected failure – a full disk – explains itself; anything else is a bug and needs its
             # traceback.
             _log.critical("node_failed", error=str(e), exc_info=not isinstance(e, VsyncError))
+            if self._dumps is not None and not isinstance(e, VsyncError):
+                self._dumps.write(f"crash: {e!r}")
         self._shut()
 
     def _turn(self) -> None:
@@ -205,6 +218,8 @@ class Loop:
             elif isinstance(output, Note):
                 self._publish_all = True
                 _log.info(output.name, **{f"{k}_" if k == "event" else k: v for k, v in output.fields.items()})
+                if output.name in DUMP_ON and self._dumps is not None:
+                    self._dumps.start(output.name)
             else:
                 assert isinstance(output, Stopped), kind
                 self.stopped = output.reason
@@ -279,6 +294,9 @@ class Loop:
                 target.reply(rid, True, {**self._core.status(), "io": self._status()})
                 self._answered[session] = target
             return
+        if (service, verb) == ("node", "record"):
+            self._record(session, rid)
+            return
         try:
             self._core.request(session, rid, service, verb, args, boot_us())
         except (Backpressure, MessageTooLarge) as e:
@@ -297,6 +315,25 @@ class Loop:
         if self._sessions.pop(session, None) is not None and self._ended is None:
             self._core.close_session(session, boot_us())
             self._carry_out()
+
+    def _record(self, session: int, rid: int) -> None:
+        """A client asks for a recording: it is written beside the ring, and answered when it is."""
+
+        def answer(ok: bool, data: dict[str, Any]) -> None:
+            target = self._sessions.get(session)
+            if rid and target is not None:
+                target.reply(rid, ok, data)
+                self._answered[session] = target
+
+        def done(ok: bool, data: dict[str, Any]) -> None:
+            with contextlib.suppress(NotConnected):
+                self.post(partial(answer, ok, data))
+
+        if self._dumps is None:
+            off = "the flight recorder is off: set [daemon] recorder_mb, or give the node a state directory"
+            answer(False, {"code": "off", "message": off})
+        else:
+            self._dumps.start("asked", done)
 
     def _status(self) -> dict[str, Any]:
         return {**self.counters, "sessions": len(self._sessions), **self._transport.counters}

@@ -14,12 +14,14 @@ from vsync.client import Client, ClusterView, Group
 from vsync.clock import first_ring_seq
 from vsync.config import load
 from vsync.core import Core
+from vsync.dumps import Dumps
 from vsync.embedded import LocalChannel
 from vsync.errors import ConfigError, ForkedProcess, NotConnected, StateDirectoryError, VsyncError
 from vsync.ipc import Channel
 from vsync.logs import get_logger
 from vsync.loop import Loop
 from vsync.plugins import check_services, load_services
+from vsync.recorder import Recorder
 from vsync.service import Service
 from vsync.storage import MemoryStorage, StateDirectory, Storage
 from vsync.transport import Transport
@@ -28,6 +30,7 @@ from vsync.types import ClusterConfig
 
 __all__ = ["Node"]
 
+RECORDER_BYTES = 16 << 20
 LEAVE_S = 5.0  #: how long ``stop`` waits for a graceful leave
 STOP_S = 3.0
 
@@ -41,7 +44,8 @@ class Node:
     (default: the one that the configuration says). ``transport``: default ZeroMQ at the configured
     address; the node closes it. ``state_dir``: default none – ring ids and incarnations are then not kept,
     which is for tests and for nodes that hold nothing. ``services``: default those that are installed
-    (``vsync.services`` entry points). ``socket``: a path to serve other processes at. Thread-safe. A
+    (``vsync.services`` entry points). ``socket``: a path to serve other processes at. ``recorder_bytes``:
+    memory of the flight recorder, which needs a state directory to write to; 0 turns it off. Thread-safe. A
     thread that keeps the GIL slows the ring down.
 
     Usable once, as a context manager: ``with vsync.Node(config="cluster.toml", name="a") as node``.
@@ -57,6 +61,7 @@ class Node:
         services: Sequence[Service] | None = None,
         socket: str | os.PathLike[str] | None = None,
         runtime_dir: str | os.PathLike[str] | None = None,
+        recorder_bytes: int = RECORDER_BYTES,
     ) -> None:
         """Raises ``ConfigError``; opens nothing yet."""
         if config is None:
@@ -67,6 +72,7 @@ class Node:
         self._services = services
         self._socket = Path(socket) if socket is not None else None
         self._runtime_dir = Path(runtime_dir) if runtime_dir is not None else None
+        self._recorder_bytes = recorder_bytes
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
         self._client: Client | None = None
@@ -98,13 +104,15 @@ class Node:
         try:
             transport = self._transport or ZmqTransport(self.config)
             start_seq = first_ring_seq() if storage.record is None else 0
+            dumps = self._dumps()
+            recorder = dumps.recorder if dumps else None
             try:
-                core = Core(self.config, storage.incarnation, services, storage.record, start_seq)
+                core = Core(self.config, storage.incarnation, services, storage.record, start_seq, recorder)
             except ValueError as e:
                 raise StateDirectoryError(
                     f"state directory {self._state_dir}: the record cannot be used: {e}"
                 ) from e
-            loop = Loop(core, transport, storage)
+            loop = Loop(core, transport, storage, dumps)
             if self._socket is not None:
                 loop.listen(self._socket, self._runtime_dir or self._socket.parent)
         except BaseException:
@@ -136,6 +144,11 @@ class Node:
         self._thread.join(STOP_S)
         if self._thread.is_alive():
             _log.error("node_does_not_stop", after_s=STOP_S)
+
+    def record(self, reason: str) -> None:
+        """Have the flight recorder write what it has into the state directory; the log says which file."""
+        if self._loop is not None:
+            self._loop.record(reason)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the node has ended, by whatever cause; false after ``timeout`` seconds."""
@@ -169,6 +182,11 @@ class Node:
             if self._client is None:
                 self._client = Client(self.channel("node"))
             return self._client
+
+    def _dumps(self) -> Dumps | None:
+        if self._state_dir is None or not self._recorder_bytes:
+            return None
+        return Dumps(Recorder(self._recorder_bytes), Path(self._state_dir) / "flight")
 
     def _open_storage(self) -> Storage:
         if self._state_dir is None:

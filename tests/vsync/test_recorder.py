@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,17 +13,23 @@ from typing import Any
 
 import pytest
 
+import vsync
+from tests.vsync.support import until
+from vsync.cli import run as cli
 from vsync.core import Core, decode_upper
+from vsync.dumps import Dumps
 from vsync.engine import Engine, snapshot
-from vsync.errors import RecordingError
+from vsync.errors import NotConnected, RecordingError
 from vsync.recorder import CHECKPOINT, INPUTS, MAGIC, OUT, RECEIVE, RecordedEngine, Recorder, Recording, digest
 from vsync.service import Service
+from vsync.testcluster import LocalCluster
 from vsync.testing import SimCluster, draw
 from vsync.testing.main import main
 from vsync.testing.replay import Divergence, Rerun, judge, rerun
 from vsync.testing.run import run
 from vsync.testing.trace import Delivered, Viewed
-from vsync.types import ClusterConfig
+from vsync.transport.memory import MemoryHub
+from vsync.types import ClusterConfig, Peer
 
 LARGE = 64 << 20
 
@@ -106,16 +114,17 @@ def test_recording_changes_nothing() -> None:
     assert trace(Recorders()) == trace(None)
 
 
-@pytest.mark.parametrize("seed", range(1, 7))
-def test_chaos_replays_from_the_middle(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chaos_replays_from_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a small limit the beginning is gone: the replay starts at some checkpoint, in whatever state."""
-    recorders = Recorders(limit=100_000)
-    monkeypatch.setattr(sys.modules[run.__module__], "SimCluster", partial(SimCluster, core_factory=recorders))
-    result = run(draw(seed, 4, 6_000_000))
-    assert result.violation is None
-    again = runs(recorders.recordings())
-    assert judge(again) == []
-    assert sum(r.checkpoints for r in again) > 0
+    again: list[Rerun] = []
+    for seed in range(1, 5):
+        recorders = Recorders(limit=100_000)
+        monkeypatch.setattr(sys.modules[run.__module__], "SimCluster", partial(SimCluster, core_factory=recorders))
+        assert run(draw(seed, 4, 4_000_000)).violation is None
+        there = runs(recorders.recordings())
+        assert judge(there) == []
+        again += there
+    assert sum(r.checkpoints for r in again) > 4
     assert any(r.ring.seq for r in again), "no recording began in the middle"
 
 
@@ -329,3 +338,80 @@ def test_a_file_of_another_release_is_refused(recordings: list[Recording]) -> No
     records[0] = (CHECKPOINT, ["d", [["state", ["e", "Mood", "GOOD"]]]])
     with pytest.raises(RecordingError, match="this release cannot run it: a checkpoint has a Mood"):
         rerun(Recording(recordings[0].head, records), "here")
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_the_newest_dumps_are_kept(tmp_path: Path) -> None:
+    recorders = Recorders()
+    with SimCluster(n=1, seed=1, core_factory=recorders) as cluster:
+        cluster.settle()
+    dumps = Dumps(recorders.made[0], tmp_path / "flight")
+    paths = [dumps.write(f"for no reason {number}") for number in range(10)]
+    kept = sorted((tmp_path / "flight").iterdir())
+    assert kept == paths[-8:]
+    assert kept[-1].stat().st_mode & 0o777 == 0o600
+    recording = Recording.read(kept[-1].read_bytes(), "here")
+    assert recording.head["reason"] == "for no reason 9"
+    assert kept[-1].name.endswith("Z-for-no-reason-9.rec")
+
+
+def test_a_dump_that_cannot_be_written_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "flight").write_text("a file")
+    recorders = Recorders()
+    with SimCluster(n=1, seed=1, core_factory=recorders) as cluster:
+        cluster.settle()
+    assert Dumps(recorders.made[0], tmp_path / "flight").write("x") is None
+
+
+def test_a_core_that_fails_leaves_a_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = (Peer(1, "a", ("127.0.0.1:1",)),)
+    with vsync.Node(
+        config=ClusterConfig("x", 1, peers), transport=MemoryHub().transport(1), state_dir=tmp_path, services=()
+    ) as node:
+        group = node.join("g")
+        monkeypatch.setattr("vsync.engine.operational.wake", fail)
+        with pytest.raises(NotConnected):
+            group.send(b"x")
+        assert node.wait(20)
+        assert isinstance(node.failure, ZeroDivisionError)
+    (dump,) = (tmp_path / "flight").iterdir()
+    recording = Recording.read(dump.read_bytes(), "here")
+    monkeypatch.undo()
+    assert rerun(recording, "here").inputs > 2
+    assert recording.head["reason"] == "crash: ZeroDivisionError('on purpose')"
+
+
+@pytest.mark.live
+def test_a_live_fault_replays_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three daemons, a kill; dumps by the command and by SIGUSR2; the command line runs them again."""
+    with LocalCluster(3) as cluster:
+        with vsync.connect(cluster["a"].url) as client:
+            group = client.join("g")
+            for number in range(50):
+                group.send(b"%d" % number)
+            cluster.kill("c")
+            cluster.wait_view(["a", "b"])
+        assert cli(["record", "dump", "--url", cluster["a"].url, str(tmp_path / "a.rec")]) == 0
+        assert capsys.readouterr().out.startswith(f"{tmp_path / 'a.rec'}  ")
+        os.kill(cluster["b"].pid, signal.SIGUSR2)
+        flight = cluster.folder / "b" / "flight"
+        (dump,) = until(lambda: sorted(flight.glob("*-sigusr2.rec")), "the dump")
+        assert main(["--replay", str(tmp_path / "a.rec"), str(dump)], "vsync.testing", lambda seed: ()) == 0
+        out = capsys.readouterr().out
+        assert "node a (1) of local" in out
+        assert "node b (2) of local" in out
+        assert out.endswith("every output as it was live; no rule is broken\n")
+
+
+@pytest.mark.live
+def test_the_recorder_can_be_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with LocalCluster(1) as cluster:
+        cluster.leave("a")
+        config = cluster["a"].config
+        config.write_text(config.read_text().replace("[daemon]", "[daemon]\nrecorder_mb = 0"))
+        cluster.restart("a")
+        cluster.wait_view(["a"])
+        assert cli(["record", "dump", "--url", cluster["a"].url]) == 1
+        assert "the flight recorder is off: set [daemon] recorder_mb" in capsys.readouterr().err

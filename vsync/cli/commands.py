@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +14,7 @@ import click
 import vsync
 from vsync.cli import EXIT_NOT_PRIMARY, render
 from vsync.client import Client, connect
+from vsync.errors import VsyncError
 from vsync.events import ClusterView
 
 __all__ = ["cli"]
@@ -95,6 +98,34 @@ def watch(url: str | None, as_json: bool, count: int | None) -> int:
                 click.echo(f"{now}  {render.view_line(view)}")
             if number == count:
                 break
+    return 0
+
+
+@cli.group()
+def record() -> None:
+    """The flight recorder: what the node's engine was given of late."""
+
+
+@record.command()
+@_options
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+def dump(url: str | None, as_json: bool, file: Path | None) -> int:
+    """Have the daemon write its recording into its state directory; copy it to FILE, if given.
+
+    Run it again with: python -m vsync.testing --replay FILE. It holds the cluster's messages in the clear.
+    """
+    with _connect(url) as client:
+        written = client.record()
+    if file is not None:
+        try:
+            shutil.copyfile(written["path"], file)
+        except OSError as e:
+            raise VsyncError(f"the recording is in {written['path']}, but was not copied: {e}") from e
+        written["path"] = str(file)
+    if as_json:
+        _print_json(written)
+    else:
+        click.echo(f"{written['path']}  {written['bytes']} bytes")
     return 0
 
 
