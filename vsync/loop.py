@@ -87,7 +87,9 @@ class Loop:
         self.counters = dict.fromkeys(("turns", "persists", "requests", "sessions_opened"), 0)
         self._poller = zmq.Poller()
         self._poller.register(self._wake, zmq.POLLIN)
-        self._poller.register(transport.pollable, zmq.POLLIN)
+        self._doors = frozenset(transport.pollables)
+        for door in transport.pollables:
+            self._poller.register(door, zmq.POLLIN)
 
     def listen(self, path: Path, runtime_dir: Path) -> None:
         """Serve clients at ``path``; before ``run``. Raises ``TransportError``."""
@@ -162,16 +164,13 @@ class Loop:
     def _turn(self) -> None:
         self.counters["turns"] += 1
         ready = {source for source, _ in self._poller.poll(self._patience())}
-        if self._transport.pollable in ready:
+        if not ready.isdisjoint(self._doors):
             self._receive()
         if self._wake in ready:
             self._run_calls()
         if self._server is not None and (self._server.backlog or self._server.fileno() in ready):
             self._server.turn()
-        deadline = self._core.next_deadline()
-        if deadline is not None and deadline <= (now := boot_us()):
-            self._core.fire(now)
-        self._carry_out()
+        self._fire()
         self._publish()
         self._flush()
 
@@ -179,8 +178,8 @@ class Loop:
         """Milliseconds to wait, rounded up so that a deadline has passed when the poll returns; -1: for ever."""
         if self._server is not None and self._server.backlog:
             return 0
-        deadline = self._core.next_deadline()
-        return -1 if deadline is None else max(0, (deadline - boot_us() + 999) // 1000)
+        deadlines = [d for d in (self._core.next_deadline(), self._transport.next_deadline()) if d is not None]
+        return max(0, (min(deadlines) - boot_us() + 999) // 1000) if deadlines else -1
 
     def _receive(self) -> None:
         frames = self._transport.receive()
@@ -188,6 +187,23 @@ class Loop:
         for frame in frames:
             self._core.receive(frame, now)
             self._carry_out()  # now, not at the end: the token must not wait for the rest of the batch
+        self._tell_gone(now)
+
+    def _fire(self) -> None:
+        now = boot_us()
+        deadline = self._transport.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._transport.fire(now)
+            self._tell_gone(now)
+        deadline = self._core.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._core.fire(now)
+        self._carry_out()
+
+    def _tell_gone(self, now: int) -> None:
+        for node, evidence in self._transport.take_gone():
+            self._core.peer_gone(node, evidence, now)
+            self._carry_out()
 
     def _run_calls(self) -> None:
         with self._lock:
@@ -291,7 +307,8 @@ class Loop:
         self.counters["requests"] += 1
         if (service, verb) == ("node", "status"):
             if rid:
-                target.reply(rid, True, {**self._core.status(), "io": self._status()})
+                answer = {**self._core.status(), "transport": self._transport.status(), "io": self._status()}
+                target.reply(rid, True, answer)
                 self._answered[session] = target
             return
         if (service, verb) == ("node", "record"):

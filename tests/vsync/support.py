@@ -49,6 +49,7 @@ class FakeCore:
         self.requests: list[tuple[int, int, str, str, Mapping[str, Any]]] = []
         self.frames: list[bytes] = []
         self.fired: list[int] = []
+        self.gone: list[tuple[int, str]] = []
         self.deadline: int | None = None
         self.on_request: Callable[[int, int, str, str, Mapping[str, Any]], None] = self.echo
         self.out: list[CoreOutput] = []
@@ -86,6 +87,9 @@ class FakeCore:
             self.out.append(Reply(session, rid, False, {"code": "no", "message": "refused"}))
         elif verb == "push":
             self.out += [Push(session, service, args["kind"], args["data"]), Reply(session, rid, True, None)]
+
+    def peer_gone(self, node: int, evidence: str, now: int) -> None:
+        self.gone.append((node, evidence))
 
     def leave(self, now: int) -> None:
         self.out.append(Stopped("left"))

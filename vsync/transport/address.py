@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterable
 
 from vsync.errors import ConfigError
 from vsync.types import Peer
 
-__all__ = ["check_loopback", "is_loopback", "parse_address"]
+__all__ = ["Target", "check_loopback", "is_loopback", "parse_address", "resolve"]
+
+Target = tuple[socket.AddressFamily, tuple[str, int]]  #: what ``socket.connect`` wants
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -31,6 +34,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def resolve(address: str, kind: socket.SocketKind) -> Target | None:
+    """Where ``address`` is now; ``None`` if nobody knows its host name. Blocks while it is looked up."""
+    host, port = parse_address(address)
+    try:
+        family, _, _, _, target = socket.getaddrinfo(host, port, type=kind)[0]
+    except OSError:
+        return None
+    return family, (str(target[0]), int(target[1]))
 
 
 def check_loopback(peers: Iterable[Peer]) -> None:

@@ -6,6 +6,9 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from threading import Lock
+from typing import Any
+
+from vsync.transport import MAX_FRAME, new_counters
 
 __all__ = ["MemoryHub", "MemoryTransport"]
 
@@ -60,14 +63,17 @@ class MemoryTransport:
         self._lock = Lock()
         self._queue: deque[bytes] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.counters = dict.fromkeys(
-            ("frames_sent", "frames_received", "frames_dropped", "bytes_sent", "bytes_received"), 0
-        )
+        self.counters = new_counters()
 
     @property
-    def pollable(self) -> int:
+    def pollables(self) -> tuple[int]:
         """An eventfd, readable while frames wait."""
-        return self._wake
+        return (self._wake,)
+
+    @property
+    def packet_bytes(self) -> int:
+        """Nothing limits a frame here."""
+        return MAX_FRAME
 
     def send(self, to: Sequence[int], frame: bytes) -> None:
         """Hand ``frame`` to these nodes; dropped where the queue is full or nobody is there."""
@@ -97,6 +103,21 @@ class MemoryTransport:
         self.counters["frames_received"] += len(frames)
         self.counters["bytes_received"] += sum(map(len, frames))
         return frames
+
+    def take_gone(self) -> list[tuple[int, str]]:
+        """Nobody knows here."""
+        return []
+
+    def next_deadline(self) -> int | None:
+        """Nothing ever falls due."""
+        return None
+
+    def fire(self, now: int) -> None:
+        """Nothing falls due."""
+
+    def status(self) -> dict[str, Any]:
+        """Its name."""
+        return {"name": "memory", "links": []}
 
     def close(self) -> None:
         """Leave the hub. Idempotent."""

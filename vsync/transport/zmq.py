@@ -1,97 +1,180 @@
-"""ZeroMQ over TCP: a full mesh of one-way links.
+"""ZeroMQ over TCP: a full mesh of one-way connections.
 
-One PULL socket bound at the node's own address, one PUSH socket connected to each peer. libzmq connects,
-retries and frames; what it does beyond that is turned off, because the engine wants fresh frames or none:
-queues are short, nothing is queued for an absent peer (IMMEDIATE), nothing lingers. What an old connection
-still holds is judged by the engine by ring id and incarnation. A link through which nothing comes for a
-while is torn down (heartbeats, TCP_MAXRT), so that a healed network is not held up by TCP's retransmission
+One PULL socket bound at the node's own addresses, one PUSH socket connected to each address of each peer.
+libzmq connects, retries and frames; what it does beyond that is turned off, because the engine wants fresh frames
+or none: queues are short, nothing is queued for an absent peer (IMMEDIATE), nothing lingers. What an old
+connection still holds is judged by the engine by ring id and incarnation. A connection through which nothing comes
+for a while is torn down (heartbeats, TCP_MAXRT), so that a healed network is not held up by TCP's retransmission
 back-off.
 
-``zmq.asyncio`` is not used: it costs five to seven times as much per hop (design §6).
+With a key both ends of every connection prove that they know it (CURVE); see ``docs/security.md``.
+
+``zmq.asyncio`` is not used: it costs five to seven times as much per hop (design §6). No thread beyond libzmq's
+own: monitors and probes are descriptors in one epoll set, which the node's loop polls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import select
+from collections.abc import Callable
+from socket import SOCK_STREAM
+from typing import Any
 
 import zmq
 
-from vsync.errors import ConfigError, TransportError
+from vsync.errors import TransportError
 from vsync.transport import MAX_FRAME
-from vsync.transport.address import check_loopback, parse_address
+from vsync.transport.address import check_loopback, parse_address, resolve
+from vsync.transport.dial import Dial, read_events
+from vsync.transport.links import LinkTiming
+from vsync.transport.mesh import BATCH, LINK_MAGIC, Mesh
 from vsync.types import ClusterConfig
 
 __all__ = ["ZmqTransport"]
 
-_SEND_QUEUE = 512  # frames per peer
+_SEND_QUEUE = 512  # frames per peer and link
 _RECEIVE_QUEUE = 2048  # frames per connection
-_BATCH = 32
-_LINK_MS = 1500  # without a sign of life for so long a link is torn down and made anew
+_LINK_MS = 1500  # without a sign of life for so long a connection is torn down and made anew
+_LINGER_MS = 50  # for the word that this node leaves
+_NEVER = 1 << 62
+_EVIDENCE = "connection reset, then refused"
 
 
-class ZmqTransport:
+class ZmqTransport(Mesh):
     """The links of node ``config.node``. One thread uses it at a time.
 
-    Raises ``ConfigError`` for an address that is not loopback, ``TransportError`` if the own one cannot be
-    bound.
+    Raises ``ConfigError`` for an address that is not loopback, ``TransportError`` if an own one cannot be bound.
     """
 
     def __init__(self, config: ClusterConfig) -> None:
         check_loopback(config.peers)
-        me = config.peer(config.node)
-        if me is None:
-            raise ConfigError(f"node {config.node} is not among the configured nodes")
-        self.counters = dict.fromkeys(
-            ("frames_sent", "frames_received", "frames_dropped", "bytes_sent", "bytes_received"), 0
-        )
+        redundant = any(len(peer.addresses) > 1 for peer in config.peers)
+        # A single link is pinged for the status alone: TCP itself tells when it breaks.
+        timing = LinkTiming() if redundant else LinkTiming(busy=1_000_000)
+        super().__init__(config, ("frames_repeated", "auth_failures"), timing)
+        self.packet_bytes = MAX_FRAME  #: TCP has no packets
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._retry = _NEVER  # when a dial wants to probe
+        self._dials: dict[int, list[Dial]] = {}
+        self._dead: set[int] = set()  # told of, and not connected since
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self._pull = self._socket(zmq.PULL)
-        self._peers: dict[int, zmq.Socket[bytes]] = {}
+        self._epoll = select.epoll()
         try:
-            _bind(self._pull, me.addresses[0])
-            for peer in config.peers:
-                if peer.node != config.node:
-                    self._peers[peer.node] = self._socket(zmq.PUSH)
-                    self._peers[peer.node].connect(_url(peer.addresses[0]))
+            self._pull = self._socket(zmq.PULL)
+            for address in self.me.addresses:
+                _bind(self._pull, address)
+            self.pollables = (self._pull, self._epoll.fileno())
+            for node, remote in self._remotes.items():
+                self._dials[node] = []
+                for link in range(len(remote.links.links)):
+                    self._dials[node].append(self._dial(node, link))
         except BaseException:
             self.close()
             raise
 
-    @property
-    def pollable(self) -> zmq.Socket[bytes]:
-        """The PULL socket."""
-        return self._pull
-
-    def send(self, to: Sequence[int], frame: bytes) -> None:
-        """Queue ``frame`` for each of these nodes, or drop it (full queue, no connection, unknown node)."""
-        counters = self.counters
-        for node in to:
-            socket = self._peers.get(node)
-            try:
-                if socket is None:
-                    raise zmq.Again
-                socket.send(frame, zmq.DONTWAIT)
-            except zmq.Again:
-                counters["frames_dropped"] += 1
-            else:
-                counters["frames_sent"] += 1
-                counters["bytes_sent"] += len(frame)
-
     def receive(self) -> list[bytes]:
-        """Up to 32 frames, oldest first per peer."""
+        """Up to 32 frames, oldest first per peer and link."""
+        for fd, _ in self._epoll.poll(0):
+            if (handler := self._handlers.get(fd)) is not None:
+                handler()
         frames: list[bytes] = []
+        receive, dontwait = self._pull.recv, zmq.DONTWAIT
         try:
-            while len(frames) < _BATCH:
-                frames.append(self._pull.recv(zmq.DONTWAIT))
+            for _ in range(BATCH):
+                frame = receive(dontwait)
+                if frame[:2] == LINK_MAGIC:
+                    self._link_frame(frame)
+                else:
+                    frames.append(frame)
         except zmq.Again:
             pass
         self.counters["frames_received"] += len(frames)
         self.counters["bytes_received"] += sum(map(len, frames))
         return frames
 
+    def next_deadline(self) -> int | None:
+        """See ``Mesh``; also when to look again whether a port refuses."""
+        deadline = min(self._deadline, self._retry)
+        return deadline if deadline < _NEVER else None
+
+    def fire(self, now: int) -> None:
+        """See ``Mesh``."""
+        super().fire(now)
+        if now >= self._retry:
+            for dials in self._dials.values():
+                for dial in dials:
+                    if (deadline := dial.next_deadline()) is not None and deadline <= now:
+                        self._probe(dial)
+            self._plan_retry()
+
+    def status(self) -> dict[str, Any]:
+        """Name and links."""
+        return {"name": "zmq", "links": self.link_rows()}
+
     def close(self) -> None:
-        """Close every socket, dropping what is queued. Idempotent."""
-        self._context.destroy(linger=0)
+        """Close every socket; what is queued has a moment to go. Idempotent."""
+        for dials in self._dials.values():
+            for dial in dials:
+                dial.close()
+        self._context.destroy(linger=_LINGER_MS)
+        self._epoll.close()
+
+    # ------------------------------------------------------------ details
+
+    def _put(self, node: int, link: int, wire: bytes) -> bool:
+        try:
+            self._dials[node][link].push.send(wire, zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def _dial(self, node: int, link: int) -> Dial:
+        address = self._remotes[node].peer.addresses[link]
+        push = self._socket(zmq.PUSH)
+        dial = Dial(node, link, address, push, resolve(address, SOCK_STREAM))
+        self._watch(_descriptor(dial.monitor), lambda: self._monitored(dial))
+        self._monitored(dial)  # a zmq descriptor does not become readable before it was once found empty
+        push.connect(_url(address))
+        return dial
+
+    def _watch(self, fd: int, handler: Callable[[], None], events: int = select.EPOLLIN) -> None:
+        self._handlers[fd] = handler
+        self._epoll.register(fd, events)
+
+    def _monitored(self, dial: Dial) -> None:
+        now = self._clock()
+        for kind, _ in read_events(dial.monitor):
+            if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                dial.made()
+                self._dead.discard(dial.node)
+                self._link_made(dial.node, dial.link, now)
+            elif kind == zmq.EVENT_DISCONNECTED and dial.broke(now):
+                self._link_broke(dial.node, dial.link, now)
+                self._probe(dial)
+        self._plan_retry()
+
+    def _probe(self, dial: Dial) -> None:
+        def probed(fd: int) -> None:
+            del self._handlers[fd]
+            dial.probed()
+            self._judge(dial)
+            self._plan_retry()
+
+        dial.probe(lambda fd: self._watch(fd, lambda: probed(fd), select.EPOLLOUT))
+        self._judge(dial)
+
+    def _judge(self, dial: Dial) -> None:
+        """Nobody listens at this address any more. Only if no other link carries is the process dead."""
+        node = dial.node
+        if not dial.refused or node in self._dead:
+            return
+        if not any(d.connected and self._link_up(node, d.link) for d in self._dials[node]):
+            self._dead.add(node)
+            self._gone.append((node, f"{_EVIDENCE} ({dial.address})"))
+
+    def _plan_retry(self) -> None:
+        deadlines = [d.next_deadline() for dials in self._dials.values() for d in dials]
+        self._retry = min((d for d in deadlines if d is not None), default=_NEVER)
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)
@@ -113,6 +196,12 @@ class ZmqTransport:
         for option, value in options.items():
             socket.setsockopt(option, value)
         return socket
+
+
+def _descriptor(socket: zmq.Socket[bytes]) -> int:
+    fd = socket.getsockopt(zmq.FD)
+    assert isinstance(fd, int)
+    return fd
 
 
 def _url(address: str) -> str:

@@ -24,7 +24,8 @@ def configuration(node: int, ports: list[int], host: str = "127.0.0.1") -> Clust
 
 def wait(transport: Transport, milliseconds: int) -> bool:
     poller = zmq.Poller()
-    poller.register(transport.pollable, zmq.POLLIN)
+    for door in transport.pollables:
+        poller.register(door, zmq.POLLIN)
     return bool(poller.poll(milliseconds))
 
 
