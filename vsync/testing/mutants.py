@@ -1,0 +1,285 @@
+"""Mutation check: would the simulator notice? Deliberate protocol bugs, many of them corosync's own.
+
+    python -m vsync.testing.mutants                 all of them, until each is caught; 1 if one survives
+    python -m vsync.testing.mutants hole release    those whose name contains a word
+
+Each mutant replaces functions of the production engine for as long as its context lasts; the engine itself knows
+nothing of it. A mutant is *caught* when a checker raises ``Violation`` – or the core an exception, which is one
+(EVS-E28) – in a run that the unbroken engine passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import msgpack
+
+from vsync.engine import commit, gather, operational, recovery
+from vsync.engine.engine import Engine
+from vsync.engine.states import State
+from vsync.testing.options import Options, draw
+from vsync.testing.run import run
+from vsync.testing.violation import Violation
+from vsync.types import Member
+from vsync.wire import PacketFlag
+
+__all__ = ["MUTANTS", "Caught", "Mutant", "hunt", "main", "options"]
+
+LIMIT = 400  #: seeds that a mutant may survive
+NODES = (5, 3, 5, 4, 5, 2, 5, 7)  #: by seed
+
+Replaced = tuple[Any, str, Callable[..., Any]]  #: object, name of its attribute, what to put there
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One bug. ``origin``: who had it, and where it was mended."""
+
+    name: str
+    origin: str
+    replacements: tuple[Replaced, ...]
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Inside, the production engine has this bug."""
+        with ExitStack() as stack:
+            for target, attribute, function in self.replacements:
+                stack.enter_context(patch.object(target, attribute, function))
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """Where and by what a mutant was noticed."""
+
+    seed: int
+    seeds: int  #: how many runs it took
+    violation: Violation
+
+
+def options(seed: int) -> Options:
+    """The run of a seed, as in the suite's own selection."""
+    return draw(seed, NODES[seed % len(NODES)])
+
+
+def hunt(mutant: Mutant, seeds: Sequence[int]) -> Caught | None:
+    """Run seeds until a checker notices; ``None`` if none does."""
+    with mutant.alive():
+        for count, seed in enumerate(seeds, 1):
+            found = run(options(seed)).violation
+            if found is not None:
+                return Caught(seed, count, found)
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command: 0 if every mutant was caught."""
+    parser = argparse.ArgumentParser(prog="python -m vsync.testing.mutants", description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", metavar="WORD", help="only mutants whose name contains one of these")
+    parser.add_argument("--seeds", type=int, default=LIMIT, metavar="N", help=f"at most so many (default {LIMIT})")
+    parser.add_argument("--first", type=int, default=1, metavar="SEED", help="begin with this seed (default 1)")
+    args = parser.parse_args(argv)
+    chosen = [m for m in MUTANTS if not args.words or any(word in m.name for word in args.words)]
+    if not chosen:
+        parser.error("no mutant has such a name: " + "; ".join(m.name for m in MUTANTS))
+    survivors = 0
+    for mutant in chosen:
+        began = time.monotonic()
+        caught = hunt(mutant, range(args.first, args.first + args.seeds))
+        survivors += caught is None
+        print(_row(mutant, caught, args.seeds, time.monotonic() - began), flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants caught")
+    return 1 if survivors else 0
+
+
+def _row(mutant: Mutant, caught: Caught | None, seeds: int, spent: float) -> str:
+    if caught is None:
+        verdict = f"SURVIVED {seeds} seeds"
+    else:
+        verdict = f"{caught.violation.rule:<8} seed {caught.seed:<4} after {caught.seeds:>3} seeds"
+    return f"{mutant.name:<58} {mutant.origin:<18} {verdict}, {spent:.1f} s"
+
+
+# ------------------------------------------------------------ the token
+
+
+def _duplicate_token_counts(e: Engine, sender: Member, token: Any, now: int) -> None:
+    ring = e.active_ring()
+    if ring is not None and token.ring == ring.id and token.token_seq == ring.token_seq:
+        ring.stable = max(ring.stable, min(token.aru, ring.last_aru, ring.aru))
+        ring.release(ring.stable)
+    _ON_TOKEN(e, sender, token, now)
+
+
+def _release_early(e: Engine, ring: Any, token: Any, now: int) -> None:
+    ring.last_aru = max(ring.last_aru, token.aru)
+    _VISIT(e, ring, token, now)
+
+
+def _anybody_raises_the_aru(e: Engine, ring: Any, token: Any, *rest: Any, **more: Any) -> None:
+    token.aru_node = 0
+    _FINISH(e, ring, token, *rest, **more)
+
+
+def _old_token_in_gather(e: Engine) -> Any:
+    return e.ring if e.state is State.GATHER else _ACTIVE_RING(e)
+
+
+def _safe_at_once(e: Engine, ring: Any, installing: bool) -> None:
+    stable, ring.stable = ring.stable, ring.high
+    _DELIVER(e, ring, installing)
+    ring.stable = stable
+
+
+def _window_open(e: Engine, sender: Member, ring_id: Any, packet: Any) -> None:
+    if e.state in (State.COMMIT, State.RECOVERY) and e.ring.id == ring_id and packet.origin in e.ring.by_node:
+        e.ring.add(packet)
+    _ON_DATA(e, sender, ring_id, packet)
+
+
+# ------------------------------------------------------------ commit and recovery
+
+
+def _first_token_twice(e: Engine, sender: Member, token: Any, now: int) -> None:
+    forming = e.forming
+    again = forming is not None and token.ring == forming.ring.id and token.hop == forming.hop == 2 * len(token.members)
+    if again and e.state is State.RECOVERY and e.me == token.members[0]:
+        recovery.start_token(e, now)
+    _ON_COMMIT(e, sender, token, now)
+
+
+def _record_of_installed_ring(e: Engine, token: Any) -> bytes:
+    record: bytes = msgpack.packb((1, e.ring.id.seq, token.ring, token.members, e.ring.id))
+    return record
+
+
+def _ring_sequence_restored(e: Engine, *args: Any, **more: Any) -> None:
+    if e.state is State.RECOVERY:
+        e.ring_seq = e.highest_ring_seq = e.ring.id.seq
+    _ENTER(e, *args, **more)
+
+
+def _old_ring_saved_again(e: Engine, *args: Any, **more: Any) -> None:
+    if e.state is State.RECOVERY and e.forming is not None:
+        e.ring.id = e.forming.ring.id
+    _ENTER(e, *args, **more)
+
+
+def _persist_last(e: Engine) -> list[Any]:
+    outputs = _TAKE_OUTPUTS(e)
+    return sorted(outputs, key=lambda output: type(output).__name__ == "Persist")
+
+
+def _recovery_ends_early(e: Engine, token: Any) -> bool:
+    done = _STEP(e, token)
+    return done or (e.forming is not None and e.forming.reached == 1)
+
+
+def _backlog_ignored(e: Engine, token: Any) -> bool:
+    return _STEP(e, replace(token, backlog=0))
+
+
+def _pieces_forgotten(e: Engine, now: int) -> None:
+    e.ring.assembling.clear()
+    _BEGIN(e, now)
+
+
+def _transitional_by_name(e: Engine, now: int) -> None:
+    _BEGIN(e, now)
+    assert e.forming is not None
+    e.forming.transitional = tuple(m for m in e.forming.ring.members if m in e.ring.member_set)
+
+
+def _nobody_unwelcome(e: Engine, now: int) -> None:
+    assert e.forming is not None
+    everybody = e.ring.members
+    e.forming.entries = {n: replace(x, obliged=everybody) for n, x in e.forming.entries.items()}
+    _INSTALL(e, now)
+
+
+def _half_sent_message_dropped(e: Engine, now: int) -> None:
+    e.pieces.clear()
+    _INSTALLED(e, now)
+
+
+def _nothing_recovered(e: Engine, packet: Any) -> None:
+    if not packet.flags & PacketFlag.ENCAPSULATED:
+        _ABSORB(e, packet)
+
+
+# ------------------------------------------------------------ gather
+
+
+def _fails_itself(e: Engine, sender: Member, join: Any) -> bool:
+    learned = _LEARN(e, sender, join)
+    if e.me in join.failed:
+        e.gathering.failed.add(e.me)
+    return learned
+
+
+def _incarnation_ignored(e: Engine, config: Any, incarnation: int, *args: Any, **more: Any) -> None:
+    _INIT(e, config, 1, *args, **more)
+
+
+_ON_TOKEN, _VISIT, _FINISH = operational.on_token, operational.visit, operational._finish
+_DELIVER, _ON_DATA = operational.deliver, operational.on_data
+_ON_COMMIT, _STEP, _BEGIN, _INSTALL = commit.on_commit, recovery.step, recovery.begin, recovery.install
+_ABSORB, _ENTER, _LEARN = recovery.absorb, gather.enter, gather._learn
+_ACTIVE_RING, _INSTALLED, _INIT = Engine.active_ring, Engine.installed, Engine.__init__
+_TAKE_OUTPUTS = Engine.take_outputs
+
+MUTANTS = (
+    Mutant("a duplicate token counts as a visit", "corosync 79c60fd0", (
+        (operational, "on_token", _duplicate_token_counts),)),
+    Mutant("the ring's sequence is restored when recovery fails", "corosync 6aa47fde", (
+        (gather, "enter", _ring_sequence_restored),)),
+    Mutant("a restarted node loads the id of a ring it was in", "corosync 3675dace", (
+        (commit, "_record", _record_of_installed_ring),)),
+    Mutant("the old ring is saved at every attempt", "corosync ef05817c", (
+        (gather, "enter", _old_ring_saved_again),)),
+    Mutant("a duplicate commit token starts the first token again", "corosync 4ee84c51", (
+        (commit, "on_commit", _first_token_twice),)),
+    Mutant("recovery ends before everybody is known to have all", "corosync be835fb3", (
+        (recovery, "step", _recovery_ends_early),)),
+    Mutant("recovery ends while others still have packets to send", "corosync b4367e60", (
+        (recovery, "step", _backlog_ignored),)),
+    Mutant("a stale token is accepted in gather", "corosync d99fba72", (
+        (Engine, "active_ring", _old_token_in_gather),)),
+    Mutant("pieces are forgotten before the rest is delivered", "corosync e7a82370", (
+        (recovery, "begin", _pieces_forgotten),)),
+    Mutant("who is called failed counts itself as failed", "corosync d4db2ea5", (
+        (gather, "_learn", _fails_itself),)),
+    Mutant("packets are released one visit early", "", (
+        (operational, "visit", _release_early),)),
+    Mutant("anybody may raise the token's aru", "", (
+        (operational, "_finish", _anybody_raises_the_aru),)),
+    Mutant("missing packets are not requested", "", (
+        (operational, "_request_missing", lambda ring, token: None),)),
+    Mutant("a safe message is delivered at once", "", (
+        (operational, "deliver", _safe_at_once),)),
+    Mutant("the old ring's window stays open while committed", "", (
+        (operational, "on_data", _window_open),)),
+    Mutant("the record is written after the token has left", "", (
+        (Engine, "take_outputs", _persist_last),)),
+    Mutant("recovered packets are not put into the old window", "", (
+        (recovery, "absorb", _nothing_recovered),)),
+    Mutant("the transitional view is made of names only", "", (
+        (recovery, "begin", _transitional_by_name),)),
+    Mutant("behind a hole everybody's messages are delivered", "", (
+        (recovery, "install", _nobody_unwelcome),)),
+    Mutant("a large message that was half sent is dropped", "", (
+        (Engine, "installed", _half_sent_message_dropped),)),
+    Mutant("a restarted node is taken for its former life", "", (
+        (Engine, "__init__", _incarnation_ignored),)),
+)  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
