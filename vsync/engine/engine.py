@@ -374,8 +374,8 @@ class Engine:
         """Somebody who knows a younger life of this node cannot be agreed with: it holds this one for dead."""
         if any(m.node == self.me.node and m.incarnation > self.me.incarnation for m in join.proc | join.failed):
             raise FrameError(
-                f"node {sender.node} at {join.hello.address} knows a younger life of node id {self.me.node}: the id "
-                "is used twice, or this node's clock was set back and its state directory lost"
+                f"node {sender.node} at {join.hello.address} knows a younger life of node id {self.me.node}: "
+                "the id is used twice, or this node's clock was set back and its state directory lost"
             )
 
     def _on_probe(self, sender: Member, now: int) -> None:
