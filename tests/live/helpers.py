@@ -139,7 +139,8 @@ def configuration(
 ) -> Path:
     """Write a configuration file for node ``me`` of ``nodes`` (id, name, address); its paths lie beside it."""
     lines = [f'[cluster]\nname = "{cluster}"\n[node]\nname = "{me}"']
-    lines += [f'[[nodes]]\nid = {number}\nname = "{name}"\naddress = "{address}"' for number, name, address in nodes]
+    for number, name, address in nodes:
+        lines.append(f'[[nodes]]\nid = {number}\nname = "{name}"\naddress = "{address}"')
     lines += [f'[daemon]\nsocket = "{path}.sock"\nstate_dir = "{path}.state"\nlog_format = "text"', more]
     path.write_text("\n".join(lines) + "\n")
     return path
