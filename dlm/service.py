@@ -134,7 +134,7 @@ class DlmService:
         self._at(now)
         handler = _VERBS.get(verb)
         if handler is None:
-            self.host.refuse(session, rid, "invalid", f"the dlm service has no verb {verb!r}")
+            self.host.refuse(session, rid, "unknown_verb", f"the dlm service has no verb {verb!r}")
             return
         try:
             handler(self, session, rid, args)

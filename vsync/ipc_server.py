@@ -400,7 +400,7 @@ def _listen(path: Path) -> socket.socket:
     try:
         listener.bind(os.fspath(path))
         path.chmod(0o666)  # who may connect is a matter of the directory's permissions
-        listener.listen(128)
+        listener.listen(1024)  # whoever finds it full waits, as long as the daemon has its turn
     except BaseException:
         listener.close()
         raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,7 +49,7 @@ MISTAKES = {
     "all interfaces": ("127.0.0.1:7412", "0.0.0.0:7412", "nodes", "without a key only loopback"),
     "timers": ("token_ms = 1000", "token_ms = 300", "timing", "token_retransmit must be below half of token"),
     "not TOML": ("[cluster]", "[cluster", "", "not valid TOML"),
-    "socket too long": ("[timing]", f'[daemon]\nsocket = "/tmp/{"x" * 108}"\n[timing]', "daemon.socket", "107 bytes"),
+    "socket too long": ("[timing]", f'[daemon]\nsocket = "{"x" * 108}"\n[timing]', "daemon.socket", "107 bytes"),
 }
 
 
@@ -92,10 +91,10 @@ def test_no_configuration(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Iterator[Path]:
+def file(tmp_path: Path) -> Path:
     """A configuration of a single node, whose paths lie beside it."""
     (port,) = free_ports(1)
-    yield configuration(tmp_path / "a", [(1, "a", f"127.0.0.1:{port}")], "a")
+    return configuration(tmp_path / "a", [(1, "a", f"127.0.0.1:{port}")], "a")
 
 
 def refused(file: Path, *options: str) -> str:
