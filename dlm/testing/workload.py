@@ -199,6 +199,11 @@ class LockPlugin(Plugin):
         return [(node, self.lockers[node]) for node in sorted(self.lockers) if self._cluster[node].up]
 
     @property
+    def broken_chain(self) -> str:
+        """Empty, or how an old lock state came back: a known limit (``rules.ChainRules``)."""
+        return self._chain.broken
+
+    @property
     def _drawn(self) -> LockOptions:
         assert self.options is not None
         return self.options
