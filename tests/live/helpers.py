@@ -21,6 +21,7 @@ __all__ = [
     "holder",
     "log_lines",
     "run",
+    "start",
     "status",
     "until",
     "view_ids",
@@ -103,6 +104,12 @@ def holder(node: LocalNode, name: str) -> Iterator[tuple[subprocess.Popen[str], 
         process.wait()
         process.stdin.close()
         process.stdout.close()
+
+
+def start(*words: str | os.PathLike[str]) -> subprocess.Popen[str]:
+    """Start ``python -m words…``, its output piped."""
+    command = [sys.executable, "-m", *(os.fspath(word) for word in words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def run(*words: str | os.PathLike[str], seconds: float = 30) -> subprocess.CompletedProcess[str]:

@@ -62,14 +62,21 @@ def test_configuration(
     file.write_text(GOOD.replace(old, new, 1))
     assert daemon.main(["--config", str(file), "--check-config"]) == 1
     checked = capsys.readouterr()
-    started = run("vsync.daemon", "--config", file)
-    assert started.returncode == 1
-    assert checked.out == started.stdout == ""
-    assert checked.err == started.stderr
-    (line,) = started.stderr.splitlines()
+    assert daemon.main(["--config", str(file)]) == 1
+    started = capsys.readouterr()
+    assert checked == started
+    assert started.out == ""
+    (line,) = started.err.splitlines()
     assert line.startswith(f"vsyncd: {file}: {key}")
     assert said in line
     assert list(tmp_path.iterdir()) == [file]  # nothing was made, opened or locked
+
+
+def test_a_wrong_configuration_as_a_process(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(GOOD.replace("token_ms", "tokken_ms"))
+    assert "timing.tokken_ms: unknown key" in refused(file)
+    assert refused(file) == refused(file, "--check-config")
 
 
 def test_a_good_configuration_is_called_good(tmp_path: Path) -> None:
