@@ -21,7 +21,7 @@ from vsync.testing.options import scaled
 from vsync.testing.story import story
 
 ROOT = Path(__file__).parents[2]
-BUDGET_S = 5.0  # real time for each half of the seeds
+BUDGET_S = 4.0  # real time for each half of the seeds
 IDLE = LockOptions(clients=0, names=1, interval=1_000_000, own=0.0, end=0.0, late=1, modes=(EX,))
 
 
