@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         clients=args.clients,
         names=args.names,
         fast=args.fast,
+        rough=args.rough,
     )
     sizes = f"{plan.clients} clients, {plan.names} names, {plan.nodes} nodes"
     print(f"seed {plan.seed}: {sizes} in {folder}", flush=True)
@@ -59,6 +60,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=4, help="client processes (default 4)")
     parser.add_argument("--names", type=int, default=50, help="locks, each with its counter (default 50)")
     parser.add_argument("--fast", action="store_true", help="short timers: more view changes in less time")
+    parser.add_argument("--rough", action="store_true", help="faults on top of each other, often to most nodes")
     parser.add_argument("--folder", help="work here and keep everything (default: a temporary one)")
     args = parser.parse_args(argv)
     if args.rounds is None:

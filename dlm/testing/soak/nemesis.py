@@ -29,7 +29,9 @@ class Nemesis:
         lease_s: float,
         pause: Pause,
         kill_client: Callable[[], None],
+        rough: bool = False,
     ) -> None:
+        """``lease_s`` is the measure of all pauses. ``rough``: seldom wait for the cluster to be whole again."""
         self.cluster = cluster
         self.events: list[Event] = []
         self.counts: Counter[str] = Counter()
@@ -38,13 +40,13 @@ class Nemesis:
         self._chance = chance
         self._lease_s = lease_s
         self._pause = pause
-        self._kill_client = kill_client
+        self._patience = 0.3 if rough else 0.85
         self._faults: list[tuple[int, str, Callable[[], None]]] = [
             (8, "kill", self._kill_one),
             (2, "kill twice", self._kill_twice),
             (4, "leave", self._leave_one),
             (4, "stop", self._stop_one),
-            (1, "majority", self._kill_most),
+            (4 if rough else 1, "majority", self._kill_most),
             (1, "client", kill_client),
         ]
 
@@ -54,7 +56,7 @@ class Nemesis:
         _, kind, act = self._chance.choices(self._faults, weights)[0]
         self.counts[kind] += 1
         act()
-        if self._chance.random() < 0.85:
+        if self._chance.random() < self._patience:
             self.whole()
         self._pause(self._chance.uniform(0.3, 1.0) * self._lease_s)
 
