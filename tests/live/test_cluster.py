@@ -311,7 +311,7 @@ def test_a_node_without_quorum_says_so(cluster: LocalCluster) -> None:
         cluster.kill("a")
         cluster.kill("c")
         assert held.lost.wait(20)
-        until(lambda: (cluster.status("b") or {"view": {"primary": True}})["view"]["primary"] is False, "the verdict")
+        until(lambda: not status(cluster, "b")["view"]["primary"], "the verdict")
         assert not held.valid
         url = cluster["b"].url
         for command in ("status", "members"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -222,13 +223,48 @@ def test_a_client_that_does_not_read_is_put_out(others: LocalCluster) -> None:
         assert len(gone.members) == 2
 
 
-def test_a_client_that_does_not_read_its_answers(others: LocalCluster) -> None:
-    """Requests are cheap to send and answers pile up: it is slowed down or put out, the node is not."""
-    request = encode([1, "node", "status", {}])
+def test_a_client_that_does_not_read_its_answers_has_to_wait(others: LocalCluster) -> None:
+    """Requests are cheap to send and answers pile up: it is slowed down, and served when it reads."""
+    count = 3000
+    requests = b"".join(encode([rid, "node", "status", {}]) for rid in range(1, count + 1))
     with raw(others, hello=HELLO) as connection:
-        connection.setblocking(False)
-        with contextlib.suppress(BlockingIOError, ConnectionError):
-            for _ in range(20_000):
-                connection.send(request)
+        connection.settimeout(60)
+        sender = threading.Thread(target=connection.sendall, args=(requests,), daemon=True)
+        sender.start()
         with dlm.connect(others["a"].url) as locks, locks.lock("meanwhile", timeout=10):
-            pass
+            until(lambda: status(others, "a")["io"]["requests"] > 300, "some requests that were taken")
+        taken = status(others, "a")["io"]["requests"]
+        decoder, rids = Decoder(), []
+        while len(rids) < count:
+            decoder.feed(connection.recv(1 << 16))
+            while (frame := decoder.next()) is not None:
+                if frame[0] != "welcome":
+                    rids.append(frame[0])
+        sender.join(20)
+    assert rids == list(range(1, count + 1))
+    assert status(others, "a")["io"]["requests"] > taken  # the rest was taken while it read
+
+
+def test_requests_that_take_long_do_not_keep_the_token(others: LocalCluster) -> None:
+    """A client that asks for long lists as fast as it can must not cost the node its place in the ring."""
+    listing = encode([1, "dlm", "ls", {"prefix": b"long", "limit": 5000}])
+    with dlm.connect(others["a"].url) as locks, raw(others, hello=HELLO) as connection:
+        held = [locks.acquire(f"long{number}") for number in range(2500)]
+        before = status(others, "a")["ring"]["counters"]["orf_token_rx"]
+        sender = threading.Thread(target=ignore, args=(connection.sendall, listing * 400), daemon=True)
+        sender.start()
+        answers = 0
+        while answers < 40:  # some 400 kB each
+            answers += len(connection.recv(1 << 20)) / 400_000
+        assert status(others, "a")["ring"]["counters"]["orf_token_rx"] > before
+        connection.shutdown(socket.SHUT_RDWR)
+        sender.join(20)
+        assert all(each.valid for each in held)
+        for each in held:
+            each.release()
+
+
+def ignore(call: Callable[..., object], *args: object) -> None:
+    """Call; that the other side hangs up is expected."""
+    with contextlib.suppress(OSError):
+        call(*args)
