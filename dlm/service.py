@@ -213,8 +213,8 @@ class DlmService:
             "lost": home.lost,
             "deferred": len(home.deferred),
             "generation": self.lease_clock.generation,
-            "deadline": self.lease_clock.deadline,
-            "horizon": self.lease_clock.horizon,
+            "lease_left_ms": max(0, self.lease_clock.deadline - home.now) // 1000,
+            "grants_wait_ms": max(0, self.lease_clock.horizon - home.now) // 1000,
         }
 
     # -- for tests and the simulator -------------------------------------------------------------------------
