@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from dlm.testing.histories import Event, What
 from vsync.clock import boot_us
-from vsync.testcluster import LocalCluster
+from vsync.testcluster import ClusterError, LocalCluster
 
 __all__ = ["Nemesis"]
 
@@ -90,7 +90,9 @@ class Nemesis:
         name = self._one()
         self._note(What.LEAVE, name)
         self.down.add(name)
-        self.cluster.leave(name)
+        code = self.cluster.leave(name)
+        if code != 0:
+            raise ClusterError(f"node {name} was asked to leave and ended with {code}; see {self.cluster[name].log}")
         self._pause(self._chance.choice((0.0, 0.3)) * self._lease_s)
         self._start(name)
 
