@@ -7,6 +7,7 @@ again before the next one.
 from __future__ import annotations
 
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -91,8 +92,9 @@ class Nemesis:
         self._note(What.LEAVE, name)
         self.down.add(name)
         code = self.cluster.leave(name)
-        if code != 0:
-            raise ClusterError(f"node {name} was asked to leave and ended with {code}; see {self.cluster[name].log}")
+        if code not in (0, -signal.SIGTERM):  # the latter if it had not yet come so far as to listen for it
+            log = self.cluster[name].log
+            raise ClusterError(f"node {name} was asked to leave and ended with {code}; its log is {log}")
         self._pause(self._chance.choice((0.0, 0.3)) * self._lease_s)
         self._start(name)
 
