@@ -1,6 +1,7 @@
 """``python -m dlm.testing.soak --seconds 60 --seed 7``: soak a cluster of real daemons.
 
-Exit codes: 0 everything held, 1 something broke (the folder with the evidence is kept and named), 2 usage.
+Exit codes: 0 everything held, 1 something broke (the folder with the evidence is kept and named), 2 usage, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VsyncError as error:
         print(f"BROKEN: {error}\nevidence: {folder}", flush=True)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; what there is lies in {folder}", flush=True)
+        return 130
     print("\n".join(result.lines()), flush=True)
     if not result.good:
         print(f"evidence: {folder}", flush=True)
