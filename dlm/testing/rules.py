@@ -82,9 +82,9 @@ class FenceRules:
 class ChainRules:
     """CHAIN-K8: nobody goes on with an old state after a newer one was in force.
 
-    It can happen as long as marks and attempts are stored but not consulted (pitfalls C3, C5, rules K7 and K8):
-    the processes of a primary view all restart, and a node that had missed that view brings its older state.
-    ``broken`` says so; what else is found then about grants and fences is a known limit, not a finding.
+    It can happen as long as a broken attempt is not resolved (pitfalls C3, rule K7): a member installs a primary
+    view and vanishes before another one does, so nobody who is present knows the mark. ``broken`` says so; what
+    else is found then about grants and fences is a known limit, not a finding.
     """
 
     def __init__(self) -> None:

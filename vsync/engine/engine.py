@@ -21,19 +21,19 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
-
-import msgpack
 
 from vsync.engine import commit, gather, operational
 from vsync.engine.commit import Forming
 from vsync.engine.gather import Gathering
 from vsync.engine.outputs import Note, Output, Persist, Send, Stopped
+from vsync.engine.record import Record
 from vsync.engine.ring import Ring
 from vsync.engine.states import TIMERS, TRANSITIONS, Reason, State
 from vsync.engine.timers import Timer, TimerTable
 from vsync.errors import Backpressure, FrameError, MessageTooLarge
-from vsync.types import MAX_MESSAGE, NO_RING, ClusterConfig, Member
+from vsync.types import MAX_MESSAGE, NO_RING, ClusterConfig, Member, RingId
 from vsync.wire import (
     MAX_RING_SEQ,
     WIRE_VERSION,
@@ -56,8 +56,8 @@ from vsync.wire import (
 
 __all__ = ["Engine", "UpperLayer"]
 
-#: Reads what a member put into its commit entry: (votes, announcements by tag, expected votes). Must not raise.
-UpperLayer = Callable[[bytes], tuple[int, Mapping[int, bytes], int]]
+#: Reads what a member put into its commit entry: votes, announcements by tag, expected votes, mark. Must not raise.
+UpperLayer = Callable[[bytes], tuple[int, Mapping[int, bytes], int, RingId]]
 
 NOTE_EVERY = 10_000_000  #: µs between two notes of the same complaint about the same node
 
@@ -94,7 +94,8 @@ class Engine:
         self.ring = Ring(NO_RING, (self.me,), self.me)  #: the ring last installed
         self.forming: Forming | None = None  #: the ring being formed, in Commit and Recovery
         self.gathering = Gathering((self.me,))
-        self.ring_seq = _ring_seq(stored) + 1 if stored is not None else start_seq  #: last one committed to
+        self.record = Record(start_seq) if stored is None else Record.decode(stored)
+        self.ring_seq = self.record.ring_seq + (stored is not None)  #: last one committed to; a new life goes on
         self.highest_ring_seq = self.ring_seq  #: last one heard of
         self.timers = TimerTable()
         self.queue: deque[bytes] = deque()
@@ -268,6 +269,11 @@ class Engine:
         """Before anything behind it leaves, this is on disk."""
         self._out.append(Persist(record))
 
+    def mark(self, view: RingId) -> Persist:
+        """This view is primary: the record that has to be stored before anything in it is told (pitfalls K8)."""
+        self.record = replace(self.record, mark=view)
+        return Persist(self.record.encode())
+
     def note(self, name: str, **fields: Any) -> None:
         """Tell the operator."""
         self._out.append(Note(name, fields))
@@ -434,14 +440,3 @@ class Engine:
         self.forming = None
         self._out.append(Stopped(reason))
 
-
-def _ring_seq(stored: bytes) -> int:
-    """The ring sequence in a stored record."""
-    try:
-        record = msgpack.unpackb(stored)
-        version, seq = record[0], record[1]
-    except Exception as error:
-        raise ValueError(f"the stored ring record is unreadable: {error!r}") from error
-    if version != 1 or type(seq) is not int or not 0 <= seq < MAX_RING_SEQ:
-        raise ValueError(f"the stored ring record has an unknown form: {record!r}")
-    return seq

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from vsync.engine import Deliver, Engine, Install, Note, Persist, Send, Stopped
-from vsync.types import ClusterConfig, Peer
+from vsync.types import NO_RING, ClusterConfig, Peer
 from vsync.wire import FrameType
 
 HOP = 100  #: µs a frame is on its way
@@ -56,7 +56,7 @@ class Story:
         for node in map(int, nodes):
             self.lives[node] += 1
             config = ClusterConfig("story", node, self.peers)
-            engine = Engine(config, self.lives[node], lambda: b"", lambda _: (1, {}, 0), self.disk.get(node))
+            engine = Engine(config, self.lives[node], lambda: b"", lambda _: (1, {}, 0, NO_RING), self.disk.get(node))
             self.engines[node] = engine
             engine.start(self.now)
             self._carry_out(node)
