@@ -433,9 +433,9 @@ class DlmService:
             self.home.cancel(handle, rid)
 
     def _ls(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        prefix = arguments.prefix(args)
-        limit = arguments.number(args, "limit", 0, 1000)
-        self.host.reply(session, rid, queries.listing(self.table, arguments.space(args), prefix, limit))
+        space, limit = arguments.space(args), arguments.number(args, "limit", 0, 1000)
+        prefix, after = arguments.prefix(args), arguments.prefix(args, "after")
+        self.host.reply(session, rid, queries.listing(self.table, space, prefix, limit, after))
 
     def _show(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
         key = key_of(arguments.space(args), arguments.name(args))

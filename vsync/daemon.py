@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from queue import SimpleQueue
 
@@ -23,6 +24,8 @@ from vsync.node import Node
 from vsync.plugins import load_services
 
 __all__ = ["main"]
+
+SAME_WISH_S = 0.5  #: a second signal within this time is the first one once more
 
 _log = get_logger("vsync.daemon")
 
@@ -123,8 +126,11 @@ def _on_end(node: Node, events: SimpleQueue[str]) -> None:
 
 
 def _on_second_signal(events: SimpleQueue[str]) -> None:
+    first = time.monotonic()
+
     def watch() -> None:
-        while events.get() == "ended":
+        # One wish can come as two signals: Ctrl-C and `timeout` send them to the process and to its group.
+        while events.get() == "ended" or time.monotonic() - first < SAME_WISH_S:
             pass
         _log.warning("stopped_at_once", reason="a second signal came while leaving")
         os._exit(1)

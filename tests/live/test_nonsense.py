@@ -131,7 +131,7 @@ VERBS: dict[tuple[str, str], dict[str, Any]] = {
     ("dlm", "convert"): {"h": 1, "mode": 3, "value": b""},
     ("dlm", "unlock"): {"h": 1, "value": b""},
     ("dlm", "cancel"): {"h": 1},
-    ("dlm", "ls"): {"space": "default", "prefix": b"", "limit": 5},
+    ("dlm", "ls"): {"space": "default", "prefix": b"", "after": b"", "limit": 5},
     ("dlm", "show"): {"space": "default", "name": b"n"},
     ("group", "join"): {"group": "g"},
     ("group", "send"): {"group": "g", "data": b"d"},
@@ -146,6 +146,7 @@ TAKEN = {
     "space": ["x"],
     "value": [None, b"x"],
     "prefix": ["x", b"x"],
+    "after": ["x", b"x"],
     "limit": [],
     "group": ["x"],
     "data": [b"x"],
@@ -163,9 +164,9 @@ def test_wrong_arguments_are_refused_by_name(others: LocalCluster, service: str,
                 wrong += [bytes(2000), "x" * 2000]
             else:
                 wrong += [bytes(1025)]
-            if key in ("data", "prefix"):
+            if key in ("data", "prefix", "after"):
                 wrong = [value for value in wrong if not isinstance(value, bytes)]
-            if key == "prefix":
+            if key in ("prefix", "after"):
                 wrong = [value for value in wrong if not isinstance(value, str)]
             for value in wrong:
                 with pytest.raises(RequestFailed) as refused:
@@ -259,6 +260,7 @@ def test_requests_that_take_long_do_not_keep_the_token(others: LocalCluster) -> 
         assert status(others, "a")["ring"]["counters"]["orf_token_rx"] > before
         connection.shutdown(socket.SHUT_RDWR)
         sender.join(20)
+        assert len(locks.ls("long")) == len(held)  # more than one answer can hold
         assert all(each.valid for each in held)
         for each in held:
             each.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -214,3 +215,12 @@ def test_a_file_in_the_sockets_place_is_left_alone(file: Path) -> None:
 
 def test_a_socket_that_cannot_be_made(file: Path) -> None:
     assert f"the socket {file}/x.sock cannot be made" in refused(file, "--socket", f"{file}/x.sock")
+
+
+def test_one_wish_may_come_as_two_signals(file: Path) -> None:
+    with vsyncd(file) as (process, log):
+        serving(file, log)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert "stopped_at_once" not in log.read_text()
