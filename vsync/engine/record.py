@@ -1,7 +1,7 @@
-"""What a node keeps in stable storage: enough never to use a ring id twice, and to know an old state when it sees one.
+"""What a node keeps in stable storage: enough never to use a ring id twice, and to know an overtaken state.
 
-``attempt`` and ``members`` are the last ring this node committed to (pitfalls K7); ``mark`` is the last primary view
-it installed (K8): a lock state older than a mark that is present has been overtaken.
+``attempt`` and ``members`` are the last ring this node committed to (pitfalls K7); ``mark`` is the last primary
+view it installed (K8): a lock state older than a mark that is present has been overtaken.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Record:
         """The inverse of ``encode``. Raises ``ValueError`` for anything else."""
         try:
             version, seq, attempt, members, old_ring, mark = msgpack.unpackb(stored)
-            record = cls(seq, RingId(*attempt), tuple(Member(*m) for m in members), RingId(*old_ring), RingId(*mark))
+            rings = RingId(*attempt), RingId(*old_ring), RingId(*mark)
+            record = cls(seq, rings[0], tuple(Member(*m) for m in members), *rings[1:])
         except Exception as error:
             raise ValueError(f"the stored ring record is unreadable: {error!r}") from error
         if version != VERSION or type(seq) is not int or not 0 <= seq < MAX_RING_SEQ:

@@ -56,7 +56,8 @@ class Story:
         for node in map(int, nodes):
             self.lives[node] += 1
             config = ClusterConfig("story", node, self.peers)
-            engine = Engine(config, self.lives[node], lambda: b"", lambda _: (1, {}, 0, NO_RING), self.disk.get(node))
+            nothing = (1, {}, 0, NO_RING)
+            engine = Engine(config, self.lives[node], lambda: b"", lambda _: nothing, self.disk.get(node))
             self.engines[node] = engine
             engine.start(self.now)
             self._carry_out(node)
