@@ -23,6 +23,7 @@ from vsync.engine import Deliver, Engine, Install, Note, Persist, Send, Stopped
 from vsync.types import NO_RING, ClusterConfig, Peer
 from vsync.wire import FrameType
 
+NOTHING = (1, {}, 0, NO_RING)  #: an entry of the layers above: one vote, nothing else
 HOP = 100  #: µs a frame is on its way
 HIDDEN = {"consensus"}
 
@@ -56,8 +57,7 @@ class Story:
         for node in map(int, nodes):
             self.lives[node] += 1
             config = ClusterConfig("story", node, self.peers)
-            nothing = (1, {}, 0, NO_RING)
-            engine = Engine(config, self.lives[node], lambda: b"", lambda _: nothing, self.disk.get(node))
+            engine = Engine(config, self.lives[node], lambda: b"", lambda _: NOTHING, self.disk.get(node))
             self.engines[node] = engine
             engine.start(self.now)
             self._carry_out(node)
