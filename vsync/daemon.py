@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from queue import SimpleQueue
 
 import vsync
 from vsync.config import DEFAULT_CONFIG, Settings, load, with_paths
@@ -25,6 +24,7 @@ from vsync.plugins import load_services
 
 __all__ = ["main"]
 
+ENDED = "ended"
 SAME_WISH_S = 0.5  #: a second signal within this time is the first one once more
 
 _log = get_logger("vsync.daemon")
@@ -90,10 +90,7 @@ def _check(file: str, settings: Settings) -> int:
 
 
 def _serve(settings: Settings) -> int:
-    # A SimpleQueue, not an Event: its put may be called from a signal handler that interrupts its get.
-    events: SimpleQueue[str] = SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: events.put(signal.Signals(number).name))
+    events = _Events()
     daemon = settings.daemon
     node = Node(
         config=settings.cluster,
@@ -106,7 +103,7 @@ def _serve(settings: Settings) -> int:
     notify(f"READY=1\nSTATUS=node {node.name} of cluster {settings.cluster.cluster}")
     _on_end(node, events)
     cause = events.get()
-    if cause != "ended":
+    if cause != ENDED:
         _log.info("leaving", signal=cause)
         notify("STOPPING=1")
         _on_second_signal(events)
@@ -117,20 +114,44 @@ def _serve(settings: Settings) -> int:
     return 0
 
 
-def _on_end(node: Node, events: SimpleQueue[str]) -> None:
+class _Events:
+    """Signals and the node's end, one after the other. Made by the main thread, read by any.
+
+    The signals come through a pipe that the C handler writes to. A Python handler would not do: a signal that comes
+    just before the main thread blocks is noted, but runs no Python code until something else wakes the thread.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._write, False)
+        signal.set_wakeup_fd(self._write)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+    def get(self) -> str:
+        """Wait for the next one: a signal's name, or ``ENDED``."""
+        number = os.read(self._read, 1)[0]
+        return signal.Signals(number).name if number else ENDED
+
+    def end(self) -> None:
+        """The node has ended."""
+        os.write(self._write, b"\0")
+
+
+def _on_end(node: Node, events: _Events) -> None:
     def watch() -> None:
         node.wait()
-        events.put("ended")
+        events.end()
 
     threading.Thread(target=watch, name="vsync-watch", daemon=True).start()
 
 
-def _on_second_signal(events: SimpleQueue[str]) -> None:
+def _on_second_signal(events: _Events) -> None:
     first = time.monotonic()
 
     def watch() -> None:
         # One wish can come as two signals: Ctrl-C and `timeout` send them to the process and to its group.
-        while events.get() == "ended" or time.monotonic() - first < SAME_WISH_S:
+        while events.get() == ENDED or time.monotonic() - first < SAME_WISH_S:
             pass
         _log.warning("stopped_at_once", reason="a second signal came while leaving")
         os._exit(1)
