@@ -34,10 +34,10 @@ class Nemesis:
     ) -> None:
         """``lease_s`` is the measure of all pauses. ``rough``: seldom wait for the cluster to be whole again."""
         self.cluster = cluster
-        self.events: list[Event] = []
         self.counts: Counter[str] = Counter()
         self.down: set[str] = set()  #: nodes that are not expected to run
         self._stopped: set[str] = set()
+        self._history = cluster.folder / "nemesis.history"
         self._chance = chance
         self._lease_s = lease_s
         self._pause = pause
@@ -141,4 +141,5 @@ class Nemesis:
         self._stopped.discard(name)
 
     def _note(self, what: What, name: str) -> None:
-        self.events.append(Event(boot_us(), "nemesis", what, node=name))
+        with open(self._history, "ab") as file:  # with the clients' histories: it explains them
+            file.write(Event(boot_us(), "nemesis", what, node=name).line())

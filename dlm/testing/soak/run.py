@@ -294,8 +294,8 @@ class Soak:
         return []
 
     def _events(self) -> list[Event]:
-        """All histories, with the ends of those who were killed."""
-        events = list(self._nemesis.events)
+        """All histories, with the ends of clients that were killed."""
+        events: list[Event] = []
         for path in sorted(self.folder.glob("*.history")):
             events += self._history(path.stem)
         for name in self._deaths:
