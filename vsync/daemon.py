@@ -108,6 +108,7 @@ def _serve(settings: Settings) -> int:
         notify("STOPPING=1")
         _on_second_signal(events)
         node.stop()
+    events.ignore()
     if node.failure is not None:
         print(f"vsyncd: {node.failure}", file=sys.stderr)
         return 1
@@ -132,6 +133,11 @@ class _Events:
         """Wait for the next one: a signal's name, or ``ENDED``."""
         number = os.read(self._read, 1)[0]
         return signal.Signals(number).name if number else ENDED
+
+    def ignore(self) -> None:
+        """The node has gone: one more signal must not change the exit code while the interpreter shuts down."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
     def end(self) -> None:
         """The node has ended."""
