@@ -250,12 +250,12 @@ def test_requests_that_take_long_do_not_keep_the_token(others: LocalCluster) -> 
     """A client that asks for long lists as fast as it can must not cost the node its place in the ring."""
     listing = encode([1, "dlm", "ls", {"prefix": b"long", "limit": 5000}])
     with dlm.connect(others["a"].url) as locks, raw(others, hello=HELLO) as connection:
-        held = [locks.acquire(f"long{number}") for number in range(2500)]
+        held = [locks.acquire(f"long{number}") for number in range(2200)]
         before = status(others, "a")["ring"]["counters"]["orf_token_rx"]
-        sender = threading.Thread(target=ignore, args=(connection.sendall, listing * 400), daemon=True)
+        sender = threading.Thread(target=ignore, args=(connection.sendall, listing * 200), daemon=True)
         sender.start()
         answers = 0
-        while answers < 40:  # some 400 kB each
+        while answers < 15:  # some 400 kB each
             answers += len(connection.recv(1 << 20)) / 400_000
         assert status(others, "a")["ring"]["counters"]["orf_token_rx"] > before
         connection.shutdown(socket.SHUT_RDWR)
