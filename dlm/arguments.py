@@ -42,12 +42,12 @@ def name(args: Mapping[str, Any]) -> bytes:
     return found
 
 
-def prefix(args: Mapping[str, Any]) -> bytes:
-    """The beginning of names to list; may be empty or absent."""
-    found = args.get("prefix", b"")
+def prefix(args: Mapping[str, Any], key: str = "prefix") -> bytes:
+    """The beginning of names to list, or (``after``) the name they come after; may be empty or absent."""
+    found = args.get(key, b"")
     found = found.encode() if isinstance(found, str) else found
     if not isinstance(found, bytes):
-        raise BadArgument("prefix must be bytes")
+        raise BadArgument(f"{key} must be bytes")
     return found
 
 

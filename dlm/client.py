@@ -188,9 +188,16 @@ class Client:
 
     def ls(self, prefix: str | bytes = b"", limit: int = LS_LIMIT) -> list[LockInfo]:
         """All names with locks that begin with ``prefix``, as this node knows them, sorted by name."""
+        found: dict[bytes, LockInfo] = {}
         args = {"space": self._session.space, "prefix": answers.name_bytes(prefix), "limit": limit}
-        rows = [LockInfo.from_row(row) for row in self._session.call("ls", args)]
-        return sorted(rows, key=lambda row: row.name)
+        while len(found) < limit:  # a long list comes in several answers
+            known = len(found)
+            page = [LockInfo.from_row(row) for row in self._session.call("ls", args)]
+            found.update((row.name, row) for row in page)
+            if len(found) == known:
+                break
+            args = {**args, "after": max(found), "limit": limit - len(found)}
+        return [found[name] for name in sorted(found)]
 
     def holders(self, name: str | bytes) -> tuple[Holder, ...] | None:
         """The holders of ``name`` in the order of their grants; ``None`` if only another node knows them."""

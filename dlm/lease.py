@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dlm.recovery import Announcement
+from dlm.recovery import Announcement, newest_mark
 from vsync.service import Host
 from vsync.types import Entry, Member, RingId, View
 
@@ -76,6 +76,8 @@ class Lease:
         """
         states = [(entry, word) for entry, word in said.values() if word.complete]
         best = max((word.ring for _, word in states), default=None)
+        if best is not None and best < newest_mark(entry for entry, _ in said.values()):
+            best = None  # overtaken (K8): whoever held locks in the newer state may be out of sight
         if best is not None and mine == best:
             return
         straight = {entry.member for entry, word in states if entry.old_ring == best}

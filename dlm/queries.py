@@ -12,14 +12,29 @@ from dlm.table import Table
 
 __all__ = ["listing", "row"]
 
+PAGE_BYTES = 1 << 20  #: of one answer: half of what a frame to a client may have
+ROW_BYTES, LOCK_BYTES = 320, 180  #: what a name and a lock take in it, with names that are not short
+
 _FORMS = {Form.PRIVATE: "private", Form.SHARED: "shared", Form.HANDOVER: "handover"}
 
 
-def listing(table: Table, space: str, prefix: bytes, limit: int) -> list[dict[str, Any]]:
-    """The rows of the names in a lockspace that begin with ``prefix``, sorted, at most ``limit``."""
-    start = key_of(space, prefix)
-    keys = sorted(key for key in table.names if key.startswith(start))
-    return [row(key, table.names[key], queues=False) for key in keys[:limit]]
+def listing(table: Table, space: str, prefix: bytes, limit: int, after: bytes = b"") -> list[dict[str, Any]]:
+    """The rows of the names in a lockspace that begin with ``prefix`` and come after ``after``, sorted.
+
+    At most ``limit``, and no more than fit into one answer: whoever wants the rest asks again, with the last name
+    as ``after``.
+    """
+    start, last = key_of(space, prefix), key_of(space, after)
+    keys = sorted(key for key in table.names if key.startswith(start) and (not after or key > last))
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for key in keys[:limit]:
+        name = table.names[key]
+        size += ROW_BYTES + (LOCK_BYTES * len(name.resource.locks) if name.resource is not None else 0)
+        if rows and size > PAGE_BYTES:
+            break
+        rows.append(row(key, name, queues=False))
+    return rows
 
 
 def row(key: bytes, name: Name, queues: bool = True) -> dict[str, Any]:

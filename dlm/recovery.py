@@ -15,7 +15,16 @@ from dlm.messages import TAG, Message
 from dlm.table import Effects, Life, Table
 from vsync.types import NO_RING, Entry, Member, RingId, View
 
-__all__ = ["Announcement", "Held", "Recovered", "announcements", "empty_view", "primary_view", "survivors"]
+__all__ = [
+    "Announcement",
+    "Held",
+    "Recovered",
+    "announcements",
+    "empty_view",
+    "newest_mark",
+    "primary_view",
+    "survivors",
+]
 
 Held = tuple[Member, Message]  #: a message that was held back during an installation (K3)
 
@@ -67,18 +76,26 @@ def survivors(view: View) -> frozenset[int]:
     one unit: recovery brings all of them to the highest position among them and further, so they count with
     it and all of them go on. Members that froze with the same id in a non-primary ring go on only if they are
     *exactly* at the best position and no unit is there, since those equal each other and nobody adds to them
-    here.
+    here. A state older than a mark that a member stored has been overtaken by a primary view whose state nobody
+    here has any more: it must not come back (K8, C5).
     """
     states = {node: pair for node, pair in announcements(view).items() if pair[1].complete}
     if not states:
         return frozenset()
     best_ring = max(said.ring for _, said in states.values())
+    if best_ring < newest_mark(view.entries.values()):
+        return frozenset()
     candidates = {node: pair for node, pair in states.items() if pair[1].ring == best_ring}
     best = max(said.applied for _, said in candidates.values())
     straight = {node for node, (entry, _) in candidates.items() if entry.old_ring == best_ring}
     if any(candidates[node][1].applied == best for node in straight):
         return frozenset(straight)
     return frozenset(node for node, (_, said) in candidates.items() if said.applied == best)
+
+
+def newest_mark(entries: Iterable[Entry]) -> RingId:
+    """The newest primary view that any of these members is known to have installed."""
+    return max((entry.mark for entry in entries), default=NO_RING)
 
 
 @dataclass(slots=True)

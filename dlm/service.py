@@ -134,7 +134,7 @@ class DlmService:
         self._at(now)
         handler = _VERBS.get(verb)
         if handler is None:
-            self.host.refuse(session, rid, "invalid", f"the dlm service has no verb {verb!r}")
+            self.host.refuse(session, rid, "unknown_verb", f"the dlm service has no verb {verb!r}")
             return
         try:
             handler(self, session, rid, args)
@@ -213,8 +213,8 @@ class DlmService:
             "lost": home.lost,
             "deferred": len(home.deferred),
             "generation": self.lease_clock.generation,
-            "deadline": self.lease_clock.deadline,
-            "horizon": self.lease_clock.horizon,
+            "lease_left_ms": max(0, self.lease_clock.deadline - home.now) // 1000,
+            "grants_wait_ms": max(0, self.lease_clock.horizon - home.now) // 1000,
         }
 
     # -- for tests and the simulator -------------------------------------------------------------------------
@@ -433,9 +433,9 @@ class DlmService:
             self.home.cancel(handle, rid)
 
     def _ls(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        prefix = arguments.prefix(args)
-        limit = arguments.number(args, "limit", 0, 1000)
-        self.host.reply(session, rid, queries.listing(self.table, arguments.space(args), prefix, limit))
+        space, limit = arguments.space(args), arguments.number(args, "limit", 0, 1000)
+        prefix, after = arguments.prefix(args), arguments.prefix(args, "after")
+        self.host.reply(session, rid, queries.listing(self.table, space, prefix, limit, after))
 
     def _show(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
         key = key_of(arguments.space(args), arguments.name(args))

@@ -21,7 +21,7 @@ from vsync.groups import GroupService
 from vsync.quorum import is_primary, tally
 from vsync.recorder import RecordedEngine, Recorder
 from vsync.service import Credentials, Service
-from vsync.types import ClusterConfig, Member, View, position
+from vsync.types import NO_RING, ClusterConfig, Member, RingId, View, position
 
 __all__ = ["Core", "CoreOutput", "Push", "Reply", "decode_upper", "view_dict"]
 
@@ -282,6 +282,8 @@ class Core:
         if not view.transitional:
             self.view = view
             self._view_since = now
+            if view.primary:
+                self._out.append(self.engine.mark(view.id, now))
         self.event(
             "transitional_view" if view.transitional else "view_installed",
             ring=str(view.id),
@@ -318,7 +320,7 @@ class Core:
         assert own is not None
         announcements = {s.tag: s.announce() for s in self.services}
         expected = sum(p.votes for p in self.config.peers)
-        packed: bytes = msgpack.packb((own.votes, expected, announcements))
+        packed: bytes = msgpack.packb((own.votes, expected, announcements, self.engine.record.mark))
         return packed
 
     def _node_request(self, session: int, rid: int, verb: str) -> None:
@@ -361,12 +363,12 @@ def view_dict(view: View, config: ClusterConfig) -> dict[str, Any]:
     }
 
 
-def decode_upper(raw: bytes) -> tuple[int, Mapping[int, bytes], int]:
+def decode_upper(raw: bytes) -> tuple[int, Mapping[int, bytes], int, RingId]:
     """Read a member's entry; nonsense counts as nothing at all, the same at every member."""
     try:
-        votes, expected, announcements = msgpack.unpackb(raw, strict_map_key=False)
-        if type(votes) is int and type(expected) is int and votes >= 0 and expected >= 0:
-            return votes, {int(k): bytes(v) for k, v in announcements.items()}, expected
+        votes, expected, announcements, (seq, rep) = msgpack.unpackb(raw, strict_map_key=False)
+        if all(type(n) is int and n >= 0 for n in (votes, expected, seq, rep)):
+            return votes, {int(k): bytes(v) for k, v in announcements.items()}, expected, RingId(seq, rep)
     except Exception:  # noqa: BLE001 - whatever a peer's bytes do to the decoder
         pass
-    return 0, {}, 0
+    return 0, {}, 0, NO_RING

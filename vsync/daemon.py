@@ -13,8 +13,8 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
-from queue import SimpleQueue
 
 import vsync
 from vsync.config import DEFAULT_CONFIG, Settings, load, with_paths
@@ -24,6 +24,10 @@ from vsync.node import Node
 from vsync.plugins import load_services
 
 __all__ = ["main"]
+
+ENDED = "ended"
+RECORD = "SIGUSR2"  #: asks for a dump of the flight recorder
+SAME_WISH_S = 0.5  #: a second signal within this time is the first one once more
 
 _log = get_logger("vsync.daemon")
 
@@ -80,55 +84,87 @@ def _check(file: str, settings: Settings) -> int:
     """Everything that can be known without opening anything."""
     cluster, daemon = settings.cluster, settings.daemon
     services = ", ".join(s.name for s in load_services(cluster)) or "none"
+    key = settings.transport.key
     print(
         f"{file}: good. Cluster {cluster.cluster!r}, node {cluster.name(cluster.node)!r} of {len(cluster.peers)}, "
+        f"transport {settings.transport.kind}, key {key.fingerprint if key else 'none'}, "
         f"socket {daemon.socket}, state {daemon.state_dir}, services: {services}"
     )
     return 0
 
 
 def _serve(settings: Settings) -> int:
-    # A SimpleQueue, not an Event: its put may be called from a signal handler that interrupts its get.
-    events: SimpleQueue[str] = SimpleQueue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: events.put(signal.Signals(number).name))
+    events = _Events()
     daemon = settings.daemon
     node = Node(
         config=settings.cluster,
+        transport=settings.transport,
         state_dir=daemon.state_dir,
         socket=daemon.socket,
         runtime_dir=daemon.runtime_dir,
         recorder_bytes=daemon.recorder_mb << 20,
     )
-    signal.signal(signal.SIGUSR2, lambda *_: events.put("record"))
     node.start()
     _log.info("ready", version=vsync.__version__, node=node.name, socket=str(daemon.socket), pid=os.getpid())
     notify(f"READY=1\nSTATUS=node {node.name} of cluster {settings.cluster.cluster}")
     _on_end(node, events)
-    while (cause := events.get()) == "record":
-        node.record("SIGUSR2")
-    if cause != "ended":
+    while (cause := events.get()) == RECORD:
+        node.record(RECORD)
+    if cause != ENDED:
         _log.info("leaving", signal=cause)
         notify("STOPPING=1")
         _on_second_signal(events)
         node.stop()
+    events.ignore()
     if node.failure is not None:
         print(f"vsyncd: {node.failure}", file=sys.stderr)
         return 1
     return 0
 
 
-def _on_end(node: Node, events: SimpleQueue[str]) -> None:
+class _Events:
+    """Signals and the node's end, one after the other. Made by the main thread, read by any.
+
+    The signals come through a pipe that the C handler writes to. A Python handler would not do: a signal that comes
+    just before the main thread blocks is noted, but runs no Python code until something else wakes the thread.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._write, False)
+        signal.set_wakeup_fd(self._write)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(number, lambda *_: None)
+
+    def get(self) -> str:
+        """Wait for the next one: a signal's name, or ``ENDED``."""
+        number = os.read(self._read, 1)[0]
+        return signal.Signals(number).name if number else ENDED
+
+    def ignore(self) -> None:
+        """The node has gone: one more signal must not change the exit code while the interpreter shuts down."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+
+    def end(self) -> None:
+        """The node has ended."""
+        os.write(self._write, b"\0")
+
+
+def _on_end(node: Node, events: _Events) -> None:
     def watch() -> None:
         node.wait()
-        events.put("ended")
+        events.end()
 
     threading.Thread(target=watch, name="vsync-watch", daemon=True).start()
 
 
-def _on_second_signal(events: SimpleQueue[str]) -> None:
+def _on_second_signal(events: _Events) -> None:
+    first = time.monotonic()
+
     def watch() -> None:
-        while events.get() in ("ended", "record"):
+        # One wish can come as two signals: Ctrl-C and `timeout` send them to the process and to its group.
+        while events.get() in (ENDED, RECORD) or time.monotonic() - first < SAME_WISH_S:
             pass
         _log.warning("stopped_at_once", reason="a second signal came while leaving")
         os._exit(1)

@@ -15,6 +15,7 @@ import selectors
 import shutil
 import socket
 import struct
+import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -31,7 +32,9 @@ __all__ = ["Server", "SessionHost", "SocketSession"]
 
 MAX_CONNECTIONS = 4096
 MAX_UNSENT = 16 << 20  #: bytes; a client that lets more than this wait for it is disconnected
+PAUSE_UNSENT = 1 << 20  #: bytes; while more than this waits for a client to read, its requests wait too
 FRAMES_PER_TURN = 128  #: requests taken from all clients in one turn
+TURN_S = 0.005  #: no further requests in a turn that has taken so long: the token must not wait for clients
 FRAMES_PER_CLIENT = 16  #: of these, from one client before the next has its turn
 ACCEPTS_PER_TURN = 16
 _RECEIVE = 1 << 16
@@ -69,6 +72,7 @@ class SocketSession:
         self.page: Page | None = None
         self.events = selectors.EVENT_READ
         self.open = True
+        self.paused = False  #: no requests are taken until the client has read its answers
         self._server = server
         self.unsent: deque[bytes] = deque()
         self.unsent_size = 0
@@ -190,10 +194,10 @@ class Server:
                     self.flush(session)
                 if events & selectors.EVENT_READ and session.open:
                     self._receive(session)
-        budget = FRAMES_PER_TURN
-        while self._ready and budget > 0:
+        budget, limit = FRAMES_PER_TURN, time.monotonic() + TURN_S
+        while self._ready and budget > 0 and time.monotonic() < limit:
             session = self._ready.popleft()
-            budget -= self._handle(session, min(budget, FRAMES_PER_CLIENT))
+            budget -= self._handle(session, min(budget, FRAMES_PER_CLIENT), limit)
 
     def flush_all(self) -> None:
         """Send what the turn has queued."""
@@ -215,7 +219,7 @@ class Server:
             _log.warning("client_does_not_read", **self._who(session), unsent=session.unsent_size)
             self._close(session)
         else:
-            self._listen_for_writes(session, bool(session.unsent))
+            self._listen_to(session)
 
     def refuse(self, session: SocketSession, code: str, text: str) -> None:
         """Say why and close this connection; nothing else happens."""
@@ -303,18 +307,21 @@ class Server:
         if session.decoder.has_frame():
             self._ready.append(session)
 
-    def _handle(self, session: SocketSession, limit: int) -> int:
-        """Handle up to ``limit`` frames of one session; returns how many."""
+    def _handle(self, session: SocketSession, count: int, limit: float) -> int:
+        """Handle up to ``count`` frames of one session until ``limit`` (monotonic seconds); returns how many."""
         handled = 0
         try:
-            while session.open and handled < limit and (frame := session.decoder.next()) is not None:
+            while session.open and handled < count and (frame := session.decoder.next()) is not None:
                 handled += 1
                 self._frame(session, frame)
+                session.paused = session.unsent_size > PAUSE_UNSENT
+                if session.paused or time.monotonic() >= limit:
+                    break
         except ProtocolError as e:
             _log.warning("client_protocol_error", **self._who(session), error=str(e))
             self.refuse(session, "protocol", str(e))
             return handled + 1
-        if session.open and session.decoder.has_frame():
+        if session.open and not session.paused and session.decoder.has_frame():
             self._ready.append(session)
         return max(handled, 1)
 
@@ -364,8 +371,15 @@ class Server:
             self._host.session_closed(session.number)
         self._accept_more(True)
 
-    def _listen_for_writes(self, session: SocketSession, wanted: bool) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+    def _listen_to(self, session: SocketSession) -> None:
+        """Wait for what the session can do next: read if answers wait, and write unless it is paused."""
+        if session.paused and session.unsent_size <= PAUSE_UNSENT:
+            session.paused = False
+            if session.decoder.has_frame():
+                self._ready.append(session)
+        events = 0 if session.paused else selectors.EVENT_READ
+        if session.unsent:
+            events |= selectors.EVENT_WRITE
         if events != session.events:
             session.events = events
             self._selector.modify(session.connection, events, session)
@@ -400,7 +414,7 @@ def _listen(path: Path) -> socket.socket:
     try:
         listener.bind(os.fspath(path))
         path.chmod(0o666)  # who may connect is a matter of the directory's permissions
-        listener.listen(128)
+        listener.listen(1024)  # whoever finds it full waits, as long as the daemon has its turn
     except BaseException:
         listener.close()
         raise

@@ -33,7 +33,7 @@ import msgpack
 from vsync.engine import Deliver, Engine, Note, Persist, Send, snapshot
 from vsync.engine.outputs import Output
 from vsync.errors import RecordingError
-from vsync.types import ClusterConfig, Peer, Timing
+from vsync.types import ClusterConfig, Peer, RingId, Timing
 
 __all__ = ["INPUTS", "MAGIC", "RecordedEngine", "Recorder", "Recording", "digest"]
 
@@ -45,7 +45,7 @@ RECORD_BYTES = 200  #: what a record costs beside the bytes it refers to
 SEGMENTS = 4
 
 # Records. Times are µs of the node's boot-time clock.
-RECEIVE, FIRE, SUBMIT, START, PEER_GONE, LEAVE, REFORM = range(7)  #: inputs: (kind, now, arguments…)
+RECEIVE, FIRE, SUBMIT, START, PEER_GONE, LEAVE, REFORM, MARK = range(8)  #: inputs: (kind, now, arguments…)
 UPPER = 10  #: (kind, bytes that the upper layers announced during the input before)
 OUT = 11  #: (kind, number of outputs taken, their digest)
 NOTE = 12  #: (kind, now, name, fields): what a layer above told operators; not replayed
@@ -55,7 +55,7 @@ END = 14
 #: Inputs by name, as ``Engine`` has them. (Every public method of Engine that takes ``now`` must be here: a test.)
 INPUTS = {
     "receive": RECEIVE, "fire": FIRE, "submit": SUBMIT, "start": START, "peer_gone": PEER_GONE, "leave": LEAVE,
-    "reform": REFORM,
+    "reform": REFORM, "mark": MARK,
 }  # fmt: skip
 
 
@@ -105,6 +105,10 @@ class RecordedEngine(Engine):
     def reform(self, reason: str, now: int) -> None:
         self.recorder.input(self, (REFORM, now, reason))
         super().reform(reason, now)
+
+    def mark(self, view: RingId, now: int) -> Persist:
+        self.recorder.input(self, (MARK, now, tuple(view)))
+        return super().mark(view, now)
 
     def take_outputs(self) -> list[Output]:
         out, self._out = self._out, []  # not by way of ``super``: several times a frame

@@ -133,6 +133,7 @@ class Entry:
     votes: int
     announcements: Mapping[int, bytes]
     expected_votes: int = 0  #: sum of the votes of all nodes in the member's configuration
+    mark: RingId = NO_RING  #: the last primary view that the member installed, in this or a former life (K8)
 
 
 @dataclass(frozen=True, slots=True)

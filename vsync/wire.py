@@ -229,7 +229,8 @@ def decode_header(frame: bytes, tag: int) -> Header:
         raise FrameError("not a vsync frame: something else sends to this node's port")
     if version != WIRE_VERSION:
         raise FrameError(
-            f"wire version {version} from node {node}, this node speaks {WIRE_VERSION}: releases do not fit together"
+            f"wire version {version} from node {node}, this node speaks {WIRE_VERSION}: "
+            "run releases that fit together"
         )
     if frame_tag != tag:
         raise FrameError(f"frame of another cluster from node {node}: compare [cluster] name on both sides")

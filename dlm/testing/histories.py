@@ -182,8 +182,11 @@ def judge(events: Iterable[Event], final: Mapping[str, int] | None = None) -> Ve
         by_name[hold.name].append(hold)
     for name in sorted(by_name):
         holds = sorted(by_name[name], key=lambda hold: (hold.start, hold.fence))
-        _check_overlap(verdict, name, holds)
-        _check_fences(verdict, name, holds)
+        _check_distinct(verdict, name, holds)
+        # Who learnt of its grant when it was lost already never relied on it: nobody could overlap with that.
+        real = [hold for hold in holds if hold.start < hold.end]
+        _check_overlap(verdict, name, real)
+        _check_fences(verdict, name, real)
     if final is not None:
         for name in sorted({*final, *increments}):
             _check_count(verdict, name, increments[name], final.get(name, 0))
@@ -395,14 +398,19 @@ def _check_overlap(verdict: Verdict, name: str, holds: list[Hold]) -> None:
         open_holds.append(hold)
 
 
-def _check_fences(verdict: Verdict, name: str, holds: list[Hold]) -> None:
-    """Distinct per grant and growing. ``holds`` are sorted by start."""
+def _check_distinct(verdict: Verdict, name: str, holds: list[Hold]) -> None:
+    """Each grant has a fence of its own."""
     users: dict[int, Hold] = {}
-    highest: dict[int, Hold] = {}  # by mode, among those that began earlier
     for hold in holds:
         other = users.setdefault(hold.fence, hold)
         if not _same_grant(other, hold):
             verdict.add("fence", f"{name}: one fence for two grants: {other}; {hold}")
+
+
+def _check_fences(verdict: Verdict, name: str, holds: list[Hold]) -> None:
+    """They grow from grant to grant. ``holds`` are sorted by start."""
+    highest: dict[int, Hold] = {}  # by mode, among those that began earlier
+    for hold in holds:
         for mode, before in highest.items():
             if before.fence > hold.fence and not COMPATIBLE[mode][hold.mode]:
                 verdict.add("fence", f"{name}: the fence goes backwards: {before}; then {hold}")

@@ -3,22 +3,25 @@
 GRANT-Q2  At no instant of true time are two incompatible handles both valid.
 FENCE-K14 Fences of incompatible grants of a name rise in true time, and none is given twice.
 ANSWER    Every operation has exactly one answer (K9), and after healing it comes.
+CHAIN-K8  A primary view goes on with the state of the last one before it, or with none (a known limit so far).
 TABLE     Full members have equal tables at equal positions (K2); the table's own invariants hold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dlm.modes import COMPATIBLE, MODES, NAMES
+from dlm.recovery import announcements
 from dlm.testing.clients import Handle
-from vsync.testing.violation import Violation
-from vsync.types import RingId
+from vsync.testing.violation import KnownLimit, Violation
+from vsync.types import RingId, View
 
 if TYPE_CHECKING:
     from dlm.service import DlmService
 
-__all__ = ["FenceRules", "HolderRules", "TableRules"]
+__all__ = ["ChainRules", "FenceRules", "HolderRules", "TableRules"]
 
 
 class HolderRules:
@@ -74,6 +77,41 @@ class FenceRules:
                     f"{_f(handle.fence)}, after {NAMES[mode]} with {_f(highest[mode])}",
                 )
         highest[handle.mode] = max(highest[handle.mode], handle.fence)
+
+
+class ChainRules:
+    """CHAIN-K8: nobody goes on with an old state after a newer one was in force.
+
+    It can happen as long as a broken attempt is not resolved (pitfalls C3, rule K7): a member installs a primary
+    view and vanishes before another one does, so nobody who is present knows the mark. ``broken`` says so; what
+    else is found then about grants and fences is a known limit, not a finding.
+    """
+
+    def __init__(self) -> None:
+        self.broken = ""
+        self._went_on_with: dict[RingId, RingId | None] = {}  # by primary view; ``None``: began empty
+
+    def viewed(self, view: View) -> None:
+        """A regular view was given to somebody."""
+        if not view.primary or view.id in self._went_on_with:
+            return
+        states = [said.ring for _, said in announcements(view).values() if said.complete]
+        self._went_on_with[view.id] = max(states, default=None)
+        for later, state in self._went_on_with.items():
+            for earlier in self._went_on_with:
+                if state is not None and state < earlier < later:
+                    self.broken = (
+                        f"primary view {later} goes on with the state of {state}, after {earlier} (CHAIN-K8)"
+                    )
+
+    def judge(self, check: Callable[[Handle], None], handle: Handle) -> None:
+        """Run a check of grants or fences. Raises ``Violation``, or ``KnownLimit`` if the chain is broken."""
+        try:
+            check(handle)
+        except Violation as found:
+            if self.broken:
+                raise KnownLimit(found.rule, f"{found.text}; {self.broken}") from found
+            raise
 
 
 class TableRules:

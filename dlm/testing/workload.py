@@ -14,11 +14,12 @@ from dlm.modes import EX, MODES, NL, NONE, PR, PW
 from dlm.plugin import service as make_service
 from dlm.service import DlmService
 from dlm.testing.clients import Client, Handle, Operation, Page
-from dlm.testing.rules import FenceRules, HolderRules, TableRules
+from dlm.testing.rules import ChainRules, FenceRules, HolderRules, TableRules
 from vsync.service import Service
 from vsync.testing.cluster import SimCluster
 from vsync.testing.node import SimNode
 from vsync.testing.plugin import Plugin
+from vsync.testing.trace import Viewed
 from vsync.testing.violation import Violation
 from vsync.types import ClusterConfig
 
@@ -74,6 +75,7 @@ class LockPlugin(Plugin):
         self._holders = HolderRules()
         self._fences = FenceRules()
         self._tables = TableRules()
+        self._chain = ChainRules()
         self._pages: dict[int, Page] = {}
         self._by_session: dict[tuple[int, int, int], Client] = {}
         self._sessions = 100
@@ -86,9 +88,14 @@ class LockPlugin(Plugin):
     def begin(self, cluster: SimCluster) -> None:
         """Draw what was not given."""
         self._cluster = cluster
+        cluster.trace.subscribe(Viewed, self._on_viewed)
         if self.options is None:
             options = cluster.options
             self.options = LockOptions.draw(self._seed, options.chaos, options.timing.token)
+
+    def _on_viewed(self, event: Viewed) -> None:
+        if not event.view.transitional:
+            self._chain.viewed(event.view)
 
     def services(self, config: ClusterConfig) -> Sequence[Service]:
         """A lock manager for a process that starts."""
@@ -190,6 +197,11 @@ class LockPlugin(Plugin):
 
     def _running(self) -> list[tuple[int, DlmService]]:
         return [(node, self.lockers[node]) for node in sorted(self.lockers) if self._cluster[node].up]
+
+    @property
+    def broken_chain(self) -> str:
+        """Empty, or how an old lock state came back: a known limit (``rules.ChainRules``)."""
+        return self._chain.broken
 
     @property
     def _drawn(self) -> LockOptions:
@@ -317,9 +329,9 @@ class LockPlugin(Plugin):
         handle.mode = handle.granted = operation.mode
         handle.fence, handle.generation = data["fence"], data["generation"]
         self.granted += 1
-        self._holders.granted(handle)
+        self._chain.judge(self._holders.granted, handle)
         if new_fence:
-            self._fences.granted(handle)
+            self._chain.judge(self._fences.granted, handle)
 
     def _failed(self, client: Client, operation: Operation, data: dict[str, Any]) -> None:
         handle, verb, code = operation.handle, operation.verb, data["code"]
@@ -346,7 +358,7 @@ class LockPlugin(Plugin):
         for client in self.clients:
             if client.node is node:
                 for handle in client.handles.values():
-                    self._holders.check(handle)
+                    self._chain.judge(self._holders.check, handle)
 
     # -- the end of a run -------------------------------------------------------------------
 

@@ -185,6 +185,15 @@ def test_a_leaving_node_may_end_leases_early() -> None:
     assert broken(judge([*events, node(50, W.LEAVE, "b")], {})) == ["overlap"]
 
 
+def test_a_grant_that_is_lost_when_it_is_learnt_of_is_no_hold() -> None:
+    """Its answer came late; its lease, as far as it was seen, had run out. Only its fence is still its own."""
+    late = round_of(
+        "c1", 1, (1, W.ASK), (25, W.GRANTED, {"fence": 1, "deadline": 9}), (26, W.LOST, {"reason": "evicted"})
+    )
+    assert judge(late + held("c2", 1, 20, 30, 2), {}).good
+    assert broken(judge(late + held("c2", 1, 20, 30, 1), {})) == ["fence"]
+
+
 # -- bad ones
 
 

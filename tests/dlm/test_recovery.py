@@ -246,12 +246,12 @@ def test_d3_the_horizon_survives_further_views() -> None:
     bus = Bus(5)
     bus.kill(1)
     bus.view([2, 3, 4, 5])
-    horizon = bus[2].service.status()["horizon"]
+    horizon = bus[2].service.lease_clock.horizon
     assert horizon > bus.now
     bus.view([2, 3, 4, 5])
     bus.view([2])
     bus.view([2, 3, 4, 5])
-    assert bus[2].service.status()["horizon"] >= horizon
+    assert bus[2].service.lease_clock.horizon >= horizon
 
 
 def test_d3_an_empty_start_counts_from_the_installation() -> None:

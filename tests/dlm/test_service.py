@@ -60,7 +60,7 @@ def test_copies_from_the_old_ring_count_once() -> None:
 @pytest.mark.parametrize(
     ("verb", "args", "answer"),
     [
-        ("nonsense", {}, "invalid"),
+        ("nonsense", {}, "unknown_verb"),
         ("lock", {"h": 1, "name": b"x", "mode": 6}, "invalid"),
         ("lock", {"h": 0, "name": b"x", "mode": 5}, "invalid"),
         ("lock", {"h": True, "name": b"x", "mode": 5}, "invalid"),

@@ -19,7 +19,7 @@ from vsync.testing.options import scaled
 
 A, B = 1, 2
 IDLE = LockOptions(clients=0, names=1, interval=1_000_000, own=0.0, end=0.0, late=1, modes=(EX,))
-STEPS = range(0, 48, 4)  # events before B's fate; the longest operation is over by then
+STEPS = (0, 1, 2, 3, 4, 5, 6, 8, 11, 16)  # events before B's fate; A is answered after 1 to 10 if B lives
 
 
 class Run:
@@ -171,6 +171,11 @@ def dies(run: Run) -> None:
     run.cluster.crash(B)
 
 
+def dies_in_the_midst(run: Run) -> None:
+    """Between two of the outputs of one input, or around a write to its disk."""
+    run.cluster[B].crash_soon()
+
+
 def is_cut_off(run: Run) -> None:
     run.cluster.partition({A, 3}, {B})
 
@@ -201,7 +206,15 @@ def is_stopped_for_long(run: Run) -> None:
 
 
 OPERATIONS = [lock, trylock, lock_beside, convert, convert_down, unlock, unlock_with_value, cancel]
-FATES = [dies, is_cut_off, is_cut_off_with_the_majority, leaves, restarts_unnoticed, is_stopped_for_long]
+FATES = [
+    dies,
+    dies_in_the_midst,
+    is_cut_off,
+    is_cut_off_with_the_majority,
+    leaves,
+    restarts_unnoticed,
+    is_stopped_for_long,
+]
 
 
 @pytest.mark.parametrize("fate", FATES, ids=lambda f: f.__name__)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from dlm.messages import TAG
 from dlm.modes import CR, CW, EX, NL, PR, PW
+from dlm.recovery import Announcement
 from dlm.testing.clients import Client, Handle, Page
-from dlm.testing.rules import FenceRules, HolderRules, TableRules
-from vsync.testing.violation import Violation
-from vsync.types import NO_RING, RingId
+from dlm.testing.rules import ChainRules, FenceRules, HolderRules, TableRules
+from vsync.testing.violation import KnownLimit, Violation
+from vsync.types import NO_RING, Entry, Member, RingId, View
 
 
 class World:
@@ -162,3 +164,59 @@ class TestTables:
         rules.invariants(1, Locker("a", 1))
         with pytest.raises(Violation, match="TABLE: node 1: two owners"):
             rules.invariants(1, Locker("a", 1, bad=True))
+
+
+def primary(seq: int, *states: int, complete: bool = True) -> View:
+    """A primary view whose members bring states of the views with these numbers."""
+    entries = {
+        node: Entry(
+            Member(node, 1),
+            NO_RING,
+            1,
+            {TAG: Announcement(RingId(state, 1), 7, complete).encode()},
+        )
+        for node, state in enumerate(states, start=1)
+    }
+    members = tuple(entry.member for entry in entries.values())
+    return View(RingId(seq, 1), members, (), (), True, False, "test", entries)
+
+
+class TestChain:
+    def test_each_goes_on_with_the_last(self) -> None:
+        rules = ChainRules()
+        for view in (primary(1, 0, 0, complete=False), primary(2, 1, 1), primary(5, 2, 1), primary(9, 5)):
+            rules.viewed(view)
+        assert not rules.broken
+
+    def test_an_old_state_comes_back(self) -> None:
+        rules = ChainRules()
+        rules.viewed(primary(2, 1, 1))
+        rules.viewed(primary(5, 2, 2))
+        rules.viewed(primary(7, 2, 1))
+        assert rules.broken.startswith("primary view 1.7 goes on with the state of 1.2, after 1.5")
+
+    def test_a_view_that_is_installed_late(self) -> None:
+        """C3: others have gone on without it already."""
+        rules = ChainRules()
+        rules.viewed(primary(7, 2, 1))
+        rules.viewed(primary(5, 2, 2))
+        assert rules.broken
+
+    def test_an_empty_start_brings_nothing_back(self) -> None:
+        rules = ChainRules()
+        rules.viewed(primary(5, 2, 2))
+        rules.viewed(primary(7, 0, 0, complete=False))
+        assert not rules.broken
+
+    def test_only_then_a_finding_is_a_known_limit(self, world: World) -> None:
+        rules = ChainRules()
+        world.grant(0, EX, 1)
+        second = world.grant(1, NL, 2)
+        second.mode = EX
+        with pytest.raises(Violation) as caught:
+            rules.judge(world.holders.check, second)
+        assert not isinstance(caught.value, KnownLimit)
+        rules.viewed(primary(5, 2, 2))
+        rules.viewed(primary(7, 2, 2))
+        with pytest.raises(KnownLimit, match=r"GRANT-Q2.*CHAIN-K8"):
+            rules.judge(world.holders.check, second)

@@ -52,7 +52,7 @@ class Cores:
         limit = self.now + 5_000_000
         while (node, session, rid) not in self.answers:
             assert self.now < limit, f"{service}.{verb} is not answered"
-            self.run(1)
+            self.run(max(1, min(self._deadlines()) - self.now))
         return self.answers[node, session, rid].data
 
     def post(self, node: int, service: str, verb: str, session: int = 1, **args: Any) -> int:

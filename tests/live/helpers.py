@@ -21,6 +21,7 @@ __all__ = [
     "holder",
     "log_lines",
     "run",
+    "start",
     "status",
     "until",
     "view_ids",
@@ -105,6 +106,12 @@ def holder(node: LocalNode, name: str) -> Iterator[tuple[subprocess.Popen[str], 
         process.stdout.close()
 
 
+def start(*words: str | os.PathLike[str]) -> subprocess.Popen[str]:
+    """Start ``python -m words…``, its output piped."""
+    command = [sys.executable, "-m", *(os.fspath(word) for word in words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def run(*words: str | os.PathLike[str], seconds: float = 30) -> subprocess.CompletedProcess[str]:
     """Run ``python -m words…`` to its end."""
     command = [sys.executable, "-m", *(os.fspath(word) for word in words)]
@@ -139,7 +146,8 @@ def configuration(
 ) -> Path:
     """Write a configuration file for node ``me`` of ``nodes`` (id, name, address); its paths lie beside it."""
     lines = [f'[cluster]\nname = "{cluster}"\n[node]\nname = "{me}"']
-    lines += [f'[[nodes]]\nid = {number}\nname = "{name}"\naddress = "{address}"' for number, name, address in nodes]
+    for number, name, address in nodes:
+        lines.append(f'[[nodes]]\nid = {number}\nname = "{name}"\naddress = "{address}"')
     lines += [f'[daemon]\nsocket = "{path}.sock"\nstate_dir = "{path}.state"\nlog_format = "text"', more]
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -79,7 +79,7 @@ def test_damaged_frames_of_our_own_are_dropped(unharmed: LocalCluster) -> None:
         if not frames:
             continue
         frame = frames[0]
-        damaged += [frame[:size] for size in range(0, HEADER_SIZE)]
+        damaged += [frame[:size] for size in range(HEADER_SIZE)]
         damaged += [bytes([frame[at] ^ 0x55]).join((frame[:at], frame[at + 1 :])) for at in range(12)]
         if kind is not FrameType.DATA:  # whose body is anything, but for a ring that does not exist
             damaged += [frame[:size] for size in range(HEADER_SIZE, len(frame))]

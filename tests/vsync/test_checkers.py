@@ -325,7 +325,7 @@ class TestViews:
         came = {A: R1, B: NO_RING}
         mine = view(R2, (A, B), R1, old=(A, B), stayed=(A, B), came_from=came)
         theirs = view(R2, (A, B), stayed=(B,), came_from=came)
-        forgotten = [Crashed(B, "crashed"), Started(B, kept=True)]
+        forgotten: list[Event] = [Crashed(B, "crashed"), Started(B, kept=True)]
         breaks("EVS-E10", first_view(A, B), forgotten, change(A, mine, (A, B)), change(B, theirs, (B,)))
 
     @pytest.mark.parametrize("field", ["joined", "left"])

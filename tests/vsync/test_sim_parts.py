@@ -186,7 +186,7 @@ class TestNode:
         assert disk.record is None
         disk.write(b"a")
         disk.write(b"b")
-        assert (disk.record, disk.writes) == (b"b", 2)
+        assert [disk.record, disk.writes] == [b"b", 2]
 
     def test_a_crash_falls_between_two_outputs(self) -> None:
         """Over many seeds every cut through [Send, Persist, Send, Persist, Note] is seen, and never a hole."""

@@ -70,7 +70,7 @@ def test_messages_and_encapsulated_packets_round_trip() -> None:
 
 def test_another_cluster_is_named_as_such() -> None:
     """The error says what to compare."""
-    with pytest.raises(FrameError, match="another cluster from node 1.*name"):
+    with pytest.raises(FrameError, match=r"another cluster from node 1.*name"):
         wire.decode_header(FRAMES["token"], wire.cluster_tag("other"))
 
 

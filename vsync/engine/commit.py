@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgpack
-
 from vsync.engine import recovery
+from vsync.engine.record import Record
 from vsync.engine.ring import Ring
 from vsync.engine.states import State
 from vsync.engine.timers import Timer
@@ -94,8 +93,9 @@ def _accept(e: Engine, token: Commit, now: int) -> None:
     e.forming = Forming(Ring(token.ring, token.members, e.me))
     e.ring_seq = token.ring.seq
     e.enter(State.COMMIT)
-    e.persist(_record(e, token))
     old = e.ring
+    e.record = Record(e.ring_seq, token.ring, token.members, old.id, e.record.mark)
+    e.persist(e.record.encode())
     place = token.members.index(e.me)
     token.entries[place] = CommitEntry(
         old.id, old.aru, old.high, e.upper(), tuple(sorted(old.obliged)), old.stable
@@ -113,7 +113,3 @@ def _send_on(e: Engine, token: Commit, now: int) -> None:
     e.send(e.forming.ring.successor.node, e.forming.commit_frame)
     e.timers.set(Timer.RETRANSMIT, now + e.timing.join)
 
-
-def _record(e: Engine, token: Commit) -> bytes:
-    record: bytes = msgpack.packb((1, e.ring_seq, token.ring, token.members, e.ring.id))
-    return record

@@ -21,20 +21,20 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
-
-import msgpack
 
 from vsync.engine import commit, gather, operational
 from vsync.engine.change import Change
 from vsync.engine.commit import Forming
 from vsync.engine.gather import Gathering
 from vsync.engine.outputs import Note, Output, Persist, Send, Stopped
+from vsync.engine.record import Record
 from vsync.engine.ring import Ring
 from vsync.engine.states import TIMERS, TRANSITIONS, Reason, State
 from vsync.engine.timers import Timer, TimerTable
 from vsync.errors import Backpressure, FrameError, MessageTooLarge
-from vsync.types import MAX_MESSAGE, NO_RING, ClusterConfig, Member
+from vsync.types import MAX_MESSAGE, NO_RING, ClusterConfig, Member, RingId
 from vsync.wire import (
     MAX_RING_SEQ,
     WIRE_VERSION,
@@ -58,8 +58,8 @@ from vsync.wire import (
 
 __all__ = ["Engine", "UpperLayer"]
 
-#: Reads what a member put into its commit entry: (votes, announcements by tag, expected votes). Must not raise.
-UpperLayer = Callable[[bytes], tuple[int, Mapping[int, bytes], int]]
+#: Reads what a member put into its commit entry: votes, announcements by tag, expected votes, mark. Must not raise.
+UpperLayer = Callable[[bytes], tuple[int, Mapping[int, bytes], int, RingId]]
 
 MAX_BACKOFF = 4  #: token timeouts between two attempts at taking in one that cannot be taken in
 MAX_LARGE = 64  #: waiting messages beyond which no message larger than a packet is taken: bounds the memory
@@ -98,7 +98,8 @@ class Engine:
         self.ring = Ring(NO_RING, (self.me,), self.me)  #: the ring last installed
         self.forming: Forming | None = None  #: the ring being formed, in Commit and Recovery
         self.gathering = Gathering((self.me,))
-        self.ring_seq = _ring_seq(stored) + 1 if stored is not None else start_seq  #: last one committed to
+        self.record = Record(start_seq) if stored is None else Record.decode(stored)
+        self.ring_seq = self.record.ring_seq + (stored is not None)  #: last one committed to; a new life goes on
         self.highest_ring_seq = self.ring_seq  #: last one heard of
         self.timers = TimerTable()
         self.queue: deque[tuple[int, bytes]] = deque()  #: flags (SAFE or none) and message
@@ -322,6 +323,11 @@ class Engine:
         """Before anything behind it leaves, this is on disk."""
         self._out.append(Persist(record))
 
+    def mark(self, view: RingId, now: int) -> Persist:
+        """This view is primary: the record that has to be stored before anything in it is told (pitfalls K8)."""
+        self.record = replace(self.record, mark=RingId(*view))
+        return Persist(self.record.encode())
+
     def note(self, name: str, **fields: Any) -> None:
         """Tell the operator."""
         self._out.append(Note(name, fields))
@@ -428,8 +434,8 @@ class Engine:
         """Somebody who knows a younger life of this node cannot be agreed with: it holds this one for dead."""
         if any(m.node == self.me.node and m.incarnation > self.me.incarnation for m in join.proc | join.failed):
             raise FrameError(
-                f"node {sender.node} at {join.hello.address} knows a younger life of node id {self.me.node}: the id "
-                "is used twice, or this node's clock was set back and its state directory lost"
+                f"node {sender.node} at {join.hello.address} knows a younger life of node id {self.me.node}: "
+                "the id is used twice, or this node's clock was set back and its state directory lost"
             )
 
     def _on_probe(self, sender: Member, now: int) -> None:
@@ -491,14 +497,3 @@ class Engine:
         self.forming = None
         self._out.append(Stopped(reason))
 
-
-def _ring_seq(stored: bytes) -> int:
-    """The ring sequence in a stored record."""
-    try:
-        record = msgpack.unpackb(stored)
-        version, seq = record[0], record[1]
-    except Exception as error:
-        raise ValueError(f"the stored ring record is unreadable: {error!r}") from error
-    if version != 1 or type(seq) is not int or not 0 <= seq < MAX_RING_SEQ:
-        raise ValueError(f"the stored ring record has an unknown form: {record!r}")
-    return seq

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from vsync import types, wire
-from vsync.engine import change, commit, gather, outputs, ring, states, timers
+from vsync.engine import change, commit, gather, outputs, record, ring, states, timers
 from vsync.engine.engine import Engine
 
 __all__ = ["GIVEN", "capture", "decode", "encode", "held_bytes", "restore"]
@@ -26,7 +26,7 @@ __all__ = ["GIVEN", "capture", "decode", "encode", "held_bytes", "restore"]
 #: Attributes that whoever restores an engine brings along: not its state.
 GIVEN = frozenset({"config", "timing", "upper", "decode_upper", "recorder"})
 
-_MODULES: tuple[ModuleType, ...] = (types, wire, change, commit, gather, outputs, ring, states, timers)
+_MODULES: tuple[ModuleType, ...] = (types, wire, change, commit, gather, outputs, record, ring, states, timers)
 _CLASSES: dict[str, type] = {
     name: cls
     for module in _MODULES

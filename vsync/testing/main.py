@@ -24,15 +24,15 @@ def main(argv: Sequence[str] | None, prog: str, plugins: Callable[[int], Sequenc
     args = _parse(argv, prog)
     if args.replay:
         return replay.main(args.replay, 10**9 if args.trace else 60)
-    began, done, cpu = time.monotonic(), 0, 0.0
+    began, done, limits, cpu = time.monotonic(), 0, 0, 0.0
     for seed in _seeds(args):
         if args.budget_seconds is not None and time.monotonic() - began > args.budget_seconds:
             break
         options = draw(seed, args.nodes, None if args.seconds is None else round(args.seconds * SECOND))
         if args.seeds is None:
             print(f"seed {seed}, options: {' '.join(options.lines())}", flush=True)
-        result = run(options, plugins(seed), keep_events=None if args.trace else 4_000)
-        done, cpu = done + 1, cpu + result.cpu
+        result = run(options, plugins(seed), None if args.trace else 4_000, args.strict)
+        done, limits, cpu = done + 1, limits + (result.limit is not None), cpu + result.cpu
         if args.trace:
             print("\n".join(story(result.trace, args.nodes, 10**9, frames=True)))
         if result.violation is not None:
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None, prog: str, plugins: Callable[[int], Sequenc
         if args.seeds is None or args.verbose:
             print(result.line(), flush=True)
     if args.seeds is not None:
-        print(f"{done} seeds, no violation, {cpu / max(done, 1):.3f} s CPU per seed")
+        ended = f" ({limits} ended early at a known limit)" if limits else ""
+        print(f"{done} seeds, no violation{ended}, {cpu / max(done, 1):.3f} s CPU per seed")
     return 0
 
 
@@ -58,6 +59,7 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="virtual seconds of chaos (default: drawn from the seed)")
     parser.add_argument("--budget-seconds", type=float, help="start no further seed after so much real time")
     parser.add_argument("--trace", action="store_true", help="print every event, frames too")
+    parser.add_argument("--strict", action="store_true", help="a known limit counts as a broken property")
     parser.add_argument("--verbose", action="store_true", help="with --seeds: one line per seed")
     args = parser.parse_args(argv)
     if not 1 <= args.nodes <= 16:

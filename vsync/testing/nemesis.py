@@ -66,8 +66,18 @@ class Nemesis:
         living = [node for node in self.cluster.nodes.values() if node.up]
         count = 1 if self._rng.random() < 0.8 else self._rng.randint(1, len(self.cluster.nodes))
         for node in self._rng.sample(living, min(count, len(living))):
+            if self._rng.random() < 0.4:
+                self._muffle(node)
             node.crash_soon()
             self._restart_later(node)
+
+    def _muffle(self, node: SimNode) -> None:
+        """The last words of a node reach only some of the others: what is left of them must do the same."""
+        cluster = self.cluster
+        for other in cluster.nodes:
+            if other != node.id and self._rng.random() < 0.5:
+                cluster.network.cut(node.id, other)
+        cluster.scheduler.after(cluster.options.timing.token, cluster.heal)
 
     def leave(self) -> None:
         """One node leaves gracefully."""

@@ -72,6 +72,7 @@ class SimNode:
         self._rng = rng
         self._armed: int | None = None  # true time of the earliest wake-up that is scheduled
         self._fuse: int | None = None  # outputs left before the process dies
+        self._fuse_counts_frames = False  # ... or only frames left
         self._die_at_persist = ""
         self._backlog: list[Callable[[int], None]] = []  # inputs of a stopped process
 
@@ -134,6 +135,7 @@ class SimNode:
             return
         self._die_at_persist = self._rng.choice(["", "", "before", "after"])
         self._fuse = self._rng.randrange(0, 12) if not self._die_at_persist else None
+        self._fuse_counts_frames = self._rng.random() < 0.6
         self.cluster.scheduler.after(self.config.timing.token, self._lose_patience, self.stops)
 
     def _lose_patience(self, stops: int) -> None:
@@ -227,7 +229,7 @@ class SimNode:
     def _carry_out(self, output: Any) -> bool:
         """Do what one output says. False if the process died before it or with it."""
         cluster, kind = self.cluster, type(output)
-        if self._fuse is not None:
+        if self._fuse is not None and (kind is Send or not self._fuse_counts_frames):
             if self._fuse == 0:
                 if kind is Send:  # the last frame reaches some of its receivers
                     self._send(output.to[: self._rng.randrange(len(output.to) + 1)], output.frame)

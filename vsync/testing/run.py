@@ -12,7 +12,7 @@ from vsync.testing.node import SimNode
 from vsync.testing.options import Options
 from vsync.testing.plugin import Plugin
 from vsync.testing.trace import Trace
-from vsync.testing.violation import Violation
+from vsync.testing.violation import KnownLimit, Violation
 
 __all__ = ["Result", "run"]
 
@@ -27,6 +27,7 @@ class Result:
     options: Options
     trace: Trace
     violation: Violation | None
+    limit: KnownLimit | None  #: why the run ended early, if it did
     virtual: int
     events: int
     frames: int
@@ -37,7 +38,9 @@ class Result:
 
     def line(self) -> str:
         """One line for people."""
-        verdict = "ok" if self.violation is None else f"VIOLATION {self.violation.rule}"
+        verdict = "ok" if self.limit is None else f"ended at a known limit, {self.limit.rule}"
+        if self.violation is not None:
+            verdict = f"VIOLATION {self.violation.rule}"
         return (
             f"seed {self.options.seed}: {verdict}; {self.virtual / SECOND:.1f} s virtual, "
             f"{self.events} events, {self.frames} frames, {self.messages} messages, "
@@ -45,21 +48,30 @@ class Result:
         )
 
 
-def run(options: Options, plugins: Sequence[Plugin] = (), keep_events: int | None = 4_000) -> Result:
-    """Run the seed. A broken property ends the run and is in the result; nothing else is caught."""
+def run(
+    options: Options, plugins: Sequence[Plugin] = (), keep_events: int | None = 4_000, strict: bool = False
+) -> Result:
+    """Run the seed. A broken property ends the run and is in the result; nothing else is caught.
+
+    ``strict``: a known limit counts as a broken property.
+    """
     began = time.process_time()
     cluster = SimCluster(options=options, plugins=plugins, keep_events=keep_events)
     nemesis, traffic = Nemesis(cluster), Traffic(cluster)
-    violation = None
+    violation: Violation | None = None
+    limit: KnownLimit | None = None
     try:
         _chaos(cluster, nemesis, traffic)
         _calm(cluster, nemesis, traffic)
+    except KnownLimit as found:
+        limit, violation = found, found if strict else None
     except Violation as found:
         violation = found
     return Result(
         options=options,
         trace=cluster.trace,
         violation=violation,
+        limit=limit,
         virtual=cluster.scheduler.now,
         events=cluster.scheduler.steps,
         frames=cluster.network.sent,

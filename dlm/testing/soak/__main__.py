@@ -1,6 +1,7 @@
 """``python -m dlm.testing.soak --seconds 60 --seed 7``: soak a cluster of real daemons.
 
-Exit codes: 0 everything held, 1 something broke (the folder with the evidence is kept and named), 2 usage.
+Exit codes: 0 everything held, 1 something broke (the folder with the evidence is kept and named), 2 usage, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         clients=args.clients,
         names=args.names,
         fast=args.fast,
+        rough=args.rough,
     )
     sizes = f"{plan.clients} clients, {plan.names} names, {plan.nodes} nodes"
     print(f"seed {plan.seed}: {sizes} in {folder}", flush=True)
@@ -37,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VsyncError as error:
         print(f"BROKEN: {error}\nevidence: {folder}", flush=True)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; what there is lies in {folder}", flush=True)
+        return 130
     print("\n".join(result.lines()), flush=True)
     if not result.good:
         print(f"evidence: {folder}", flush=True)
@@ -59,6 +64,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=4, help="client processes (default 4)")
     parser.add_argument("--names", type=int, default=50, help="locks, each with its counter (default 50)")
     parser.add_argument("--fast", action="store_true", help="short timers: more view changes in less time")
+    parser.add_argument("--rough", action="store_true", help="faults on top of each other, often to most nodes")
     parser.add_argument("--folder", help="work here and keep everything (default: a temporary one)")
     args = parser.parse_args(argv)
     if args.rounds is None:

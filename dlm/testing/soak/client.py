@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ READERS = 0.1
 PATIENCE_S = 8.0
 RETRY_S = 0.02
 CHECK_S = 0.005
+WATCH_S = 0.02
 KEEP_S = 4.0
 KEPT_NAMES = 3  #: the last names: locks on them are kept for seconds
 MOVE_AFTER = 150  #: rounds, on average, until a client goes to another node without need
@@ -78,6 +80,7 @@ class Round:
         self._held: dlm.Held | None = None
         self._channel: ipc.SocketChannel | None = None
         self._value = 0
+        self._lost = ""  #: the reason of the loss that was noted last, if the lock has not been seen since
 
     def acquire(self, session: Session, mode: dlm.Mode, timeout: float) -> bool:
         """Ask for the lock; whether it was granted."""
@@ -142,14 +145,14 @@ class Round:
 
     def still_held(self) -> bool:
         """Check the lock and note what comes out; half of the time a lease that has run out is waited for."""
-        if self._check():
+        if self.check():
             return True
         if self.held.lost.reason != "lease" or self._chance.random() < 0.5:
             return False
         limit = time.monotonic() + PATIENCE_S
         while self.held.lost.reason == "lease" and time.monotonic() < limit:
             time.sleep(CHECK_S)
-        return self._check()
+        return self.check()
 
     def release(self) -> None:
         """Give it back."""
@@ -161,14 +164,18 @@ class Round:
         else:
             self._note(What.RELEASE, t=t)
 
-    def _check(self) -> bool:
+    def check(self) -> bool:
+        """Whether it is held at this moment; a change is noted, and that it is held always."""
         # Read before, so that a lock is never said to be held for longer than it was.
         t, deadline = boot_us(), self._deadline()
         try:
             self.held.check()
         except dlm.LockLost as lost:
-            self._note(What.LOST, reason=lost.reason)
+            if self._lost != lost.reason:
+                self._lost = lost.reason
+                self._note(What.LOST, reason=lost.reason)
             return False
+        self._lost = ""
         self._note(What.VALID, t=t, deadline=deadline)
         return True
 
@@ -224,8 +231,10 @@ class Worker:
         self._history = History(name, folder / f"{name}.history")
         self._rounds = 0
         self._session: Session | None = None
+        self._keeping = threading.Lock()  #: guards the next two
         self._kept: Round | None = None
         self._kept_until = 0.0
+        threading.Thread(target=self._watch, name="soak-watch", daemon=True).start()
 
     def run(self, rounds: int) -> None:
         """Until ``rounds`` increments are acknowledged, or ``stopping``."""
@@ -267,7 +276,7 @@ class Worker:
         """Lock, read, increment, write, unlock; or look on with a reader's lock. False: try another node."""
         dice = self._chance.random
         mode = dlm.Mode.PR if dice() < READERS else dlm.Mode.PW if dice() < 0.05 else dlm.Mode.EX
-        timeout = self._chance.choices((PATIENCE_S, 0.02, 0), (92, 4, 4))[0]
+        timeout = self._chance.choices((PATIENCE_S, dice() * 0.02, 0), (92, 4, 4))[0]  # most, a moment, or a try
         a_round = self._round(self._choose())
         if a_round.acquire(session, mode, timeout):
             a_round.work()
@@ -291,27 +300,41 @@ class Worker:
     # -- the lock that is kept
 
     def _keep(self, session: Session) -> None:
-        """Get a lock to keep, look after it, give it back in the end."""
-        if self._kept is not None:
-            over = time.monotonic() > self._kept_until
-            if over or (self._chance.random() < 0.1 and not self._kept.still_held()):
+        """Get a lock to keep, or give it back when it is time."""
+        with self._keeping:
+            kept, over = self._kept, time.monotonic() > self._kept_until
+        if kept is not None:
+            if over:
                 self._give_up_kept()
         elif self._kept_names and self._chance.random() < 0.05:
             a_round = self._round(self._chance.choice(self._kept_names))
             if a_round.acquire(session, dlm.Mode.EX, self._chance.choice((0, 0.05))):
-                try:
-                    a_round.begin()
-                except Refused as refused:
-                    a_round.refused(refused)
-                    a_round.release()
-                    return
-                self._kept, self._kept_until = a_round, time.monotonic() + self._chance.uniform(0.5, KEEP_S)
+                self._begin_to_keep(a_round)
+
+    def _begin_to_keep(self, a_round: Round) -> None:
+        try:
+            a_round.begin()
+        except Refused as refused:
+            a_round.refused(refused)
+            a_round.release()
+            return
+        with self._keeping:
+            self._kept, self._kept_until = a_round, time.monotonic() + self._chance.uniform(0.5, KEEP_S)
 
     def _give_up_kept(self) -> None:
-        if self._kept is not None:
-            self._kept.finish()
-            self.done += self._kept.counted
-            self._kept = None
+        with self._keeping:
+            kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.finish()
+            self.done += kept.counted
+
+    def _watch(self) -> None:
+        """A thread: look at the kept lock all the time, also while the main thread waits for another one."""
+        while True:
+            time.sleep(WATCH_S)
+            with self._keeping:
+                if self._kept is not None:
+                    self._kept.check()
 
 
 def _reason(error: dlm.DLMError, timeout: float) -> str:

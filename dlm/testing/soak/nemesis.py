@@ -7,12 +7,13 @@ again before the next one.
 from __future__ import annotations
 
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 from dlm.testing.histories import Event, What
 from vsync.clock import boot_us
-from vsync.testcluster import LocalCluster
+from vsync.testcluster import ClusterError, LocalCluster
 
 __all__ = ["Nemesis"]
 
@@ -29,22 +30,24 @@ class Nemesis:
         lease_s: float,
         pause: Pause,
         kill_client: Callable[[], None],
+        rough: bool = False,
     ) -> None:
+        """``lease_s`` is the measure of all pauses. ``rough``: seldom wait for the cluster to be whole again."""
         self.cluster = cluster
-        self.events: list[Event] = []
         self.counts: Counter[str] = Counter()
         self.down: set[str] = set()  #: nodes that are not expected to run
         self._stopped: set[str] = set()
+        self._history = cluster.folder / "nemesis.history"
         self._chance = chance
         self._lease_s = lease_s
         self._pause = pause
-        self._kill_client = kill_client
+        self._patience = 0.3 if rough else 0.85
         self._faults: list[tuple[int, str, Callable[[], None]]] = [
             (8, "kill", self._kill_one),
             (2, "kill twice", self._kill_twice),
             (4, "leave", self._leave_one),
             (4, "stop", self._stop_one),
-            (1, "majority", self._kill_most),
+            (4 if rough else 1, "majority", self._kill_most),
             (1, "client", kill_client),
         ]
 
@@ -54,7 +57,7 @@ class Nemesis:
         _, kind, act = self._chance.choices(self._faults, weights)[0]
         self.counts[kind] += 1
         act()
-        if self._chance.random() < 0.85:
+        if self._chance.random() < self._patience:
             self.whole()
         self._pause(self._chance.uniform(0.3, 1.0) * self._lease_s)
 
@@ -88,7 +91,10 @@ class Nemesis:
         name = self._one()
         self._note(What.LEAVE, name)
         self.down.add(name)
-        self.cluster.leave(name)
+        code = self.cluster.leave(name)
+        if code not in (0, -signal.SIGTERM):  # the latter if it had not yet come so far as to listen for it
+            log = self.cluster[name].log
+            raise ClusterError(f"node {name} was asked to leave and ended with {code}; its log is {log}")
         self._pause(self._chance.choice((0.0, 0.3)) * self._lease_s)
         self._start(name)
 
@@ -135,4 +141,5 @@ class Nemesis:
         self._stopped.discard(name)
 
     def _note(self, what: What, name: str) -> None:
-        self.events.append(Event(boot_us(), "nemesis", what, node=name))
+        with open(self._history, "ab") as file:  # with the clients' histories: it explains them
+            file.write(Event(boot_us(), "nemesis", what, node=name).line())

@@ -53,7 +53,7 @@ class SoakError(VsyncError):
 class Plan:
     """``rounds``: increments to be acknowledged in all; ``seconds``: the time after which clients are stopped
     whatever they have done (``None``: they finish); ``faults``: at least so many, also if the rounds are done
-    before. ``fast``: short timers instead of the default ones.
+    before. ``fast``: short timers instead of the default ones. ``rough``: faults on top of each other.
     """
 
     seed: int = 1
@@ -64,6 +64,7 @@ class Plan:
     clients: int = 4
     names: int = 50
     fast: bool = False
+    rough: bool = False
 
 
 @dataclass(slots=True)
@@ -144,6 +145,7 @@ class Soak:
             FAST_MS["lease_ms"] / 1000 if plan.fast else DEFAULT_LEASE_S,
             self._pause,
             self._kill_client,
+            plan.rough,
         )
 
     def run(self) -> Result:
@@ -292,8 +294,8 @@ class Soak:
         return []
 
     def _events(self) -> list[Event]:
-        """All histories, with the ends of those who were killed."""
-        events = list(self._nemesis.events)
+        """All histories, with the ends of clients that were killed."""
+        events: list[Event] = []
         for path in sorted(self.folder.glob("*.history")):
             events += self._history(path.stem)
         for name in self._deaths:

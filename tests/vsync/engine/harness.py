@@ -23,9 +23,10 @@ from collections.abc import Callable
 
 from vsync.engine import Deliver, Engine, Install, Note, Persist, Send, Stopped
 from vsync.engine.outputs import Output
-from vsync.types import ClusterConfig, Peer
+from vsync.types import NO_RING, ClusterConfig, Peer
 from vsync.wire import FrameType
 
+NOTHING = (1, {}, 0, NO_RING)  #: an entry of the layers above: one vote, nothing else
 HOP = 100  #: µs a frame is on its way
 HIDDEN = {"consensus", "gather_entered", "commit_entered", "recovery_entered", "operational_entered"}
 
@@ -70,7 +71,7 @@ class Story:
         for node in map(int, nodes):
             self.lives[node] += 1
             life, record = self.lives[node], self.disk.get(node)
-            engine = Engine(self.config(node), life, lambda: b"", lambda _: (1, {}, 0), record)
+            engine = Engine(self.config(node), life, lambda: b"", lambda _: NOTHING, record)
             self.engines[node] = engine
             engine.start(self.now)
             self._carry_out(node)

@@ -1,0 +1,26 @@
+"""The stable record: round trip, and refusal of anything else."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from vsync.engine.record import Record
+from vsync.types import Member, RingId
+
+
+def test_round_trip() -> None:
+    """What is stored comes back."""
+    record = Record(9, RingId(9, 1), (Member(1, 5), Member(2, 6)), RingId(7, 1), RingId(8, 2))
+    assert Record.decode(record.encode()) == record
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [b"", b"\xc1", msgpack.packb("text"), msgpack.packb((1, 2)), msgpack.packb((2, 9, (9, 1), (), (7, 1), (8, 2))),
+     msgpack.packb((1, -1, (9, 1), (), (7, 1), (8, 2))), msgpack.packb((1, 1 << 40, (9, 1), (), (7, 1), (8, 2)))],
+)  # fmt: skip
+def test_anything_else_is_refused(stored: bytes) -> None:
+    """A torn or foreign record must not be guessed at: the node would use a ring id twice."""
+    with pytest.raises(ValueError, match="stored ring record"):
+        Record.decode(stored)
