@@ -82,7 +82,8 @@ class LocalCluster:
     """``nodes`` daemons named a, b, c, …; ``with`` starts them and ends them. Not thread-safe.
 
     ``folder`` (default: a temporary one, removed at the end) must have a short path, as Unix sockets lie in
-    it. ``timing`` are keys of the configuration's ``[timing]`` table, in milliseconds.
+    it. ``timing`` are keys of the configuration's ``[timing]`` table, in milliseconds;
+    ``settings`` more keys of its ``[cluster]`` table, with texts for values.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class LocalCluster:
         folder: str | os.PathLike[str] | None = None,
         name: str = "local",
         timing: Mapping[str, float] | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
+        self.settings = dict(settings or {})
         ports = free_ports(nodes)
         self._own_folder = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="vsync-")) if folder is None else Path(folder)
@@ -237,7 +240,8 @@ class LocalCluster:
         )
 
     def _configuration(self, own: LocalNode, timing: Mapping[str, float]) -> str:
-        lines = ["[cluster]", f'name = "{self.name}"', "", "[node]", f'name = "{own.name}"', ""]
+        lines = ["[cluster]", f'name = "{self.name}"', *(f'{k} = "{v}"' for k, v in self.settings.items()), ""]
+        lines += ["[node]", f'name = "{own.name}"', ""]
         for node in self.nodes:
             lines += ["[[nodes]]", f"id = {node.id}", f'name = "{node.name}"', f'address = "{node.address}"', ""]
         state, sock = self.folder / own.name, own.socket

@@ -102,6 +102,26 @@ def watch(url: str | None, as_json: bool, count: int | None) -> int:
 
 
 @cli.group()
+def bench() -> None:
+    """Measure on this machine, with clusters of their own."""
+
+
+@bench.command("view-change")
+@click.option("-n", "--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="How often each.")
+@click.option("-t", "--transport", "transports", multiple=True, help="Only this transport; may be repeated.")
+@click.option("--no-peers", is_flag=True, help="Do not measure corosync, even if it is installed.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+def view_change(rounds: int, transports: tuple[str, ...], no_peers: bool, as_json: bool) -> int:
+    """How long a failure takes to become a view: kill -9, SIGTERM, SIGSTOP, restart; beside corosync's."""
+    from vsync.bench import command
+
+    def tell(text: str) -> None:
+        click.echo(text, err=True)
+
+    return command.view_change(rounds, transports, not no_peers, as_json, tell)
+
+
+@cli.group()
 def record() -> None:
     """The flight recorder: what the node's engine was given of late."""
 
