@@ -52,13 +52,14 @@ SILENT_JOINS = 4  #: join intervals after which one that nobody hears is failed
 class Gathering:
     """What a node knows while it looks for the members of the next ring."""
 
-    __slots__ = ("agreed", "failed", "heard", "intervals", "proc", "rows")
+    __slots__ = ("agreed", "failed", "gave_me_up", "heard", "intervals", "proc", "rows")
 
     def __init__(self, proc: Iterable[Member]) -> None:
         self.proc: set[Member] = set(proc)
         self.failed: set[Member] = set()  #: always a subset of proc
         self.heard: set[Member] = set()  #: who has sent a JOIN since the consensus timer last expired
         self.agreed: set[Member] = set()  #: who of proc - failed has sent exactly my sets
+        self.gave_me_up: dict[Member, int] = {}  #: who failed me, and the last ring it had committed to then
         self.rows: dict[Member, Row] = {}  #: who hears whom, the newest row of each
         self.intervals = 0  #: join intervals since my sets last changed
 
@@ -202,7 +203,9 @@ def _concerns_forming(e: Engine, sender: Member, join: Join) -> bool:
 def _on_join_in_gather(e: Engine, sender: Member, join: Join, now: int) -> None:
     g = e.gathering
     if sender in g.failed:
-        return
+        if e.me in join.failed or join.ring_seq <= g.gave_me_up.get(sender, join.ring_seq):
+            return
+        g = e.gathering = Gathering((e.me,))  # it formed a ring without me and now asks anew: so do I
     if e.me in join.failed and sender not in e.ring.member_set:
         return  # a stranger that gave me up in its former attempt; to give it up in turn would go on for ever
     _hear(g, sender, join)
@@ -224,6 +227,7 @@ def _learn(e: Engine, sender: Member, join: Join) -> bool:
     g.proc |= join.proc | {sender}
     if e.me in join.failed:
         g.failed.add(sender)  # we cannot be in one ring; it will not hear me say so
+        g.gave_me_up[sender] = join.ring_seq
     elif sender in e.ring.member_set:
         g.failed |= join.failed  # a stranger's convictions about my ring are not believed
     g.failed.discard(e.me)

@@ -149,7 +149,8 @@ def _window_open(e: Engine, sender: Member, ring_id: Any, packet: Any) -> None:
 
 def _first_token_twice(e: Engine, sender: Member, token: Any, now: int) -> None:
     forming = e.forming
-    again = forming is not None and token.ring == forming.ring.id and token.hop == forming.hop == 2 * len(token.members)
+    last = 2 * len(token.members)
+    again = forming is not None and token.ring == forming.ring.id and token.hop == forming.hop == last
     if again and e.state is State.RECOVERY and e.me == token.members[0]:
         recovery.start_token(e, now)
     _ON_COMMIT(e, sender, token, now)
