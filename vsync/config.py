@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vsync.errors import ConfigError
-from vsync.transport.address import check_loopback, parse_address
+from vsync.keys import ClusterKey, load_key
+from vsync.transport.address import parse_address
+from vsync.transport.options import TRANSPORTS, TransportConfig, check_addresses
 from vsync.types import ClusterConfig, Peer, Timing
 
 __all__ = ["DEFAULT_CONFIG", "DEFAULT_SOCKET", "DaemonConfig", "Settings", "load", "with_paths"]
@@ -27,7 +29,6 @@ DEFAULT_SOCKET = Path("/run/vsync/vsyncd.sock")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _LOG_FORMATS = ("auto", "json", "text")
-_TRANSPORTS = ("zmq",)
 _MAX_NODE = 2**32 - 1
 _MAX_VOTES = 1000
 _MAX_RECORDER_MB = 4096
@@ -44,7 +45,6 @@ class DaemonConfig:
     socket: Path = DEFAULT_SOCKET  #: where clients connect
     state_dir: Path = Path("/var/lib/vsync/{node}")  #: ring ids and incarnations across restarts
     runtime_dir: Path | None = None  #: deadline pages; ``None``: beside the socket
-    transport: str = "zmq"
     recorder_mb: int = 16  #: memory of the flight recorder; 0 turns it off
     log_level: str = "info"
     log_format: str = "auto"  #: auto (JSON unless stderr is a terminal), json, text
@@ -56,6 +56,7 @@ class Settings:
 
     cluster: ClusterConfig
     daemon: DaemonConfig = field(default_factory=DaemonConfig)
+    transport: TransportConfig = field(default_factory=TransportConfig)
 
 
 def load(path: str | os.PathLike[str], node: str | int | None = None) -> Settings:
@@ -80,17 +81,32 @@ def load(path: str | os.PathLike[str], node: str | int | None = None) -> Setting
 def _settings(root: _Table, node: str | int | None) -> Settings:
     cluster = root.table("cluster", required=True)
     name = cluster.name("name")
+    transport = _transport(cluster)
     cluster.end()
     peers = _peers(root)
-    me = _own_peer(root, peers, node)
+    me, listen = _own_peer(root, peers, node)
     timing = _timing(root.table("timing"))
     daemon = _daemon(root.table("daemon"), me.name)
     root.end()
+    config, transport = ClusterConfig(name, me.node, peers, timing), replace(transport, listen=listen)
     try:
-        check_loopback(peers)
+        check_addresses(config, transport)
     except ConfigError as e:
         root.fail("nodes", str(e))
-    return Settings(ClusterConfig(name, me.node, peers, timing), daemon)
+    return Settings(config, daemon, transport)
+
+
+def _transport(table: _Table) -> TransportConfig:
+    kind = table.choice("transport", TRANSPORTS, "zmq")
+    mtu = table.integer("mtu", 576, 65535, default=0)
+    path = table.text("key", default="")
+    key: ClusterKey | None = None
+    if path:
+        try:
+            key = load_key(Path(table.file).parent / Path(path).expanduser())
+        except ConfigError as e:
+            table.fail("key", str(e))
+    return TransportConfig(kind, key, mtu=mtu)
 
 
 def _peers(root: _Table) -> tuple[Peer, ...]:
@@ -103,18 +119,14 @@ def _peers(root: _Table) -> tuple[Peer, ...]:
         peer = Peer(
             node=table.integer("id", 1, _MAX_NODE),
             name=table.name("name"),
-            addresses=(table.text("address"),),
+            addresses=_addresses(table),
             votes=table.integer("votes", 0, _MAX_VOTES, default=1),
         )
         table.end()
-        try:
-            address = parse_address(peer.addresses[0])
-        except ConfigError as e:
-            table.fail("address", str(e))
-        for key, value in (("id", peer.node), ("name", peer.name), ("address", address)):
+        addresses = [("address", parse_address(text), text) for text in peer.addresses]
+        for key, value, shown in (("id", peer.node, peer.node), ("name", peer.name, peer.name), *addresses):
             other = taken.setdefault((key, value), table.path)
             if other != table.path:
-                shown = peer.addresses[0] if key == "address" else value
                 table.fail(key, f"{shown!r} is already used by {other}; each node needs its own")
         peers.append(peer)
     if not any(p.votes for p in peers):
@@ -122,17 +134,29 @@ def _peers(root: _Table) -> tuple[Peer, ...]:
     return tuple(sorted(peers, key=lambda p: p.node))
 
 
-def _own_peer(root: _Table, peers: tuple[Peer, ...], node: str | int | None) -> Peer:
+def _addresses(table: _Table) -> tuple[str, ...]:
+    """``address = "…"`` for one link, or ``addresses = ["…", …]``, one for each."""
+    if "addresses" not in table.values:
+        return table.addresses("address")
+    if "address" in table.values:
+        table.fail("address", "stands beside addresses; give only one of the two")
+    return table.addresses("addresses")
+
+
+def _own_peer(root: _Table, peers: tuple[Peer, ...], node: str | int | None) -> tuple[Peer, tuple[str, ...]]:
+    """Which one this is, and where it listens if that is not at its address."""
     table = root.table("node")
+    listen = table.addresses("listen") if "listen" in table.values else ()
     by_id = table.integer("id", 1, _MAX_NODE, default=0)
     by_name = table.text("name", default="")
+    table.know("listen")
     table.end()
     wanted = [str(w) for w in (node, by_id or None, by_name or None) if w is not None]
     if node is not None:
         wanted = wanted[:1]
     if not wanted:
         if len(peers) == 1:
-            return peers[0]
+            return peers[0], listen
         root.fail("node", "which of [[nodes]] is this one? Set name under [node], or give --node NAME")
     found = [next((p for p in peers if w in (p.name, str(p.node))), None) for w in wanted]
     names = [p.name for p in peers]
@@ -142,7 +166,7 @@ def _own_peer(root: _Table, peers: tuple[Peer, ...], node: str | int | None) -> 
     if len({p.node for p in found if p}) > 1:
         root.fail("node", f"id {by_id} and name {by_name!r} are two different nodes; give only one of them")
     assert found[0] is not None
-    return found[0]
+    return found[0], listen
 
 
 def _timing(table: _Table) -> Timing:
@@ -167,7 +191,6 @@ def _daemon(table: _Table, node: str) -> DaemonConfig:
         socket=_expand(table.text("socket", default=str(default.socket)), node),
         state_dir=_expand(table.text("state_dir", default=str(default.state_dir)), node),
         runtime_dir=_expand(runtime, node) if runtime else None,
-        transport=table.choice("transport", _TRANSPORTS, default.transport),
         recorder_mb=table.integer("recorder_mb", 0, _MAX_RECORDER_MB, default.recorder_mb),
         log_level=table.choice("log_level", _LOG_LEVELS, default.log_level),
         log_format=table.choice("log_format", _LOG_FORMATS, default.log_format),
@@ -238,6 +261,25 @@ class _Table:
         if not value and default is None:
             self.fail(key, "must not be empty")
         return value
+
+    def know(self, *keys: str) -> None:
+        """These keys may be there, too."""
+        self._known += keys
+
+    def addresses(self, key: str) -> tuple[str, ...]:
+        """A ``host:port``, or a list of them."""
+        value = self._get(key, (str, list), "an address like 127.0.0.1:7410, or a list of them", None)
+        texts = [value] if isinstance(value, str) else value
+        if not texts or not all(isinstance(text, str) for text in texts):
+            self.fail(key, f"must be a list of addresses like 127.0.0.1:7410, not {value!r}")
+        if len(set(texts)) < len(texts):
+            self.fail(key, "names an address twice; each link needs its own")
+        try:
+            for text in texts:
+                parse_address(text)
+        except ConfigError as e:
+            self.fail(key, str(e))
+        return tuple(texts)
 
     def name(self, key: str) -> str:
         """A name that is safe in paths, logs and tables."""

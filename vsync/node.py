@@ -25,7 +25,7 @@ from vsync.recorder import Recorder
 from vsync.service import Service
 from vsync.storage import MemoryStorage, StateDirectory, Storage
 from vsync.transport import Transport
-from vsync.transport.zmq import ZmqTransport
+from vsync.transport.options import TransportConfig, open_transport
 from vsync.types import ClusterConfig
 
 __all__ = ["Node"]
@@ -41,12 +41,13 @@ class Node:
     """One node. Its ring runs on a thread of its own; no user code runs there.
 
     ``config``: a ``ClusterConfig`` or the path of a configuration file. ``name``: which of its nodes this is
-    (default: the one that the configuration says). ``transport``: default ZeroMQ at the configured
-    address; the node closes it. ``state_dir``: default none – ring ids and incarnations are then not kept,
-    which is for tests and for nodes that hold nothing. ``services``: default those that are installed
-    (``vsync.services`` entry points). ``socket``: a path to serve other processes at. ``recorder_bytes``:
-    memory of the flight recorder, which needs a state directory to write to; 0 turns it off. Thread-safe. A
-    thread that keeps the GIL slows the ring down.
+    (default: the one that the configuration says). ``transport``: a ``TransportConfig`` (kind, key), or a
+    transport, which the node closes; default what the file says, for a ``ClusterConfig`` ZeroMQ without a key.
+    ``state_dir``: default none – ring ids and incarnations are then not kept, which is for tests and for nodes
+    that hold nothing. ``services``: default those that are installed (``vsync.services`` entry points).
+    ``socket``: a path to serve other processes at. ``recorder_bytes``: memory of the flight recorder, which
+    needs a state directory to write to; 0 turns it off. Thread-safe. A thread that keeps the GIL slows the
+    ring down.
 
     Usable once, as a context manager: ``with vsync.Node(config="cluster.toml", name="a") as node``.
     """
@@ -56,7 +57,7 @@ class Node:
         name: str | None = None,
         config: ClusterConfig | str | os.PathLike[str] | None = None,
         *,
-        transport: Transport | None = None,
+        transport: Transport | TransportConfig | None = None,
         state_dir: str | os.PathLike[str] | None = None,
         services: Sequence[Service] | None = None,
         socket: str | os.PathLike[str] | None = None,
@@ -66,8 +67,12 @@ class Node:
         """Raises ``ConfigError``; opens nothing yet."""
         if config is None:
             raise ConfigError("a node needs a configuration: config=ClusterConfig(...) or the path of a file")
-        self.config = _named(config, name) if isinstance(config, ClusterConfig) else load(config, name).cluster
-        self._transport = transport
+        if isinstance(config, ClusterConfig):
+            self.config, chosen = _named(config, name), TransportConfig()
+        else:
+            settings = load(config, name)
+            self.config, chosen = settings.cluster, settings.transport
+        self._transport = transport if transport is not None else chosen
         self._state_dir = state_dir
         self._services = services
         self._socket = Path(socket) if socket is not None else None
@@ -102,7 +107,9 @@ class Node:
         transport: Transport | None = None
         loop: Loop | None = None
         try:
-            transport = self._transport or ZmqTransport(self.config)
+            transport = self._open_transport(storage.incarnation)
+            room = min(self.config.packet_bytes, transport.packet_bytes)
+            self.config = replace(self.config, packet_bytes=room)
             start_seq = first_ring_seq() if storage.record is None else 0
             dumps = self._dumps()
             recorder = dumps.recorder if dumps else None
@@ -187,6 +194,11 @@ class Node:
         if self._state_dir is None or not self._recorder_bytes:
             return None
         return Dumps(Recorder(self._recorder_bytes), Path(self._state_dir) / "flight")
+
+    def _open_transport(self, incarnation: int) -> Transport:
+        if isinstance(self._transport, TransportConfig):
+            return open_transport(self.config, self._transport, incarnation)
+        return self._transport
 
     def _open_storage(self) -> Storage:
         if self._state_dir is None:

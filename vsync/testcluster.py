@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
+import json
 import os
 import random
 import shutil
@@ -25,14 +27,16 @@ from typing import Any
 
 from vsync import client
 from vsync.errors import NotConnected, RequestFailed, VsyncError
+from vsync.keys import create_key_file
 
 __all__ = ["ClusterError", "LocalCluster", "LocalNode", "die_with_parent", "free_ports"]
 
 READY_S = 20.0
 LEAVE_S = 10.0
 CLOSE_S = 2.0
-PORTS = range(20_000, 32_000)
+PORTS = range(20_000, 32_000, 2)
 POLL_S = 0.02
+KEY_FILE = "cluster.key"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -46,11 +50,16 @@ class LocalNode:
 
     id: int
     name: str
-    address: str
+    addresses: tuple[str, ...]  #: one for each link
     socket: Path
     config: Path
     log: Path
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        """The address of the first link."""
+        return self.addresses[0]
 
     @property
     def url(self) -> str:
@@ -82,8 +91,9 @@ class LocalCluster:
     """``nodes`` daemons named a, b, c, …; ``with`` starts them and ends them. Not thread-safe.
 
     ``folder`` (default: a temporary one, removed at the end) must have a short path, as Unix sockets lie in
-    it. ``timing`` are keys of the configuration's ``[timing]`` table, in milliseconds;
-    ``settings`` more keys of its ``[cluster]`` table, with texts for values.
+    it. ``timing`` are keys of the configuration's ``[timing]`` table, in milliseconds; ``settings`` more keys
+    of its ``[cluster]`` table, with texts for values. The nodes share a cluster key made for them, unless ``key``
+    is false, and have ``links`` addresses each: 127.0.0.1, 127.0.0.2, ….
     """
 
     def __init__(
@@ -94,13 +104,18 @@ class LocalCluster:
         name: str = "local",
         timing: Mapping[str, float] | None = None,
         settings: Mapping[str, str] | None = None,
+        key: bool = True,
+        links: int = 1,
     ) -> None:
         self.name = name
         self.settings = dict(settings or {})
         ports = free_ports(nodes)
         self._own_folder = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="vsync-")) if folder is None else Path(folder)
-        self.nodes = [self._node(index, port) for index, port in enumerate(ports)]
+        self.nodes = [self._node(index, port, links) for index, port in enumerate(ports)]
+        if key:
+            create_key_file(self.folder / KEY_FILE)
+            self.settings.setdefault("key", KEY_FILE)
         for node in self.nodes:
             node.config.write_text(self._configuration(node, timing or {}))
 
@@ -228,12 +243,12 @@ class LocalCluster:
 
     # -- details
 
-    def _node(self, index: int, port: int) -> LocalNode:
+    def _node(self, index: int, port: int, links: int) -> LocalNode:
         name = chr(ord("a") + index) if index < 26 else f"n{index + 1}"
         return LocalNode(
             id=index + 1,
             name=name,
-            address=f"127.0.0.1:{port}",
+            addresses=tuple(f"127.0.0.{link}:{port}" for link in range(1, links + 1)),
             socket=self.folder / f"{name}.sock",
             config=self.folder / f"{name}.toml",
             log=self.folder / f"{name}.log",
@@ -243,7 +258,8 @@ class LocalCluster:
         lines = ["[cluster]", f'name = "{self.name}"', *(f'{k} = "{v}"' for k, v in self.settings.items()), ""]
         lines += ["[node]", f'name = "{own.name}"', ""]
         for node in self.nodes:
-            lines += ["[[nodes]]", f"id = {node.id}", f'name = "{node.name}"', f'address = "{node.address}"', ""]
+            addresses = f"addresses = {json.dumps(node.addresses)}"
+            lines += ["[[nodes]]", f"id = {node.id}", f'name = "{node.name}"', addresses, ""]
         state, sock = self.folder / own.name, own.socket
         lines += ["[daemon]", f'socket = "{sock}"', f'state_dir = "{state}"', 'log_format = "text"', ""]
         if timing:
@@ -274,7 +290,7 @@ def _members(view: Mapping[str, Any]) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports of the loopback that were free a moment ago, all different.
+    """Ports of the loopback that were free a moment ago, for TCP and UDP, and so were the next ones; all different.
 
     Below the range from which the kernel takes the ports of outgoing connections: a node that is down must
     find its port free when it comes back. Raises ``ClusterError`` if there are not enough.
@@ -283,8 +299,9 @@ def free_ports(count: int) -> list[int]:
     for port in random.sample(PORTS, len(PORTS)):
         if len(found) == count:
             return found
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+            for kind, each in itertools.product((socket.SOCK_STREAM, socket.SOCK_DGRAM), (port, port + 1)):
+                probes.enter_context(socket.socket(type=kind)).bind(("127.0.0.1", each))
             found.append(port)
     raise ClusterError(f"there are no {count} free ports on 127.0.0.1")
 

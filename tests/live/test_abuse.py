@@ -23,6 +23,20 @@ pytestmark = pytest.mark.live
 REFUSED = ("rx_bad_frames", "rx_old_incarnation", "rx_token_dropped", "rx_msg_dropped")
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[LocalCluster]:
+    """Without a key: strangers reach the engine, which has to defend itself."""
+    with LocalCluster(key=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster() -> Iterator[LocalCluster]:
+    """One without a key for one test."""
+    with LocalCluster(key=False) as cluster:
+        yield cluster
+
+
 @contextlib.contextmanager
 def stranger(address: str) -> Iterator[zmq.Socket[bytes]]:
     """A ZeroMQ socket that sends to a node as its peers do."""

@@ -160,6 +160,24 @@ def version(as_json: bool) -> int:
     return 0
 
 
+@cli.command()
+@click.option("-o", "--output", default="vsync.key", show_default=True, metavar="FILE", help="Where to write it.")
+@click.option("--show", metavar="FILE", help="Make nothing; show the fingerprint of that key.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
+def keygen(output: str, show: str | None, as_json: bool) -> int:
+    """Make the cluster's key. Copy the file to every node, owned by who runs vsyncd, and set [cluster] key."""
+    from vsync.keys import create_key_file, load_key
+
+    key = load_key(show) if show else create_key_file(output)
+    if as_json:
+        _print_json({"file": show or output, "fingerprint": key.fingerprint})
+    elif show:
+        click.echo(key.fingerprint)
+    else:
+        click.echo(f"{output}: key {key.fingerprint}")
+    return 0
+
+
 @cli.command(
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
+from typing import Any
 
 from vsync.errors import ConfigError
 from vsync.types import Peer
 
 __all__ = ["Target", "check_loopback", "is_loopback", "parse_address", "resolve"]
 
-Target = tuple[socket.AddressFamily, tuple[str, int]]  #: what ``socket.connect`` wants
+Target = tuple[socket.AddressFamily, tuple[Any, ...]]  #: what ``socket.connect`` wants
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -43,7 +44,7 @@ def resolve(address: str, kind: socket.SocketKind) -> Target | None:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=kind)[0]
     except OSError:
         return None
-    return family, (str(target[0]), int(target[1]))
+    return family, target
 
 
 def check_loopback(peers: Iterable[Peer]) -> None:
@@ -56,6 +57,6 @@ def check_loopback(peers: Iterable[Peer]) -> None:
             if not is_loopback(parse_address(address)[0]):
                 raise ConfigError(
                     f"node {peer.name!r}: address {address} is not a loopback address; without a key only "
-                    "loopback addresses are accepted, because frames are not authenticated: use "
-                    "127.0.0.1:PORT or [::1]:PORT"
+                    "loopback addresses are accepted, because frames are not authenticated: make a key with "
+                    "vsync keygen and set [cluster] key, or use 127.0.0.1:PORT or [::1]:PORT"
                 )

@@ -112,8 +112,10 @@ class Link:
         return self._asked
 
     def unsent(self, number: int) -> None:
-        """That one was not even sent: it says nothing."""
-        if self.pings.pop(number, None) is not None:
+        """That one was not even sent. Of a link that is down it says nothing; one that is up has a full queue, and
+        the answer will be missed in time.
+        """
+        if self.state is LinkState.DOWN and self.pings.pop(number, None) is not None:
             self.sent -= 1
             self._oldest()
 

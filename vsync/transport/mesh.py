@@ -21,10 +21,9 @@ from vsync.transport.links import Links, LinkState, LinkTiming
 from vsync.types import ClusterConfig, Peer
 from vsync.wire import cluster_tag
 
-__all__ = ["BATCH", "LINK_MAGIC", "MAX_LINKS", "Mesh", "Remote"]
+__all__ = ["BATCH", "LINK_MAGIC", "Mesh", "Remote"]
 
 BATCH = 32  #: frames that one ``receive`` returns at most
-MAX_LINKS = 8
 LINK_MAGIC = b"VL"
 RECENT = 64  #: frames kept for a link that turns out to be cut
 RECENT_BYTES = 4 << 20
@@ -182,6 +181,10 @@ class Mesh(ABC):
     def _link_up(self, node: int, link: int) -> bool:
         """Whether the link's pings are answered."""
         return self._remotes[node].links.links[link].state is not LinkState.DOWN
+
+    def _ask(self, node: int, link: int) -> None:
+        """Ping now, out of turn; the answer is not waited for."""
+        self._put(node, link, self._wrap(node, self._frame(_PING, link, 0)))
 
     # ------------------------------------------------------------ details
 

@@ -10,13 +10,13 @@ back-off.
 With a key both ends of every connection prove that they know it (CURVE); see ``docs/security.md``.
 
 ``zmq.asyncio`` is not used: it costs five to seven times as much per hop (design §6). No thread beyond libzmq's
-own: monitors and probes are descriptors in one epoll set, which the node's loop polls.
+own: monitors, the ZAP handler and probes are descriptors in one epoll set, which the node's loop polls.
 """
 
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from socket import SOCK_STREAM
 from typing import Any
 
@@ -24,10 +24,12 @@ import zmq
 
 from vsync.errors import TransportError
 from vsync.transport import MAX_FRAME
-from vsync.transport.address import check_loopback, parse_address, resolve
-from vsync.transport.dial import Dial, read_events
+from vsync.transport.address import parse_address, resolve
+from vsync.transport.curve import FAILURES, Curve, reason
+from vsync.transport.dial import EVENTS, Dial, read_events
 from vsync.transport.links import LinkTiming
 from vsync.transport.mesh import BATCH, LINK_MAGIC, Mesh
+from vsync.transport.options import TransportConfig, check_addresses
 from vsync.types import ClusterConfig
 
 __all__ = ["ZmqTransport"]
@@ -43,11 +45,12 @@ _EVIDENCE = "connection reset, then refused"
 class ZmqTransport(Mesh):
     """The links of node ``config.node``. One thread uses it at a time.
 
-    Raises ``ConfigError`` for an address that is not loopback, ``TransportError`` if an own one cannot be bound.
+    Raises ``ConfigError`` for addresses that cannot be, ``TransportError`` if an own one cannot be bound.
     """
 
-    def __init__(self, config: ClusterConfig) -> None:
-        check_loopback(config.peers)
+    def __init__(self, config: ClusterConfig, options: TransportConfig | None = None) -> None:
+        options = options or TransportConfig()
+        check_addresses(config, options)
         redundant = any(len(peer.addresses) > 1 for peer in config.peers)
         # A single link is pinged for the status alone: TCP itself tells when it breaks.
         timing = LinkTiming() if redundant else LinkTiming(busy=1_000_000)
@@ -58,11 +61,10 @@ class ZmqTransport(Mesh):
         self._dials: dict[int, list[Dial]] = {}
         self._dead: set[int] = set()  # told of, and not connected since
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._curve = Curve(options.key) if options.key is not None else None
         self._epoll = select.epoll()
         try:
-            self._pull = self._socket(zmq.PULL)
-            for address in self.me.addresses:
-                _bind(self._pull, address)
+            self._pull = self._listen(options.listen or self.me.addresses)
             self.pollables = (self._pull, self._epoll.fileno())
             for node, remote in self._remotes.items():
                 self._dials[node] = []
@@ -109,7 +111,8 @@ class ZmqTransport(Mesh):
 
     def status(self) -> dict[str, Any]:
         """Name and links."""
-        return {"name": "zmq", "links": self.link_rows()}
+        key = self._curve.fingerprint if self._curve is not None else None
+        return {"name": "zmq", "key": key, "links": self.link_rows()}
 
     def close(self) -> None:
         """Close every socket; what is queued has a moment to go. Idempotent."""
@@ -128,9 +131,34 @@ class ZmqTransport(Mesh):
             return False
         return True
 
+    def _listen(self, addresses: Sequence[str]) -> zmq.Socket[bytes]:
+        pull = self._socket(zmq.PULL)
+        if self._curve is not None:
+            door, answer = self._curve.guard(self._context, pull), self._curve.answer
+            self._watch(_descriptor(door), lambda: answer(door))
+            answer(door)
+        monitor: zmq.Socket[bytes] = pull.get_monitor_socket(EVENTS)
+        self._watch(_descriptor(monitor), lambda: self._knocked(monitor, addresses))
+        self._knocked(monitor, addresses)
+        for address in addresses:
+            _bind(pull, address)
+        return pull
+
+    def _knocked(self, monitor: zmq.Socket[bytes], addresses: Sequence[str]) -> None:
+        """Somebody connected and was turned away."""
+        for kind, value in read_events(monitor):
+            if kind in FAILURES and kind != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                self._refused(f"somebody at {addresses[0]}", kind, value)
+
+    def _refused(self, source: str, kind: int, value: int) -> None:
+        self.counters["auth_failures"] += 1
+        self._complaints.say("peer_refused", source, reason(kind, value, self._curve), self._clock())
+
     def _dial(self, node: int, link: int) -> Dial:
         address = self._remotes[node].peer.addresses[link]
         push = self._socket(zmq.PUSH)
+        if self._curve is not None:
+            self._curve.present(push)
         dial = Dial(node, link, address, push, resolve(address, SOCK_STREAM))
         self._watch(_descriptor(dial.monitor), lambda: self._monitored(dial))
         self._monitored(dial)  # a zmq descriptor does not become readable before it was once found empty
@@ -143,7 +171,7 @@ class ZmqTransport(Mesh):
 
     def _monitored(self, dial: Dial) -> None:
         now = self._clock()
-        for kind, _ in read_events(dial.monitor):
+        for kind, value in read_events(dial.monitor):
             if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 dial.made()
                 self._dead.discard(dial.node)
@@ -151,6 +179,8 @@ class ZmqTransport(Mesh):
             elif kind == zmq.EVENT_DISCONNECTED and dial.broke(now):
                 self._link_broke(dial.node, dial.link, now)
                 self._probe(dial)
+            elif kind in FAILURES and (self._curve is not None or kind != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
+                self._refused(f"node {dial.node} at {dial.address}", kind, value)
         self._plan_retry()
 
     def _probe(self, dial: Dial) -> None:
