@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vsync.testing import Options, run
+from vsync.testing import Options, SimCluster, run
 from vsync.testing.options import LinkOptions, scaled
 
 #: The run that showed it first (nodes stop and go on while the network is cut again and again), in full: it does
@@ -32,3 +32,19 @@ def test_nodes_that_gave_each_other_up_do_not_ring_alone_for_ever() -> None:
         result = run(replace(STORM, seed=seed))
         assert result.violation is None, f"seed {seed}: {result.violation}"
         assert result.views < 100
+
+
+def test_packets_that_do_not_get_there_are_sent_by_another() -> None:
+    """Node 1 does not reach node 3, off the token's way: it answered 3's requests in vain, for ever, before 2 could.
+
+    3 was failed for not receiving, came back at once, and was failed again.
+    """
+    with SimCluster(n=3, seed=1) as cluster:
+        cluster.settle()
+        view = cluster[1].view
+        cluster.network.cut(1, 3)
+        for number in range(100):
+            cluster[1].send(b"%d" % number)
+        cluster.run_until(lambda: len(cluster[3].delivered) == 100, 1, "what node 3 misses")
+        assert cluster[3].delivered == cluster[1].delivered
+        assert cluster[1].view is view

@@ -205,13 +205,19 @@ def _accept(e: Engine, ring: Ring, token: Token, now: int) -> None:
 
 
 def _answer_requests(e: Engine, ring: Ring, token: Token) -> int:
+    """What I answered at the last visit and is asked for again I leave to another, once: mine may not get there.
+
+    Else whoever comes first behind the one that asks would answer for ever over a link that is dead one way.
+    """
     sent = 0
     unanswered = []
+    in_vain, ring.answered = ring.answered if len(ring.members) > 2 else set(), set()
     for seq in token.requests:
         packet = ring.packets.get(seq)
-        if packet is None or sent >= PACKETS_PER_VISIT:
+        if packet is None or sent >= PACKETS_PER_VISIT or seq in in_vain:
             unanswered.append(seq)
         else:
+            ring.answered.add(seq)
             e.count("mcast_retx")
             e.multicast(ring, encode_data(e.header(FrameType.DATA), ring.id, packet))
             sent += 1

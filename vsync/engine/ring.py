@@ -21,6 +21,7 @@ class Ring:
     """
 
     __slots__ = (
+        "answered",
         "aru",
         "assembling",
         "backlog_told",
@@ -78,6 +79,7 @@ class Ring:
         self.last_accepted = 0  #: clock of the last accepted token
         self.sent_at: int | None = None  #: clock before the token was last sent on (pitfalls K10)
         self.sent_token: bytes | None = None  #: for retransmission
+        self.answered: set[int] = set()  #: packets sent again at the previous visit
         self.sent_last_visit = 0  #: packets sent at the previous visit (flow control)
         self.backlog_told = 0  #: own share of token.backlog
         self.quiet_visits = 0  #: visits in a row at which nothing was going on
