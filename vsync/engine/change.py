@@ -43,6 +43,11 @@ class Change:
         """For people, in one line."""
         return "; ".join(self._reasons) or "formed"
 
+    @property
+    def attempts(self) -> int:
+        """How often Gather was entered on this way."""
+        return self._gathers
+
     def first(self) -> str:
         """What began it, for those who are asked to take part."""
         return self._reasons[0] if self._reasons else ""

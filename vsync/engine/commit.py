@@ -55,6 +55,7 @@ def on_commit(e: Engine, sender: Member, token: Commit, now: int) -> None:
     """The commit token: join in, go on to Recovery, or start the new ring's regular token."""
     if e.me not in token.members:
         return
+    e.count("memb_commit_token_rx")
     if e.state is State.GATHER:
         mine = tuple(sorted(e.gathering.candidates()))
         if token.members == mine and token.ring.seq > e.ring_seq and _first_lap_is_mine(e, token):
@@ -97,9 +98,7 @@ def _accept(e: Engine, token: Commit, now: int) -> None:
     e.record = Record(e.ring_seq, token.ring, token.members, old.id, e.record.mark)
     e.persist(e.record.encode())
     place = token.members.index(e.me)
-    token.entries[place] = CommitEntry(
-        old.id, old.aru, old.high, e.upper(), tuple(sorted(old.obliged)), old.stable
-    )
+    token.entries[place] = CommitEntry(old.id, old.aru, old.high, e.upper(), tuple(sorted(old.obliged)), old.stable)
     token.hop += 1
     e.timers.set(Timer.TOKEN, now + e.timing.consensus)
     _send_on(e, token, now)
@@ -112,4 +111,3 @@ def _send_on(e: Engine, token: Commit, now: int) -> None:
     e.count("memb_commit_token_tx")
     e.send(e.forming.ring.successor.node, e.forming.commit_frame)
     e.timers.set(Timer.RETRANSMIT, now + e.timing.join)
-

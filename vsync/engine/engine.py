@@ -63,6 +63,8 @@ UpperLayer = Callable[[bytes], tuple[int, Mapping[int, bytes], int, RingId]]
 
 MAX_BACKOFF = 4  #: token timeouts between two attempts at taking in one that cannot be taken in
 MAX_LARGE = 64  #: waiting messages beyond which no message larger than a packet is taken: bounds the memory
+DELIVERIES = 4096  #: messages handed up in one step; the rest follow when the ring has had its turn
+MANY_GATHERS = 12  #: attempts in a row after which something is wrong with the network, not with a node
 NOTE_EVERY = 10_000_000  #: µs between two notes of the same complaint about the same node
 
 
@@ -109,6 +111,10 @@ class Engine:
         self.last_change: dict[str, Any] = {}  #: why and how fast the present view came to be
         self.lease_basis: int | None = None
         self.tokens = 0  #: accepted so far
+        self.rotation = 0  #: µs, smoothed: the time between two visits of the token
+        self.aru_held: Counter[int] = Counter()  #: visits at which a node held everybody's aru down
+        self.budget = DELIVERIES  #: messages that may still be handed up in this step
+        self.now = 0  #: of the input that is being handled
         self.leavers: set[Member] = set()
         self.counters: Counter[str] = Counter()
 
@@ -120,7 +126,6 @@ class Engine:
         self._youngest: dict[int, int] = {}  #: incarnation by node: older ones are dead
         self._complained: dict[tuple[int, str], int] = {}
         self._change = Change()  #: the change that is going on
-        self._now = 0
 
     # ------------------------------------------------------------ inputs
 
@@ -213,29 +218,39 @@ class Engine:
                 "proc": sorted(m.node for m in self.gathering.proc),
                 "failed": sorted(m.node for m in self.gathering.failed),
             },
-            "backoff": {str(m.node): max(0, until - self._now) for m, (until, _) in sorted(self.backoff.items())},
+            "backoff": {str(m.node): max(0, until - self.now) for m, (until, _) in sorted(self.backoff.items())},
             "last_change": self.last_change,
+            "aru_held_by": {str(node): visits for node, visits in sorted(self.aru_held.items()) if node},
+            "time_since_token_last_received_us": self.now - ring.last_accepted if ring.last_accepted else None,
+            "mtt_rx_token_us": self.rotation,
             "counters": dict(sorted(self.counters.items())),
         }
 
     def _at(self, now: int) -> None:
         """Every input begins here. A deadline missed by half a token timeout: the process did not run."""
         due = self.timers.next_deadline()
-        if due is not None and now - max(due, self._now) > self.timing.token // 2 and self._now:
+        if due is not None and now - max(due, self.now) > self.timing.token // 2 and self.now:
             self.count("process_pauses")
-            self.note("process_pause", paused_ms=(now - self._now) // 1000)
-        self._now = now
+            self.note("process_pause", paused_ms=(now - self.now) // 1000)
+        self.now = now
+        self.budget = DELIVERIES
 
     # ------------------------------------------------------------ what the phases use
 
     def enter(self, state: State, reason: Reason | None = None, **details: Any) -> None:
         """The only place where the state changes."""
         assert state in TRANSITIONS[self.state], f"{self.state} to {state}"
-        self._change.enter(state, reason, details, self.ring.last_accepted, self._now)
+        self._change.enter(state, reason, details, self.ring.last_accepted, self.now)
         if state is not self.state or state is State.GATHER:
             fields = dict(details, **({"reason": reason.value} if reason else {}))
             self.note(f"{state.value}_entered", old=self.state.value, **fields)
             self.count(f"{state.value}_entered")
+        self.counters["continuous_gather"] = self._change.attempts
+        if state is State.GATHER and self._change.attempts == MANY_GATHERS:
+            self.count("firewall_enabled_or_nic_failure")
+            self.note(
+                "cannot_agree", attempts=MANY_GATHERS, advice="look for a firewall, a broken link, a wrong address"
+            )
         if state is not State.OPERATIONAL:
             self.lease_basis = None if state is State.GATHER else self.lease_basis
         self.state = state
@@ -266,7 +281,7 @@ class Engine:
     def backing_off(self, member: Member) -> bool:
         """Whether it is too early to try again with one that could not be taken into the ring."""
         until, _ = self.backoff.get(member, (0, 0))
-        if self._now < until:
+        if self.now < until:
             self.count("merge_backoff")
             return True
         return False
@@ -350,10 +365,10 @@ class Engine:
         """Drop, count, name the sender; say the same thing about the same node only now and then."""
         self.count("rx_bad_frames")
         said = self._complained.get((node, why))
-        if said is None or self._now - said >= NOTE_EVERY:
+        if said is None or self.now - said >= NOTE_EVERY:
             if len(self._complained) > 1000:
                 self._complained.clear()
-            self._complained[node, why] = self._now
+            self._complained[node, why] = self.now
             self.note("bad_frame", node=node, why=why)
 
     # ------------------------------------------------------------ the gate
@@ -460,6 +475,8 @@ class Engine:
             self._retransmit(now)
         elif timer is Timer.HOLD:
             operational.release_token(self, now)
+        elif timer is Timer.DELIVER:
+            operational.deliver(self, self.ring, installing=False)
         elif timer is Timer.MERGE:
             self._probe(now)
 
@@ -496,4 +513,3 @@ class Engine:
         self.enter(State.STOPPED)
         self.forming = None
         self._out.append(Stopped(reason))
-

@@ -150,6 +150,9 @@ def deliver(e: Engine, ring: Ring, installing: bool) -> None:
         packet = ring.packets[ring.delivered + 1]
         if packet.flags & PacketFlag.SAFE and packet.seq > ring.stable:
             return
+        if e.budget <= 0 and not installing:  # a long backlog must not keep the token waiting
+            e.timers.set(Timer.DELIVER, e.now)
+            return
         ring.delivered += 1
         deliver_packet(e, ring, packet, installing)
 
@@ -167,6 +170,7 @@ def deliver_packet(e: Engine, ring: Ring, packet: Packet, installing: bool) -> N
         messages = _assemble(ring, packet, messages)
         if not messages:
             return
+    e.budget -= len(messages)
     e.count("delivered", len(messages))
     e.output(Deliver(ring.by_node[packet.origin], ring.id, packet.seq, messages, installing))
 
@@ -189,6 +193,8 @@ def _assemble(ring: Ring, packet: Packet, messages: list[bytes]) -> list[bytes]:
 
 
 def _accept(e: Engine, ring: Ring, token: Token, now: int) -> None:
+    if ring.visits:
+        e.rotation += (now - ring.last_accepted - e.rotation) // 8
     ring.token_seq = token.token_seq
     ring.visits += 1
     ring.last_accepted = now
@@ -236,6 +242,7 @@ def _stalled(e: Engine, ring: Ring, token: Token, now: int) -> bool:
     """A member that never gets what all others have holds everybody's buffers: it is failed, and named."""
     if token.aru < token.seq and token.aru == ring.last_aru:
         ring.stalled_visits += 1
+        e.aru_held[token.aru_node] += 1
     else:
         ring.stalled_visits = 0
     guilty = ring.by_node.get(token.aru_node)

@@ -45,7 +45,7 @@ TIMERS = {
     State.GATHER: {Timer.JOIN, Timer.CONSENSUS},
     State.COMMIT: {Timer.TOKEN, Timer.RETRANSMIT},
     State.RECOVERY: {Timer.TOKEN, Timer.RETRANSMIT},
-    State.OPERATIONAL: {Timer.TOKEN, Timer.RETRANSMIT, Timer.HOLD, Timer.MERGE},
+    State.OPERATIONAL: {Timer.TOKEN, Timer.RETRANSMIT, Timer.HOLD, Timer.DELIVER, Timer.MERGE},
     State.STOPPED: set(),
 }
 

@@ -15,6 +15,7 @@ class Timer(Enum):
     TOKEN = "hold the ring for lost (Commit, Recovery, Operational)"
     RETRANSMIT = "send the last token again (Commit, Recovery, Operational)"
     HOLD = "pass on a token that was held as there was nothing to do (Operational)"
+    DELIVER = "go on handing messages to the layer above, after a pause for the ring (Operational)"
     MERGE = "probe configured nodes outside the ring (Operational, representative)"
 
 
