@@ -14,7 +14,7 @@ __all__ = ["Checkers", "LivenessRules", "MessageRules", "QuorumRules", "Trace", 
 
 
 class Checkers:
-    """EVS-E1..E21, E27 and QUO-Q1/Q2, incremental: each event costs a few dictionary look-ups."""
+    """EVS-E1..E24, E27 and QUO-Q1/Q2, incremental: each event costs a few dictionary look-ups."""
 
     def __init__(self, trace: Trace, peers: tuple[Peer, ...], timing: Timing) -> None:
         self.views = ViewRules()

@@ -13,6 +13,7 @@ Every event is checked; the first broken property raises ``Violation`` out of ``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from random import Random
 from types import TracebackType
 
@@ -71,9 +72,15 @@ class SimCluster:
         peers = tuple(Peer(i, f"n{i}", (f"127.0.0.1:{7000 + i}",)) for i in range(1, self.options.nodes + 1))
         self.checkers = Checkers(self.trace, peers, self.options.timing)
         self.network = Network(self.scheduler, self.options.links, self.options.seed, self._arrive)
-        self.nodes = {
-            peer.node: SimNode(self, ClusterConfig("sim", peer.node, peers, self.options.timing)) for peer in peers
-        }
+        config = ClusterConfig(
+            "sim",
+            1,
+            peers,
+            self.options.timing,
+            packet_bytes=self.options.packet_bytes,
+            accelerated=self.options.accelerated,
+        )
+        self.nodes = {peer.node: SimNode(self, replace(config, node=peer.node)) for peer in peers}
         for plugin in self.plugins:
             plugin.begin(self)
 

@@ -1,4 +1,4 @@
-"""EVS-E1..E4 and E13..E21: what must hold of messages, judged from the traces alone.
+"""EVS-E1..E4 and E13..E24: what must hold of messages, judged from the traces alone.
 
 The order of one ring is the sequence of positions; rings are ordered by id, which grows along every process
 (E7). So one global order exists (E19, E21) if a message has one place (ring, position) everywhere and every
@@ -24,11 +24,13 @@ class _Walk:
     """One process's way through the messages of one ring."""
 
     who: Member
+    members: tuple[Member, ...]  #: of the ring
     delivered: list[int] = field(default_factory=list)  #: positions
     before_transitional: int = 0  #: how many of them in the regular part
     together: tuple[Member, ...] | None = None  #: its transitional view, once given
     next_ring: RingId | None = None  #: where it went from here
     next_index: int = 0  #: in the regular part: index of the next position in the ring's order
+    blocked: bool = False  #: a SAFE message kept others back until after the transitional view (E24)
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class _Ring:
     at: dict[int, _Key] = field(default_factory=dict)
     walks: dict[Member, _Walk] = field(default_factory=dict)
     left: bool = False  #: somebody has gone on to another ring
+    owed: dict[int, set[Member]] = field(default_factory=dict)  #: SAFE ones: who has to deliver them, too
 
 
 @dataclass(slots=True)
@@ -55,6 +58,7 @@ class MessageRules:
     def __init__(self) -> None:
         self.processes: dict[Member, _Process] = {}
         self._sent: dict[_Key, tuple[int, RingId | None, int]] = {}  # digest; sender's ring and last position
+        self._safe: set[_Key] = set()
         self._place: dict[_Key, tuple[RingId, int]] = {}
         self._rings: dict[RingId, _Ring] = {}
         self._together: dict[tuple[RingId, RingId], _Walk] = {}
@@ -87,6 +91,8 @@ class MessageRules:
         last = process.walk.delivered[-1] if process.walk and process.walk.delivered else -1
         self._sent[(event.who, event.number)] = (event.digest, process.ring, last)
         process.own_unseen[event.number] = None
+        if event.safe:
+            self._safe.add((event.who, event.number))
 
     def on_withdrawn(self, event: Withdrawn) -> None:
         """Refused for want of space: never to be seen."""
@@ -121,12 +127,16 @@ class MessageRules:
                 self._check_latecomer(event, key, process.ring, ring)
         if walk.together is None:
             self._check_gapless(event, walk, ring, index)
-        elif event.author not in walk.together:
+        elif key in self._safe and len(walk.delivered) == walk.before_transitional:
+            walk.blocked = True
+        elif event.author not in walk.together and not walk.blocked:
             raise Violation(
                 "EVS-E15",
                 f"{_p(event.who)} {event.text()} behind the first gap, from outside the transitional view",
             )
         walk.delivered.append(event.position)
+        if key in self._safe:
+            self._check_safe(event, walk, ring)
 
     def _check_integrity(self, event: Delivered, key: _Key) -> None:
         """E1: sent before, by the claimed sender, the same bytes."""
@@ -210,6 +220,33 @@ class MessageRules:
                     f"together with its sender",
                 )
 
+    @staticmethod
+    def _check_safe(event: Delivered, walk: _Walk, ring: _Ring) -> None:
+        """E22, E23: who delivers a SAFE message knows that all of its configuration will, unless they crash."""
+        owing = set(walk.together or walk.members)
+        ring.owed.setdefault(event.position, set()).update(owing)
+        for other in ring.walks.values():
+            if other.who in owing and other.next_ring and event.position not in other.delivered:
+                raise Violation(
+                    "EVS-E23" if walk.together else "EVS-E22",
+                    f"{_p(event.who)} {event.text()}, which is SAFE; {_p(other.who)} left the ring without it",
+                )
+
+    @staticmethod
+    def _check_owed(walk: _Walk, ring: _Ring) -> None:
+        """E22, E23: nobody leaves a ring without the SAFE messages that others have delivered on that condition."""
+        if not ring.owed:
+            return
+        mine = set(walk.delivered)
+        for position in sorted(ring.owed):
+            if walk.who in ring.owed[position] and position not in mine:
+                sender, number = ring.at[position]
+                raise Violation(
+                    "EVS-E22",
+                    f"{_p(walk.who)} goes on without {_p(sender)}:{number} at {_at(position)}, which is SAFE "
+                    f"and was delivered by others",
+                )
+
     # -- a configuration --------------------------------------------------------------------
 
     def on_viewed(self, event: Viewed) -> None:
@@ -228,8 +265,9 @@ class MessageRules:
             self._rings[process.ring].left = True
             self._check_same_set(process.ring, walk, view.id)
             self._check_companions(process.ring, walk)
+            self._check_owed(walk, self._rings[process.ring])
         process.ring = view.id
-        process.walk = _Walk(event.who)
+        process.walk = _Walk(event.who, view.members)
         self._rings.setdefault(view.id, _Ring()).walks[event.who] = process.walk
 
     def _check_same_set(self, ring_id: RingId, walk: _Walk, next_ring: RingId) -> None:

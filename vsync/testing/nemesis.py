@@ -171,6 +171,9 @@ class Traffic:
         if rng.random() < 0.05:
             burst = rng.randint(2, 30)
         for _ in range(burst):
-            big = self.cluster.options.big and rng.random() < self.cluster.options.big
-            node.send(size=rng.randrange(100_000, 300_000) if big else rng.randrange(0, 64))
+            options = self.cluster.options
+            big = options.big and rng.random() < options.big
+            safe = bool(options.safe and rng.random() < options.safe)
+            size = int(options.packet_bytes * rng.uniform(1.5, 5)) if big else rng.randrange(0, 64)
+            node.send(size=size, safe=safe)
         self._later(node)

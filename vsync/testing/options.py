@@ -48,7 +48,10 @@ class Options:
     fast_restart: float = 0.5  #: share of restarts that are quicker than any timeout
     start_spread: int = 0  #: the nodes start within so many µs
     send_interval: int = 20_000  #: mean time between two submissions of one node
-    big: float = 0.0  #: share of messages that need many frames
+    big: float = 0.0  #: share of messages that are cut in pieces
+    safe: float = 0.0  #: share of messages that are SAFE
+    packet_bytes: int = 60_000  #: small ones give many packets: recoveries of more than a visit, more pieces
+    accelerated: int = 0  #: packets sent behind the token
 
     def lines(self) -> list[str]:
         """The options for people, one ``name=value`` each; defaults are printed too."""
@@ -107,5 +110,8 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
         start_spread=int(rng.choice([0, 0.2, 1.5]) * SECOND * factor),
         send_interval=drawn // rng.choice([15, 60, 150, 300]),
         big=sometimes(0.3, rng.choice([0.002, 0.02])),
+        safe=sometimes(0.5, rng.choice([0.1, 0.5])),
+        packet_bytes=rng.choice([60_000, 60_000, 1_400, 100]),
+        accelerated=rng.choice([0, 0, 4, 20]),
         **weights,
     )

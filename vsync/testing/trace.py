@@ -59,10 +59,11 @@ class Sent:
     who: Member
     number: int
     digest: int
+    safe: bool = False
     time: int = 0
 
     def text(self) -> str:
-        return f"send {self.number}"
+        return f"send {self.number}" + (" (safe)" if self.safe else "")
 
 
 @dataclass(slots=True)

@@ -24,8 +24,8 @@ _HEADER = struct.Struct(">BIQQ")  # tag, node, incarnation, number
 
 
 class Recorder:
-    """The service of the simulator: verb ``send`` (``{"size": n}`` or ``{"data": bytes}``) multicasts a
-    message.
+    """The service of the simulator: verb ``send`` (``{"size": n}`` or ``{"data": bytes}``, ``{"safe": True}``)
+    multicasts a message.
 
     It keeps nothing but its counter. ``delivered`` is for users' tests: (origin node, data) in order.
     """
@@ -45,13 +45,14 @@ class Recorder:
     def request(self, session: int, rid: int, verb: str, args: Mapping[str, Any], now: int) -> None:
         data = args.get("data")
         if data is None:
-            data = bytes(args.get("size", 0))
+            data = _pattern(self.number + 1, args.get("size", 0))
         self.number += 1
         me = self._host.me
         payload = _HEADER.pack(TAG, me.node, me.incarnation, self.number) + data
-        self._host.event(NOTE, event=Sent(me, self.number, zlib.crc32(payload)))
+        safe = bool(args.get("safe"))
+        self._host.event(NOTE, event=Sent(me, self.number, zlib.crc32(payload), safe))
         try:
-            self._host.submit(payload)
+            self._host.submit(payload, safe=safe)
         except Backpressure:
             self._host.event(NOTE, event=Withdrawn(me, self.number))
         self._host.reply(session, rid, {"number": self.number})
@@ -94,3 +95,9 @@ class Recorder:
 
     def status(self) -> dict[str, Any]:
         return {"sent": self.number}
+
+
+def _pattern(number: int, size: int) -> bytes:
+    """Bytes of which no stretch could stand in another message unnoticed."""
+    word = b"%d." % number
+    return (word * (size // len(word) + 1))[:size]
