@@ -19,6 +19,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import msgpack
@@ -336,8 +337,8 @@ def decode_token(frame: bytes) -> Token:
 
 def encode_join(header: bytes, join: Join) -> bytes:
     """A JOIN frame."""
-    reach = [(member, tick, sorted(heard)) for member, (tick, heard) in sorted(join.reach.items())]
-    sets = (sorted(join.proc), sorted(join.failed))
+    reach = [(*member, tick, _pack_set(heard)) for member, (tick, heard) in sorted(join.reach.items())]
+    sets = (_pack_set(join.proc), _pack_set(join.failed))
     body = (_hello_fields(join.hello), join.ring_seq, *sets, join.leaving, reach, join.why[:MAX_WHY])
     packed: bytes = msgpack.packb(body)
     return header + packed
@@ -346,10 +347,10 @@ def encode_join(header: bytes, join: Join) -> bytes:
 def decode_join(frame: bytes) -> Join:
     """The JOIN in a frame."""
     match _unpack(frame[HEADER_SIZE:]):
-        case [list(hello), int(ring_seq), list(proc), list(failed), bool(leaving), list(reach), str(why)]:
+        case [list(hello), int(ring_seq), bytes(proc), bytes(failed), bool(leaving), list(reach), str(why)]:
             if not 0 <= ring_seq < MAX_RING_SEQ:
                 _bad(f"ring sequence {ring_seq} does not fit 31 bits")
-            sets = frozenset(_members(proc)), frozenset(_members(failed))
+            sets = _unpack_set(proc), _unpack_set(failed)
             return Join(_hello(hello), ring_seq, *sets, leaving, _reach(reach), why[:MAX_WHY])
         case _:
             _bad("malformed JOIN")
@@ -420,11 +421,30 @@ def _reach(raw: list[Any]) -> dict[Member, Row]:
     rows: dict[Member, Row] = {}
     for row in raw[:MAX_MEMBERS]:
         match row:
-            case [list(member), int(tick), list(heard)] if tick >= 0:
-                rows[_members([member])[0]] = (tick, frozenset(_members(heard)))
+            case [int(node), int(incarnation), int(tick), bytes(heard)] if _is_member(node, incarnation, tick):
+                rows[Member(node, incarnation)] = (tick, _unpack_set(heard))
             case _:
                 _bad("malformed reachability row")
     return rows
+
+
+def _is_member(node: int, incarnation: int, tick: int) -> bool:
+    return 0 < node <= MAX_NODE and 0 < incarnation <= MAX_U64 and tick >= 0
+
+
+@lru_cache(maxsize=256)
+def _pack_set(members: frozenset[Member]) -> bytes:
+    """A JOIN of n nodes holds n + 2 sets of up to n members, most of them equal: packed and unpacked once."""
+    packed: bytes = msgpack.packb(sorted(members))
+    return packed
+
+
+@lru_cache(maxsize=256)
+def _unpack_set(packed: bytes) -> frozenset[Member]:
+    raw = _unpack(packed)
+    if type(raw) is not list:
+        _bad("malformed set of members")
+    return frozenset(_members(raw))
 
 
 def _hello_fields(hello: Hello) -> tuple[Any, ...]:

@@ -110,6 +110,16 @@ def test_mutilated_frames_raise_frame_error_only(kind: str) -> None:
     assert refused > 500
 
 
+def test_equal_sets_of_a_join_are_unpacked_once() -> None:
+    """Sixteen nodes on two processors could not form a ring: a JOIN holds 18 sets of 16 members each."""
+    everybody = [Member(node, 1_000 + node) for node in range(1, 17)]
+    rows = {member: (7, frozenset(everybody)) for member in everybody}
+    join = wire.Join(HELLO, 6, frozenset(everybody), frozenset(), False, rows)
+    again = wire.decode_join(wire.encode_join(header(wire.FrameType.JOIN), join))
+    assert again == join
+    assert len({id(heard) for _, heard in again.reach.values()} | {id(again.proc)}) == 1
+
+
 def test_ring_sequences_beyond_31_bits_are_refused() -> None:
     """Fences have 31 bits for them (pitfalls B4, C5)."""
     join = wire.Join(HELLO, 1 << 31, frozenset({ME}), frozenset(), leaving=False)
