@@ -78,8 +78,8 @@ def together(ring: RingId, members: tuple[Member, ...], previous: RingId, old: t
     return view(ring, members, previous, old=old, stayed=members)
 
 
-def sent(who: Member, number: int) -> Sent:
-    return Sent(who, number, digest=number)
+def sent(who: Member, number: int, safe: bool = False) -> Sent:
+    return Sent(who, number, digest=number, safe=safe)
 
 
 def got(
@@ -265,6 +265,53 @@ class TestMessages:
 
     def test_e20_somebody_went_past_it(self) -> None:
         breaks("EVS-E20", first_view(A, B), sent(A, 1), sent(B, 1), got(A, A, 1, 2), got(B, B, 1, 1))
+
+
+class TestSafe:
+    """A SAFE message is delivered when all of the configuration are known to have it."""
+
+    def test_good_delivered_on_both_sides_of_the_change(self) -> None:
+        """A and B lose C: A knows that all have message 1, nobody knows it of message 2."""
+        ab = (A, B)
+        new = together(R2, ab, R1, (A, B, C))
+        check(
+            first_view(A, B, C),
+            [sent(C, 1, safe=True), sent(C, 2, safe=True), sent(A, 1)],
+            [got(m, C, 1, 1) for m in (A, B, C)],
+            [e for m in ab for e in (Viewed(m, trans(new, ab)), got(m, C, 2, 2), got(m, A, 1, 3), Viewed(m, new))],
+        )
+
+    def test_e22_others_leave_without_it(self) -> None:
+        new = together(R2, (B,), R1, (A, B))
+        breaks("EVS-E22", first_view(A, B), sent(A, 1, safe=True), got(A, A, 1, 1), change(B, new, (B,)))
+
+    def test_e22_others_had_left_without_it(self) -> None:
+        new = together(R2, (B,), R1, (A, B))
+        breaks("EVS-E22", first_view(A, B), sent(A, 1, safe=True), change(B, new, (B,)), got(A, A, 1, 1))
+
+    def test_e22_who_crashed_owes_nothing(self) -> None:
+        check(first_view(A, B), sent(A, 1, safe=True), Crashed(B, "crashed"), got(A, A, 1, 1))
+
+    def test_e23_a_companion_has_gone_on_without_it(self) -> None:
+        new, other = together(R2, (A, B), R1, (A, B, C)), together(R3, (B,), R1, (A, B, C))
+        breaks(
+            "EVS-E23",
+            first_view(A, B, C),
+            sent(C, 1, safe=True),
+            change(B, other, (B,)),
+            [Viewed(A, trans(new, (A, B))), got(A, C, 1, 1)],
+        )
+
+    def test_e24_past_a_safe_one_that_others_have(self) -> None:
+        breaks(
+            "EVS-E24",
+            first_view(A, B),
+            [sent(B, 1, safe=True), sent(B, 2), sent(A, 1), got(B, B, 1, 1), got(B, A, 1, 2)],
+            got(A, A, 1, 2),
+        )
+
+    def test_e24_past_a_safe_one_that_comes_later(self) -> None:
+        breaks("EVS-E24", first_view(A, B), sent(A, 1, safe=True), sent(B, 1), got(B, B, 1, 2), got(A, A, 1, 1))
 
 
 class TestViews:

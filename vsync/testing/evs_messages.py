@@ -188,20 +188,21 @@ class MessageRules:
                 f"{_p(event.who)} {event.text()} of {ring_id}, where others have {_p(there[0])}:{there[1]}",
             )
 
-    @staticmethod
-    def _check_gapless(event: Delivered, walk: _Walk, ring: _Ring, index: int) -> None:
-        """E16 and E20: before the transitional view nobody leaves out what anybody has delivered."""
+    def _check_gapless(self, event: Delivered, walk: _Walk, ring: _Ring, index: int) -> None:
+        """E16, E20, E24: before the transitional view nobody leaves out what anybody has delivered.
+
+        If what is left out is SAFE, it ought to have kept back all behind it.
+        """
         if index != walk.next_index:
             hole = ring.positions[walk.next_index]
             sender, number = ring.at[hole]
             raise Violation(
-                "EVS-E16",
+                "EVS-E24" if ring.at[hole] in self._safe else "EVS-E16",
                 f"{_p(event.who)} {event.text()} without {_p(sender)}:{number} at {_at(hole)}",
             )
         walk.next_index += 1
 
-    @staticmethod
-    def _check_latecomer(event: Delivered, key: _Key, ring_id: RingId, ring: _Ring) -> None:
+    def _check_latecomer(self, event: Delivered, key: _Key, ring_id: RingId, ring: _Ring) -> None:
         """A message appears below what is known, or late: those who went past it must have been allowed to."""
         for walk in ring.walks.values():
             if walk.who == event.who:
@@ -209,7 +210,7 @@ class MessageRules:
             regular = walk.delivered[: walk.before_transitional] if walk.together else walk.delivered
             if regular and regular[-1] > event.position:
                 raise Violation(
-                    "EVS-E20",
+                    "EVS-E24" if key in self._safe else "EVS-E20",
                     f"{_p(event.who)} {event.text()}; {_p(walk.who)} went past it to "
                     f"{_at(regular[-1])} in regular {ring_id}",
                 )
