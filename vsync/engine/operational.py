@@ -110,7 +110,9 @@ def wake(e: Engine, now: int) -> None:
     ring = e.ring
     if e.state is not State.OPERATIONAL:
         return
-    if ring.held is not None:
+    if ring.held is not None and ring.alone:
+        e.timers.set(Timer.HOLD, now)  # not at once: each visit may make a layer above submit again, for ever
+    elif ring.held is not None:
         ring.quiet_visits = 0
         release_token(e, now)
     elif ring.quiet_visits and not ring.cancelled and ring.representative != e.me:
