@@ -232,7 +232,11 @@ class TestMessages:
 
     def test_e15_a_strangers_message_behind_the_gap(self) -> None:
         new = together(R2, (A, B), R1, (A, B, C))
-        breaks("EVS-E15", first_view(A, B, C), sent(C, 1), Viewed(A, trans(new, (A, B))), got(A, C, 1, 2))
+        begin = [first_view(A, B, C), [sent(C, 1), sent(C, 2)]]
+        left = [Viewed(A, trans(new, (A, B)))]
+        breaks("EVS-E15", *begin, [got(C, C, 1, 2)], left, [got(A, C, 2, 3)])
+        breaks("EVS-E15", *begin, left, [got(A, C, 2, 3)], [got(C, C, 1, 2)])
+        check(*begin, [got(C, C, 1, 2)], left, [got(A, C, 1, 2), got(A, C, 2, 3)])  # blocked by a SAFE one
 
     def test_e16_a_hole_in_the_regular_part(self) -> None:
         breaks(

@@ -7,7 +7,7 @@ process delivers in growing order; the rest is about *which* messages of that or
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
 from vsync.testing.trace import Crashed, Delivered, Sent, Started, Trace, Viewed, Withdrawn
@@ -30,7 +30,7 @@ class _Walk:
     together: tuple[Member, ...] | None = None  #: its transitional view, once given
     next_ring: RingId | None = None  #: where it went from here
     next_index: int = 0  #: in the regular part: index of the next position in the ring's order
-    blocked: bool = False  #: a SAFE message kept others back until after the transitional view (E24)
+    authors: dict[Member, tuple[int, int]] = field(default_factory=dict)  #: by author: how many, the last position
 
 
 @dataclass(slots=True)
@@ -41,6 +41,7 @@ class _Ring:
     at: dict[int, _Key] = field(default_factory=dict)
     walks: dict[Member, _Walk] = field(default_factory=dict)
     left: bool = False  #: somebody has gone on to another ring
+    authors: dict[Member, list[int]] = field(default_factory=dict)  #: positions by author, ascending
     owed: dict[int, set[Member]] = field(default_factory=dict)  #: SAFE ones: who has to deliver them, too
 
 
@@ -123,17 +124,15 @@ class MessageRules:
         if event.position not in ring.at:
             ring.at[event.position] = key
             ring.positions.insert(index, event.position)
+            insort(ring.authors.setdefault(event.author, []), event.position)
             if ring.left or index < len(ring.positions) - 1:
                 self._check_latecomer(event, key, process.ring, ring)
         if walk.together is None:
             self._check_gapless(event, walk, ring, index)
-        elif key in self._safe and len(walk.delivered) == walk.before_transitional:
-            walk.blocked = True
-        elif event.author not in walk.together and not walk.blocked:
-            raise Violation(
-                "EVS-E15",
-                f"{_p(event.who)} {event.text()} behind the first gap, from outside the transitional view",
-            )
+        count, _ = walk.authors.get(event.author, (0, -1))
+        if walk.together is not None and bisect_left(ring.authors[event.author], event.position) != count:
+            self._orphan(event.who, event.author, event.position)
+        walk.authors[event.author] = (count + 1, event.position)
         walk.delivered.append(event.position)
         if key in self._safe:
             self._check_safe(event, walk, ring)
@@ -207,6 +206,9 @@ class MessageRules:
         for walk in ring.walks.values():
             if walk.who == event.who:
                 continue
+            last = walk.authors.get(key[0], (0, -1))[1]
+            if walk.together and last > event.position:
+                self._orphan(walk.who, key[0], last)
             regular = walk.delivered[: walk.before_transitional] if walk.together else walk.delivered
             if regular and regular[-1] > event.position:
                 raise Violation(
@@ -220,6 +222,14 @@ class MessageRules:
                     f"{_p(event.who)} {event.text()}; {_p(walk.who)} left {ring_id} without it, though "
                     f"together with its sender",
                 )
+
+    @staticmethod
+    def _orphan(who: Member, author: Member, position: int) -> None:
+        """E15: behind a gap either all of a sender's messages are delivered or none."""
+        raise Violation(
+            "EVS-E15",
+            f"{_p(who)} delivered {_at(position)} of {_p(author)} in the transitional part, but not all before it",
+        )
 
     @staticmethod
     def _check_safe(event: Delivered, walk: _Walk, ring: _Ring) -> None:
