@@ -1,7 +1,8 @@
 """Which of the links to a peer to use. Pure: time is an argument, in µs.
 
-Every link is pinged, often while frames are sent to the peer and rarely otherwise. Each ping is answered over
-the same link, so that a link counts only if it carries both ways::
+Whatever was sent over a redundant link is followed by a ping within a tenth of a second; a link over which nothing
+is sent is pinged every other second. Each ping is answered over the same link, so that a link counts only if it
+carries both ways::
 
     DOWN ──need answers in a row──▶ UP ◀──an answer── SUSPECT ──four pings in a row unanswered──▶ DOWN
                                      └──a ping not answered in time──▶ ▲
@@ -45,11 +46,12 @@ class LinkState(Enum):
 class LinkTiming:
     """µs between two pings of a link, by its state and its peer's; and how long an answer may take."""
 
-    busy: int = 100_000  #: frames are being sent to the peer
-    idle: int = 1_000_000
-    suspect: int = 50_000
-    down: int = 250_000  #: of a busy peer; else ``idle``
+    busy: int = 100_000  #: the link is in use, and something was sent since the last ping
+    idle: int = 2_000_000
+    suspect: int = 50_000  #: of a busy peer; else ``idle``
+    down: int = 250_000  #: the same
     answer: int = 75_000  #: and four times the usual round trip
+    touch: int = 0  #: send something, unanswered, to a busy peer so often: a dead one's port refuses it; 0: do not
 
 
 class Link:
@@ -185,13 +187,15 @@ class Link:
 class Links:
     """The links to one peer. ``use`` says which to send on; ask again after every call."""
 
-    __slots__ = ("_busy_until", "_deadline", "_doubt", "links", "timing", "use")
+    __slots__ = ("_busy_until", "_deadline", "_doubt", "_touch_at", "_unproven", "links", "timing", "use")
 
     def __init__(self, count: int, now: int, timing: LinkTiming | None = None) -> None:
         self.timing = timing or LinkTiming()
         self.links = [Link(index, now, self.timing) for index in range(count)]
         self.use: tuple[int, ...] = tuple(range(count))
         self._busy_until = 0
+        self._unproven = False  # something was sent, and no ping after it
+        self._touch_at = NEVER
         self._deadline = now
         self._doubt: tuple[tuple[int, ...], int] | None = None
 
@@ -206,19 +210,35 @@ class Links:
         return any(link.state is not LinkState.DOWN for link in self.links)
 
     def busy(self, now: int) -> None:
-        """Something is being sent to the peer. Enough to be called once between two ``tick``s."""
+        """Something is being sent to the peer. Enough to be called once after each ``tick``."""
         self._busy_until = now + BUSY_US
+        self._unproven = True
+        if self.timing.touch:
+            self._touch_at = now + self.timing.touch
         self._schedule(now)
+
+    def touch(self, now: int) -> bool:
+        """Whether something should be sent over the links in use, be it only to see whether it is refused."""
+        if now < self._touch_at:
+            return False
+        self._touch_at = now + self.timing.touch
+        if self._touch_at > self._busy_until:
+            self._touch_at = NEVER
+        self._schedule(now)
+        return True
 
     def tick(self, now: int) -> list[tuple[int, int]]:
         """Judge what is due; returns the pings to send: (link, number)."""
         self._excuse(now)
-        pings = []
         for link in self.links:
             link.expire(now)
+        self._choose()
+        pings = []
+        for link in self.links:
             if now - link.last >= self._interval(link, now):
                 pings.append((link.index, link.ping(now)))
-        self._choose()
+        if all(self.links[index].last == now for index in self.use):
+            self._unproven = False
         self._schedule(now)
         return pings
 
@@ -287,13 +307,12 @@ class Links:
 
     def _interval(self, link: Link, now: int) -> int:
         timing = self.timing
+        if link.state is LinkState.UP:
+            return timing.busy if self._unproven and link.index in self.use else timing.idle
         if now >= self._busy_until:
             return timing.idle
-        if link.state is LinkState.UP:
-            return timing.busy
         return timing.suspect if link.state is LinkState.SUSPECT else timing.down
 
     def _schedule(self, now: int) -> None:
-        self._deadline = min(
-            min(link.last + self._interval(link, now), link.asked_at + link.patience + 1) for link in self.links
-        )
+        due = (min(k.last + self._interval(k, now), k.asked_at + k.patience + 1) for k in self.links)
+        self._deadline = min(self._touch_at, *due)

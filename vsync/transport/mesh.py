@@ -28,8 +28,8 @@ LINK_MAGIC = b"VL"
 RECENT = 64  #: frames kept for a link that turns out to be cut
 RECENT_BYTES = 4 << 20
 
-_PING, _PONG = 1, 2
-_FRAME = struct.Struct("!2sBBQIBI")  # magic, version, ping or pong, cluster tag, sender, link, number
+_PING, _PONG, _TOUCH = 1, 2, 3  # a touch is not answered
+_FRAME = struct.Struct("!2sBBQIBI")  # magic, version, kind, cluster tag, sender, link, number
 _VERSION = 1
 _NEVER = 1 << 62
 _log = get_logger("vsync.transport")
@@ -126,13 +126,7 @@ class Mesh(ABC):
             return
         for remote in self._remotes.values():
             if now >= remote.links.deadline:
-                if remote.woken:
-                    remote.woken = False
-                    remote.links.busy(now)
-                for link, number in remote.links.tick(now):
-                    if not self._put(remote.node, link, self._wrap(remote.node, self._frame(_PING, link, number))):
-                        remote.links.unsent(link, number)
-                self._moved(remote)
+                self._tick(remote, now)
         self._plan()
 
     def link_rows(self) -> list[dict[str, Any]]:
@@ -163,7 +157,7 @@ class Mesh(ABC):
             return
         if kind == _PING:
             self._put(node, link, self._wrap(node, self._frame(_PONG, link, number)))
-        else:
+        elif kind == _PONG:
             remote.links.pong(link, number, self._clock())
             self._moved(remote)
             self._plan()
@@ -190,6 +184,17 @@ class Mesh(ABC):
 
     def _frame(self, kind: int, link: int, number: int) -> bytes:
         return _FRAME.pack(LINK_MAGIC, _VERSION, kind, self._tag, self.me.node, link, number)
+
+    def _tick(self, remote: Remote, now: int) -> None:
+        remote.woken = False
+        pings = remote.links.tick(now)
+        for link, number in pings:
+            if not self._put(remote.node, link, self._wrap(remote.node, self._frame(_PING, link, number))):
+                remote.links.unsent(link, number)
+        if remote.links.touch(now) and not pings:
+            for link in remote.links.use:
+                self._put(remote.node, link, self._wrap(remote.node, self._frame(_TOUCH, link, 0)))
+        self._moved(remote)
 
     def _wake(self, remote: Remote) -> None:
         remote.woken = True

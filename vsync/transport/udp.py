@@ -34,6 +34,7 @@ MAX_DATAGRAM = 65_507
 BUFFER = 8 << 20  #: of a data socket, if the system grants it
 ENOUGH = 1 << 20  #: a smaller one is complained of
 DEFAULT_MTU = 1500
+TOUCH_US = 100_000  #: a peer that is sent to is sent something so often: if it has died, its port refuses
 MIN_PAYLOAD = 400
 _HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
 _MTU_OPTION = {socket.AF_INET: (socket.IPPROTO_IP, 14), socket.AF_INET6: (socket.IPPROTO_IPV6, 24)}
@@ -41,7 +42,7 @@ _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 _DATA, _TOKEN = b"\0", b"\1"
 _LANES = (0, 1)
 _KIND_AT = 3  # in the engine's frames
-_TOKENS = (int(FrameType.TOKEN), int(FrameType.COMMIT))
+_TOKENS = (bytes([FrameType.TOKEN]), bytes([FrameType.COMMIT]))
 _LOCAL = (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE)  # says nothing about the way to the peer
 _AGAIN_US = 1_000_000  # a way to a peer is looked for so often
 _EVIDENCE = "port unreachable, twice"
@@ -85,7 +86,9 @@ class UdpTransport(Mesh):
     def __init__(self, config: ClusterConfig, options: TransportConfig | None = None, incarnation: int = 0) -> None:
         options = options or TransportConfig(kind="udp")
         check_addresses(config, options)
-        super().__init__(config, ("frames_repeated", "auth_failures", "frames_duplicate"), LinkTiming())
+        redundant = any(len(peer.addresses) > 1 for peer in config.peers)
+        timing = LinkTiming(touch=TOUCH_US) if redundant else LinkTiming(busy=1_000_000, touch=TOUCH_US)
+        super().__init__(config, ("frames_repeated", "auth_failures", "frames_duplicate"), timing)
         self._options = options
         salt = new_salt()
         self._sealers = {
@@ -148,7 +151,7 @@ class UdpTransport(Mesh):
     # ------------------------------------------------------------ sending
 
     def _wrap(self, node: int, frame: bytes) -> bytes:
-        lane = _TOKEN if frame[_KIND_AT] in _TOKENS and frame[:2] != LINK_MAGIC else _DATA
+        lane = _TOKEN if frame[_KIND_AT : _KIND_AT + 1] in _TOKENS and frame[:2] != LINK_MAGIC else _DATA
         return self._sealers[node].seal(frame, lane)
 
     def _put(self, node: int, link: int, wire: bytes) -> bool:

@@ -53,7 +53,7 @@ class ZmqTransport(Mesh):
         check_addresses(config, options)
         redundant = any(len(peer.addresses) > 1 for peer in config.peers)
         # A single link is pinged for the status alone: TCP itself tells when it breaks.
-        timing = LinkTiming() if redundant else LinkTiming(busy=1_000_000)
+        timing = LinkTiming() if redundant else LinkTiming(busy=2_000_000)
         super().__init__(config, ("frames_repeated", "auth_failures"), timing)
         self.packet_bytes = MAX_FRAME  #: TCP has no packets
         self._handlers: dict[int, Callable[[], None]] = {}
