@@ -154,6 +154,9 @@ class GroupService:
         if not self._is_member(session, group):
             self.host.refuse(session, rid, "not_member", f"this session is not a member of {group!r}")
             return
+        if (session, group) in self._waiting:  # the first answer must not be lost
+            self.host.refuse(session, rid, "not_member", f"this session is leaving {group!r} already")
+            return
         self.host.submit(self._encode(LEAVE, group, session, None))
         self._waiting[session, group] = rid
 

@@ -125,6 +125,14 @@ def test_messages_have_one_order_and_end_with_membership(bus: Bus) -> None:
     assert bus.ports[1].answers[-1] == (1, {})
 
 
+def test_leaving_twice_answers_both(bus: Bus) -> None:
+    """The second request must not take the place of the first, which would never be answered."""
+    bus.ports[3].service.request(7, 11, "leave", {"group": "g"}, 0)
+    bus.ports[3].service.request(7, 12, "leave", {"group": "g"}, 0)
+    bus.run()
+    assert bus.ports[3].answers[-2:] == [(12, "not_member"), (11, {})]
+
+
 def test_a_dead_client_leaves_once(bus: Bus) -> None:
     """procdown, exactly one leave, and its messages under way come before it (G3)."""
     bus.ports[1].story(7)

@@ -79,6 +79,7 @@ class SimCluster:
             self.options.timing,
             packet_bytes=self.options.packet_bytes,
             accelerated=self.options.accelerated,
+            send_queue=self.options.send_queue,
         )
         self.nodes = {peer.node: SimNode(self, replace(config, node=peer.node)) for peer in peers}
         for plugin in self.plugins:

@@ -52,6 +52,8 @@ class Options:
     safe: float = 0.0  #: share of messages that are SAFE
     packet_bytes: int = 60_000  #: small ones give many packets: recoveries of more than a visit, more pieces
     accelerated: int = 0  #: packets sent behind the token
+    send_queue: int = 4_096  #: messages that may wait for the token: small ones give back-pressure
+    group_interval: int = 0  #: mean time between two actions of the members of process groups; 0: there are none
 
     def lines(self) -> list[str]:
         """The options for people, one ``name=value`` each; defaults are printed too."""
@@ -113,5 +115,7 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
         safe=sometimes(0.5, rng.choice([0.1, 0.5])),
         packet_bytes=rng.choice([60_000, 60_000, 1_400, 100]),
         accelerated=rng.choice([0, 0, 4, 20]),
+        send_queue=rng.choice([4_096, 4_096, 4_096, 20]),
+        group_interval=int(sometimes(0.4, drawn // rng.choice([60, 150, 300]))),
         **weights,
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vsync.testing.cluster import SimCluster
+from vsync.testing.groups_workload import GroupPlugin
 from vsync.testing.nemesis import Nemesis, Traffic
 from vsync.testing.node import SimNode
 from vsync.testing.options import Options
@@ -56,6 +57,8 @@ def run(
     ``strict``: a known limit counts as a broken property.
     """
     began = time.process_time()
+    if options.group_interval:
+        plugins = (*plugins, GroupPlugin(options.seed, options.group_interval))
     cluster = SimCluster(options=options, plugins=plugins, keep_events=keep_events)
     nemesis, traffic = Nemesis(cluster), Traffic(cluster)
     violation: Violation | None = None

@@ -20,6 +20,7 @@ __all__ = [
     "Event",
     "Frame",
     "Noted",
+    "Place",
     "Sent",
     "Started",
     "Trace",
@@ -101,6 +102,21 @@ class Delivered:
 
 
 @dataclass(slots=True)
+class Place:
+    """The group service of a process is about to handle the message at this position of its ring, or a view."""
+
+    who: Member
+    position: int
+    view: View | None = None
+    time: int = 0
+
+    def text(self) -> str:
+        if self.view is not None:
+            return f"group service: view {self.view.id}"
+        return f"group message @{self.position >> 16}.{self.position & 0xFFFF}"
+
+
+@dataclass(slots=True)
 class Viewed:
     """A process was given a configuration."""
 
@@ -142,7 +158,7 @@ class Frame:
         return f"-> {','.join(map(str, self.to))} {len(self.frame)} B"
 
 
-Event = Started | Crashed | Sent | Withdrawn | Delivered | Viewed | Noted | Frame
+Event = Started | Crashed | Sent | Withdrawn | Delivered | Place | Viewed | Noted | Frame
 
 
 class Trace:
