@@ -84,6 +84,7 @@ class Loop:
         self._answered: dict[int, Session] = {}  # sessions with something to flush
         self._publish_all = True
         self._last_pass = 0
+        self._core_due: int | None = None
         self.counters = dict.fromkeys(("turns", "persists", "requests", "sessions_opened"), 0)
         self._poller = zmq.Poller()
         self._poller.register(self._wake, zmq.POLLIN)
@@ -164,8 +165,9 @@ class Loop:
     def _turn(self) -> None:
         self.counters["turns"] += 1
         ready = {source for source, _ in self._poller.poll(self._patience())}
-        if not ready.isdisjoint(self._doors):
-            self._receive()
+        got_some = not ready.isdisjoint(self._doors) and self._receive()
+        if not got_some and ready <= self._doors and self._only_links():
+            return
         if self._wake in ready:
             self._run_calls()
         if self._server is not None and (self._server.backlog or self._server.fileno() in ready):
@@ -174,20 +176,35 @@ class Loop:
         self._publish()
         self._flush()
 
+    def _only_links(self) -> bool:
+        """Whether this turn is one of the transport's own – pings, answers –, the core having nothing to do.
+
+        There are more of them than of others while the ring is idle, so they are kept short.
+        """
+        now = boot_us()
+        deadline = self._transport.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._transport.fire(now)
+        told = self._tell_gone(now)
+        busy = self._server is not None and self._server.backlog
+        return not told and not busy and not self._answered and (self._core_due is None or now < self._core_due)
+
     def _patience(self) -> int:
         """Milliseconds to wait, rounded up so that a deadline has passed when the poll returns; -1: for ever."""
         if self._server is not None and self._server.backlog:
             return 0
-        deadlines = [d for d in (self._core.next_deadline(), self._transport.next_deadline()) if d is not None]
+        self._core_due = self._core.next_deadline()
+        deadlines = [d for d in (self._core_due, self._transport.next_deadline()) if d is not None]
         return max(0, (min(deadlines) - boot_us() + 999) // 1000) if deadlines else -1
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Whether there was anything for the core."""
         frames = self._transport.receive()
         now = boot_us()
         for frame in frames:
             self._core.receive(frame, now)
             self._carry_out()  # now, not at the end: the token must not wait for the rest of the batch
-        self._tell_gone(now)
+        return self._tell_gone(now) or bool(frames)
 
     def _fire(self) -> None:
         now = boot_us()
@@ -200,10 +217,12 @@ class Loop:
             self._core.fire(now)
         self._carry_out()
 
-    def _tell_gone(self, now: int) -> None:
-        for node, evidence in self._transport.take_gone():
+    def _tell_gone(self, now: int) -> bool:
+        gone = self._transport.take_gone()
+        for node, evidence in gone:
             self._core.peer_gone(node, evidence, now)
             self._carry_out()
+        return bool(gone)
 
     def _run_calls(self) -> None:
         with self._lock:
