@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from world import PASS, World
 
-from vsync.engine import Reason
+from vsync.engine import Reason, State
 from vsync.testing import SimCluster
 from vsync.types import MAX_MESSAGE, Timing
 from vsync.wire import Token, encode_token
@@ -223,6 +223,34 @@ def test_32_an_idle_ring_wakes_up_at_once(node: int) -> None:
     world.do(f"submit {node} now")
     world.until(lambda: all(world.got[n] for n in (1, 2, 3)), 100)
     assert world.now - began < 3_000
+
+
+@pytest.mark.parametrize("state", [State.GATHER, State.COMMIT, State.RECOVERY, State.OPERATIONAL])
+@pytest.mark.parametrize("kind", ["DATA", "TOKEN", "JOIN", "COMMIT", "PROBE", "CANCEL"])
+def test_33_old_frames_of_every_kind_are_harmless_in_every_state(kind: str, state: State) -> None:
+    """corosync c1392556, 7839990f and others: what a state did not expect. Here it gets all that was ever sent."""
+    world = World(3)
+    old: list[bytes] = []
+
+    def keep(what: str, source: int, target: int, frame: bytes) -> str:
+        if what == kind and target == 2 and len(old) < 200:
+            old.append(frame)
+        return PASS
+
+    world.rule = keep
+    world.together()
+    world.do("submit 3 a b", "run 500", "submit 2 c", "cut 1 2", "cut 3 2", "run 3000", "heal", "run 3000")
+    assert old or kind == "CANCEL"
+    world.rule = lambda *_: PASS
+    before = world.data(2)
+    world.do("crash 3")
+    world.until(lambda: world.state(2) is state, 5000, step=0.05)
+    for frame in old:
+        world.frame(2, frame)
+    world.until(lambda: world.ring(1) == world.ring(2) == [1, 2], 10_000)
+    world.do("submit 1 d", "run 100")
+    assert world.data(2) == [*before, b"d"]
+    world.agree(1, 2)
 
 
 def test_37_an_impossible_token_aborts_nobody() -> None:

@@ -46,7 +46,7 @@ def test_what_stands_behind_a_safe_message_waits_for_it() -> None:
 
 @pytest.mark.parametrize("safe", [False, True])
 def test_a_promise_made_in_a_recovery_that_failed_is_kept(safe: bool) -> None:
-    """E23: node 1 installed with node 3 and delivered; node 3 only reached the end, then left the ring by another way.
+    """E23: node 1 installed with node 3 and delivered; node 3 reached the end only, and left in another way.
 
     The message stands behind a hole and its sender does not come along: without the promise it would be dropped.
     """
