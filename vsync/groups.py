@@ -58,6 +58,7 @@ class GroupService:
         self._next_send = 0
         self._sizes: dict[tuple[int, str], int] = {}  #: bytes of each local membership in LIST ..
         self._list_size = 0  #: .. and their sum
+        self._had_any = False  #: somebody may know processes of this node: an empty list, too, is news at a merge
         self._downs: list[int] = []  #: members that have gone, while the send queue has no room to say so
 
     def attach(self, host: Host, now: int) -> None:
@@ -99,7 +100,7 @@ class GroupService:
         for group in sorted(self.groups):
             if not self._remove(group, lambda p: Member(p.node, p.incarnation) not in present, "nodedown"):
                 self._push_view(group, (), ())
-        if len({entry.old_ring for entry in view.entries.values()}) > 1 and self._local():
+        if len({entry.old_ring for entry in view.entries.values()}) > 1 and self._had_any:
             self.host.submit(self._encode(LIST, "", 0, self._local()), urgent=True)
 
     # ------------------------------------------------------------ local sessions
@@ -149,6 +150,7 @@ class GroupService:
         self._sizes[session, group] = size
         self._list_size += size
         self._waiting[session, group] = rid
+        self._had_any = True
 
     def _request_leave(self, session: int, rid: int, group: str, args: Mapping[str, Any]) -> None:
         if not self._is_member(session, group):

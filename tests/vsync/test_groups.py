@@ -125,6 +125,21 @@ def test_messages_have_one_order_and_end_with_membership(bus: Bus) -> None:
     assert bus.ports[1].answers[-1] == (1, {})
 
 
+def test_no_ghost_of_a_process_that_ended_out_of_sight(bus: Bus) -> None:
+    """Node 3 heard nothing while 2's last process ended, and had no view of its own in between: 2's list is empty.
+
+    Found by the simulator: a node without processes sent no list, and the others never learnt (CPG-G3; corosync
+    PR #828 had the same end).
+    """
+    bus.view({1, 2})
+    bus.ports[2].service.close(7, 0)
+    bus.run()
+    bus.view({1, 2, 3})
+    bus.run()
+    for port in bus.ports.values():
+        assert [p["node"] for p in port.service.status()["g"]] == [1, 3]
+
+
 def test_leaving_twice_answers_both(bus: Bus) -> None:
     """The second request must not take the place of the first, which would never be answered."""
     bus.ports[3].service.request(7, 11, "leave", {"group": "g"}, 0)
