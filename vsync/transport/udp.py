@@ -61,15 +61,15 @@ class _Path:
 
 
 class _Line:
-    """One socket, for data or for tokens. One without a path takes what comes from anywhere."""
+    """One socket, for data or for tokens: to one peer, or for what comes from anywhere."""
 
     __slots__ = ("address", "lane", "link", "node", "path", "socket", "target", "tried")
 
-    def __init__(self, lane: int, link: int, address: str, node: int = 0, path: _Path | None = None) -> None:
+    def __init__(self, lane: int, link: int, address: str, node: int, path: _Path) -> None:
         self.lane = lane
         self.link = link
         self.address = address  # the peer's, or the own one
-        self.node = node
+        self.node = node  # 0: anybody
         self.path = path
         self.socket: socket.socket | None = None  # none: there is no way to the peer yet
         self.target: Target | None = None
@@ -106,7 +106,7 @@ class UdpTransport(Mesh):
         try:
             for link, address in enumerate(options.listen or self.me.addresses):
                 for lane in _LANES:
-                    self._listen(_Line(lane, link, address))
+                    self._listen(_Line(lane, link, address, 0, _Path()))
             for node, remote in self._remotes.items():
                 for link in range(len(remote.links.links)):
                     self._connect(node, link, remote.peer.addresses[link])
@@ -178,17 +178,20 @@ class UdpTransport(Mesh):
         is dead only if all links refuse or do not carry.
         """
         path = line.path
-        if path is None or not path.heard:
+        if not path.heard:
             return
         path.refused += 1
+        links = self._remotes[line.node].links
         if path.refused == 1:
-            for link in self._remotes[line.node].links.links:
+            for link in links.links:
                 self._ask(line.node, link.index)
-        elif path.refused == 2:
-            path.heard = False
+            return
+        if path.refused == 2:
             self._link_broke(line.node, line.link, self._clock())
-            if not self._remotes[line.node].links.alive:
-                self._gone.append((line.node, f"{_EVIDENCE} ({line.address})"))
+        if not links.alive and path.heard:
+            for link in links.links:
+                self._out[line.node, link.index][0].path.heard = False  # said once
+            self._gone.append((line.node, f"{_EVIDENCE} ({line.address})"))
 
     # ------------------------------------------------------------ receiving
 
@@ -215,10 +218,9 @@ class UdpTransport(Mesh):
                 self.counters["frames_duplicate"] += 1
                 continue
             node, frame = opened
-            path = line.path
-            if path is not None and line.node == node:
-                path.heard = True
-                path.refused = 0
+            path = self._out[node, line.link][0].path
+            path.heard = True
+            path.refused = 0
             if frame[:2] == LINK_MAGIC:
                 self._link_frame(frame)
             else:

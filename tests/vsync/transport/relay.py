@@ -7,7 +7,9 @@ import selectors
 import socket
 import threading
 
-__all__ = ["TcpRelay"]
+from tests.vsync.transport.ports import free_ports
+
+__all__ = ["TcpRelay", "UdpRelay"]
 
 
 class TcpRelay:
@@ -85,3 +87,49 @@ class TcpRelay:
             for each in (end, other):
                 selector.unregister(each)
                 each.close()
+
+
+class UdpRelay:
+    """Datagrams to ``port`` and the next one go to ``target`` and the next one, from other ports."""
+
+    def __init__(self, target: int) -> None:
+        (self.port,) = free_ports(1)
+        self._cut = False
+        self._over = False
+        self._lanes = []
+        for lane in (0, 1):
+            door, far = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
+            door.bind(("127.0.0.1", self.port + lane))
+            door.setblocking(False)
+            far.connect(("127.0.0.1", target + lane))
+            self._lanes.append((door, far))
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def cut(self) -> None:
+        """From now on nothing passes, and nobody is told."""
+        self._cut = True
+
+    def heal(self) -> None:
+        """What comes now passes."""
+        self._cut = False
+
+    def close(self) -> None:
+        """End: its ports refuse from now on."""
+        self._over = True
+        self._thread.join()
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for door, far in self._lanes:
+                selector.register(door, selectors.EVENT_READ, far)
+            while not self._over:
+                for key, _ in selector.select(0.02):
+                    assert isinstance(key.fileobj, socket.socket)
+                    with contextlib.suppress(OSError):
+                        data = key.fileobj.recv(1 << 16)
+                        if not self._cut:
+                            key.data.send(data)
+        for lane in self._lanes:
+            for end in lane:
+                end.close()

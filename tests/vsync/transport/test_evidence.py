@@ -10,11 +10,11 @@ import pytest
 import zmq
 
 from tests.vsync.transport.ports import free_ports
-from tests.vsync.transport.relay import TcpRelay
+from tests.vsync.transport.relay import TcpRelay, UdpRelay
 from vsync.clock import boot_us
 from vsync.transport import Transport
 from vsync.transport.dial import TRIES_US
-from vsync.transport.zmq import ZmqTransport
+from vsync.transport.options import TransportConfig, open_transport
 from vsync.types import ClusterConfig, Peer
 
 
@@ -59,25 +59,38 @@ def closing(*transports: Transport) -> Iterator[None]:
             transport.close()
 
 
-def test_a_dead_peer_is_told_once_with_its_address() -> None:
+def opened(kind: str, node: int, *addresses: tuple[int, ...], listen: tuple[int, ...] = ()) -> Transport:
+    own = tuple(f"127.0.0.1:{port}" for port in listen)
+    return open_transport(configuration(node, *addresses), TransportConfig(kind, listen=own), boot_us())
+
+
+@pytest.mark.parametrize("kind", ["zmq", "udp"])
+def test_a_dead_peer_is_told_once_with_its_address(kind: str) -> None:
     one, two = free_ports(2)
-    a, b = (ZmqTransport(configuration(n, (one,), (two,))) for n in (1, 2))
+    a, b = (opened(kind, n, (one,), (two,)) for n in (1, 2))
     with closing(a, b):
         until(lambda: connected(a) and connected(b), a, b)
         assert a.take_gone() == []
         b.close()
         gone: list[tuple[int, str]] = []
-        until(lambda: gone.extend(a.take_gone()) or gone, a)
-        assert gone == [(2, f"connection reset, then refused (127.0.0.1:{two})")]
+        until(lambda: (a.send((2,), b"VSx"), gone.extend(a.take_gone())) and gone, a)
+        said = {"zmq": "connection reset, then refused", "udp": "port unreachable, twice"}
+        assert gone == [(2, f"{said[kind]} (127.0.0.1:{two})")]
         end = boot_us() + 2 * TRIES_US[-1]
         while boot_us() < end:
+            a.send((2,), b"VSx")
             turn(a)
         assert a.take_gone() == []
+        with closing(again := opened(kind, 2, (one,), (two,))):  # and of its next life again
+            until(lambda: (a.send((2,), b"VSx"), connected(a) and connected(again))[1], a, again)
+            assert a.take_gone() == []
+        until(lambda: (a.send((2,), b"VSx"), a.take_gone())[1], a)
 
 
-def test_who_never_was_there_is_not_told() -> None:
+@pytest.mark.parametrize("kind", ["zmq", "udp"])
+def test_who_never_was_there_is_not_told(kind: str) -> None:
     one, two = free_ports(2)
-    a = ZmqTransport(configuration(1, (one,), (two,)))
+    a = opened(kind, 1, (one,), (two,))
     with closing(a):
         end = boot_us() + 300_000
         while boot_us() < end:
@@ -90,8 +103,7 @@ def test_a_broken_connection_alone_is_no_evidence() -> None:
     """The relay resets every connection, but its port goes on to accept: a switch, not a death."""
     one, two = free_ports(2)
     relay = TcpRelay(two)
-    a = ZmqTransport(configuration(1, (one,), (relay.port,)))
-    b = ZmqTransport(configuration(2, (one,), (two,)))
+    a, b = opened("zmq", 1, (one,), (relay.port,)), opened("zmq", 2, (one,), (two,))
     with closing(a, b), contextlib.closing(relay):
         until(lambda: connected(a), a, b)
         relay.reset()
@@ -101,12 +113,13 @@ def test_a_broken_connection_alone_is_no_evidence() -> None:
 
 
 @pytest.mark.parametrize("dead", [False, True])
-def test_one_address_that_refuses_is_no_evidence_while_another_answers(dead: bool) -> None:
+@pytest.mark.parametrize("kind", ["zmq", "udp"])
+def test_one_address_that_refuses_is_no_evidence_while_another_answers(kind: str, dead: bool) -> None:
     """Two links; the first address refuses. Only when the second does not carry either is the node gone."""
     one, alt, two, alt2 = free_ports(4)
-    relay = TcpRelay(two)
-    a = ZmqTransport(configuration(1, (one, alt), (relay.port, alt2)))
-    b = ZmqTransport(configuration(2, (one, alt), (two, alt2)))
+    relay: TcpRelay | UdpRelay = TcpRelay(two) if kind == "zmq" else UdpRelay(two)
+    a = opened(kind, 1, (one, alt), (relay.port, alt2))
+    b = opened(kind, 2, (one, alt), (relay.port, alt2), listen=(two, alt2))
     with closing(a, b), contextlib.closing(relay):
         until(lambda: connected(a, 2), a, b)
         if dead:
@@ -115,6 +128,7 @@ def test_one_address_that_refuses_is_no_evidence_while_another_answers(dead: boo
         gone: list[tuple[int, str]] = []
         end = boot_us() + 3 * TRIES_US[-1]
         while boot_us() < end or (dead and not gone):
+            a.send((2,), b"VSx")
             turn(*((a,) if dead else (a, b)))
             gone += a.take_gone()
         assert [node for node, _ in gone] == ([2] if dead else [])
