@@ -2,8 +2,8 @@
 
 import sys
 
-from dlm.testing.workload import LockPlugin
+from dlm.testing.workload import lock_plugins
 from vsync.testing.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(None, "dlm.testing", lambda seed: (LockPlugin(seed),)))
+    sys.exit(main(None, "dlm.testing", lock_plugins))

@@ -23,7 +23,7 @@ from vsync.testing.trace import Viewed
 from vsync.testing.violation import Violation
 from vsync.types import ClusterConfig
 
-__all__ = ["LockOptions", "LockPlugin"]
+__all__ = ["LockOptions", "LockPlugin", "lock_plugins"]
 
 EXPECTED = {  #: error codes that an honest client may see, by verb
     "lock": {"again", "canceled", "no_quorum", "lost", "deadlock"},
@@ -63,6 +63,8 @@ class LockOptions:
 
 class LockPlugin(Plugin):
     """One per run. ``services[node]`` is the lock manager of the node's present process."""
+
+    trusts_hosts = True  #: leases need clocks that run, and one lost disk too many loses the chain of primary views
 
     def __init__(self, seed: int, options: LockOptions | None = None) -> None:
         self.options = options
@@ -373,3 +375,8 @@ class LockPlugin(Plugin):
                 if operation is None or (operation.verb == "convert" and now - operation.since > timing.token):
                     self._release(handle)
         self._cluster.scheduler.after(timing.join, self._drain)
+
+
+def lock_plugins(seed: int) -> tuple[LockPlugin]:
+    """The lock manager and its clients, for a run of this seed."""
+    return (LockPlugin(seed),)

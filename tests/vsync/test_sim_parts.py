@@ -61,6 +61,9 @@ class FakeCore:
         self.out.extend(args["outputs"])
         self.deadline = args.get("deadline")
 
+    def peer_gone(self, node: int, evidence: str, now: int) -> None:
+        self.out.append(Note("gone", {"node": node}))
+
     def leave(self, now: int) -> None:
         self.out.append(Stopped("left"))
 

@@ -3,6 +3,7 @@
 import sys
 
 from vsync.testing.main import main
+from vsync.testing.plugin import no_plugins
 
 if __name__ == "__main__":
-    sys.exit(main(None, "vsync.testing", lambda seed: ()))
+    sys.exit(main(None, "vsync.testing", no_plugins))

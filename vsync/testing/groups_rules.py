@@ -93,6 +93,8 @@ class GroupRules:
             # what follows the transitional view is the same for all that take this way; before, or when the
             # process dies, others may have got further than this one
             stay.exit = node.place if regular or not phase else None
+            if not phase and node.place not in stay.seen:
+                stay.exit = node.place - 1  # it may have died before this one was handed out
         node.phase, node.place = phase, -1
         node.stays = {}
         for session, group in sorted(node.groups):

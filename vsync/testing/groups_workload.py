@@ -52,9 +52,9 @@ class GroupPlugin(Plugin):
         _tap(node)
 
     def stopped(self, node: SimNode) -> None:
+        self.rules.stopped(node.me)
         for session in self._sessions.pop(node.id, {}):
             self.rules.closed(node.me, session)
-        self.rules.stopped(node.me)
         self._asked = {key: asked for key, asked in self._asked.items() if key[0] != node.id}
 
     def settle(self, cluster: SimCluster) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 from vsync.testing import replay
-from vsync.testing.options import SECOND, draw
-from vsync.testing.plugin import Plugin
+from vsync.testing.hunt import Plugins, coverage, hunt
+from vsync.testing.options import SECOND, Options, draw
 from vsync.testing.run import Result, run
+from vsync.testing.shrink import parse, shrink, spell
 from vsync.testing.story import story
 
 __all__ = ["main"]
 
 
-def main(argv: Sequence[str] | None, prog: str, plugins: Callable[[int], Sequence[Plugin]]) -> int:
+def main(argv: Sequence[str] | None, prog: str, plugins: Plugins) -> int:
     """Run seeds. Returns 0 if every property held, 1 if one broke (and tells the story), 2 on wrong
     arguments.
 
@@ -24,26 +25,50 @@ def main(argv: Sequence[str] | None, prog: str, plugins: Callable[[int], Sequenc
     args = _parse(argv, prog)
     if args.replay:
         return replay.main(args.replay, 10**9 if args.trace else 60)
-    began, done, limits, cpu = time.monotonic(), 0, 0, 0.0
-    for seed in _seeds(args):
-        if args.budget_seconds is not None and time.monotonic() - began > args.budget_seconds:
-            break
-        options = draw(seed, args.nodes, None if args.seconds is None else round(args.seconds * SECOND))
-        if args.seeds is None:
-            print(f"seed {seed}, options: {' '.join(options.lines())}", flush=True)
-        result = run(options, plugins(seed), None if args.trace else 4_000, args.strict)
-        done, limits, cpu = done + 1, limits + (result.limit is not None), cpu + result.cpu
-        if args.trace:
-            print("\n".join(story(result.trace, args.nodes, 10**9, frames=True)))
-        if result.violation is not None:
-            _tell(result, args.nodes, prog, args.seeds is not None)
-            return 1
-        if args.seeds is None or args.verbose:
-            print(result.line(), flush=True)
+    chaos = None if args.seconds is None else round(args.seconds * SECOND)
     if args.seeds is not None:
-        ended = f" ({limits} ended early at a known limit)" if limits else ""
-        print(f"{done} seeds, no violation{ended}, {cpu / max(done, 1):.3f} s CPU per seed")
-    return 0
+        return _hunt(args, prog, plugins, chaos)
+    options = args.options or draw(args.seed, args.nodes, chaos)
+    print(f"seed {options.seed}, options: {' '.join(options.lines())}", flush=True)
+    result = run(options, plugins(options.seed), None if args.trace else 4_000, args.strict)
+    if args.trace:
+        print("\n".join(story(result.trace, options.nodes, 10**9, frames=True)))
+    if args.coverage:
+        print("\n".join(coverage(result.fired)))
+    if result.violation is None:
+        print(result.line(), flush=True)
+        return 0
+    again = f"--options {spell(options)}" if args.options else f"--seed {args.seed} --nodes {args.nodes}"
+    if args.shrink is not None:
+        result = shrink(options, plugins, args.shrink, lambda line: print(f"shrink: {line}", flush=True))
+        again = f"--options {spell(result.options)}"
+    _tell(result, prog, again)
+    return 1
+
+
+def _hunt(args: argparse.Namespace, prog: str, plugins: Plugins, chaos: int | None) -> int:
+    """Many seeds; the story of the first that fails."""
+    until = None if args.budget_seconds is None else time.monotonic() + args.budget_seconds
+    total = hunt(
+        range(args.seeds[0], args.seeds[1] + 1),
+        args.nodes,
+        plugins,
+        chaos=chaos,
+        strict=args.strict,
+        jobs=args.jobs,
+        until=until,
+        keep_going=args.keep_going,
+        told=(lambda line: print(line, flush=True)) if args.verbose else None,
+    )
+    if args.coverage:
+        print("\n".join(coverage(total.fired)))
+    if total.failed:
+        seed = total.failed[0]
+        options = draw(seed, args.nodes, chaos)
+        print(f"seed {seed}, options: {' '.join(options.lines())}")
+        _tell(run(options, plugins(seed), strict=args.strict), prog, f"--seed {seed} --nodes {args.nodes}")
+    print(total.line())
+    return 1 if total.failed else 0
 
 
 def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
@@ -54,17 +79,38 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--seed", type=int, default=1, help="run this seed (default 1)")
     which.add_argument("--seeds", type=_range, metavar="A..B", help="run the seeds A to B, both included")
+    which.add_argument("--options", type=_options, metavar="K=V,...", help="a run as --shrink spells it")
     which.add_argument("--replay", nargs="+", metavar="FILE", help="run dumps of the flight recorder again")
     parser.add_argument("--nodes", type=int, default=5, help="number of nodes, 1 to 16 (default 5)")
     parser.add_argument("--seconds", type=float, help="virtual seconds of chaos (default: drawn from the seed)")
     parser.add_argument("--budget-seconds", type=float, help="start no further seed after so much real time")
+    parser.add_argument("--jobs", type=int, default=1, help="with --seeds: so many processes (default 1)")
+    parser.add_argument("--keep-going", action="store_true", help="with --seeds: go on after a failure")
+    parser.add_argument("--coverage", action="store_true", help="print which frames met a nested fault")
+    parser.add_argument(
+        "--shrink",
+        type=float,
+        nargs="?",
+        const=60.0,
+        metavar="SECONDS",
+        help="with --seed: look for a shorter run that fails alike, for so much real time (default 60)",
+    )
     parser.add_argument("--trace", action="store_true", help="print every event, frames too")
     parser.add_argument("--strict", action="store_true", help="a known limit counts as a broken property")
     parser.add_argument("--verbose", action="store_true", help="with --seeds: one line per seed")
     args = parser.parse_args(argv)
     if not 1 <= args.nodes <= 16:
         parser.error("--nodes must be between 1 and 16")
+    if args.jobs < 1:
+        parser.error("--jobs must be at least 1")
     return args
+
+
+def _options(text: str) -> Options:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _range(text: str) -> tuple[int, int]:
@@ -78,19 +124,10 @@ def _range(text: str) -> tuple[int, int]:
     return low, high
 
 
-def _seeds(args: argparse.Namespace) -> Iterator[int]:
-    if args.seeds is None:
-        yield args.seed
-    else:
-        yield from range(args.seeds[0], args.seeds[1] + 1)
-
-
-def _tell(result: Result, nodes: int, prog: str, many: bool) -> None:
+def _tell(result: Result, prog: str, again: str) -> None:
     """The story of a broken property, and how to see it again."""
-    if many:
-        print(f"seed {result.options.seed}, options: {' '.join(result.options.lines())}")
-    print("\n".join(story(result.trace, nodes)))
+    print("\n".join(story(result.trace, result.options.nodes)))
     print()
     print(f"BROKEN {result.violation}")
     print(result.line())
-    print(f"again: python -m {prog} --seed {result.options.seed} --nodes {nodes}", flush=True)
+    print(f"again: python -m {prog} {again}", flush=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 from vsync.testing.cluster import SimCluster
 from vsync.testing.node import SimNode
+from vsync.testing.rules import Rule, draw_rule
+from vsync.testing.trace import Crashed
 
 __all__ = ["Nemesis", "Traffic"]
 
@@ -24,7 +27,19 @@ class Nemesis:
             self.partition: options.partition,
             self.one_way: options.one_way,
             self.pause: options.pause,
+            self.herd: options.herd,
+            self.slow: options.slow,
+            self.nested: options.nested,
+            self.rumour: options.rumour,
         }
+        if not any(self._weights.values()):
+            self._weights[self.partition] = 1
+        trusting = any(plugin.trusts_hosts for plugin in cluster.plugins)
+        self._lost_disk = 0.0 if trusting else options.lost_disk
+        self._frozen = 0.0 if trusting else options.frozen
+        self.fired: Counter[tuple[str, str, str, str]] = Counter()  #: rules that have met their frame
+        cluster.on_rule = self._break
+        cluster.trace.subscribe(Crashed, self._witness)
         self._active = True
 
     def begin(self) -> None:
@@ -35,8 +50,10 @@ class Nemesis:
         """End of the first phase: all links work, all nodes run."""
         self._active = False
         self.cluster.heal()
+        self.cluster.rules.clear()
         for node in self.cluster.nodes.values():
             node.spare()
+            node.slow_down(0)
             node.resume()
             self._start(node)
 
@@ -120,8 +137,77 @@ class Nemesis:
         living = [node for node in self.cluster.nodes.values() if node.up and not node.paused]
         if living:
             node = self._rng.choice(living)
-            node.pause()
-            self.cluster.scheduler.after(self._duration(), node.resume)
+            self._stop(node)
+
+    def _stop(self, node: SimNode) -> None:
+        node.pause(frozen=self._rng.random() < self._frozen)
+        self.cluster.scheduler.after(self._duration(), node.resume)
+
+    def herd(self) -> None:
+        """Power comes back for all at once: all processes end and start again within a moment."""
+        spread = self._rng.choice([1, self.cluster.options.timing.join, self.cluster.options.timing.consensus])
+        for node in self.cluster.nodes.values():
+            node.crash()
+            self.cluster.scheduler.after(self._rng.randint(1, spread), self._restart, node, node.stops, 0)
+
+    def slow(self) -> None:
+        """A node takes its frames late for a while, then works them off."""
+        living = [node for node in self.cluster.nodes.values() if node.up]
+        if living:
+            node = self._rng.choice(living)
+            node.slow_down(int(self.cluster.options.timing.token * self._rng.choice([0.02, 0.1, 0.4])))
+            self.cluster.scheduler.after(self._duration(), node.slow_down, 0)
+
+    def rumour(self) -> None:
+        """A transport says that a process is dead, and it is not."""
+        living = [node for node in self.cluster.nodes.values() if node.up]
+        if len(living) > 1:
+            node, other = self._rng.sample(living, 2)
+            node.peer_gone(other.id)
+
+    def _witness(self, event: Crashed) -> None:
+        """Transports see the end of a process, some of them, sooner or later: perhaps after its next start."""
+        cluster, rng = self.cluster, self._rng
+        for other in cluster.nodes.values():
+            if other.id == event.who.node or rng.random() >= cluster.options.evidence:
+                continue
+            if cluster.network.connected(event.who.node, other.id):
+                delay = int(rng.choice([1, 4, 40]) * cluster.options.links.delay_high)
+                cluster.scheduler.after(delay, self._tell, other, event.who.node)
+
+    def _tell(self, node: SimNode, gone: int) -> None:
+        if self._active:  # what comes after the healing would be a new fault
+            node.peer_gone(gone)
+
+    def nested(self) -> None:
+        """Something breaks at one frame of one kind in one state; often there is a change to meet it in."""
+        self.cluster.rules.append(draw_rule(self._rng, len(self.cluster.nodes)))
+        del self.cluster.rules[:-6]
+        if self._rng.random() < 0.5:
+            self._rng.choice([self.crash, self.partition, self.leave, self.cluster.heal])()
+
+    def _break(self, rule: Rule, node: SimNode, peer: int, frame: bytes) -> bool:
+        """A rule has met its frame. True if the frame goes no further."""
+        cluster, network = self.cluster, self.cluster.network
+        self.fired[rule.name] += 1
+        self.actions += 1
+        src, dst = (node.id, peer) if rule.side == "sent" else (peer, node.id)
+        if rule.action == "crash":
+            if rule.side == "sent":
+                node.doom()  # some others may still get it
+            else:
+                cluster.scheduler.at(cluster.scheduler.now, node.crash)  # once it has dealt with it, or just before
+            self._restart_later(node)
+        elif rule.action == "cut":
+            network.cut(src, dst)
+            cluster.scheduler.after(self._duration(), cluster.heal)
+        elif rule.action == "duplicate":
+            for share in (0.01, 0.3):
+                again = int(cluster.options.timing.token * share * self._rng.random())
+                cluster.scheduler.after(again, cluster.nodes[dst].receive, frame)
+        elif rule.action == "pause":
+            cluster.scheduler.at(cluster.scheduler.now, self._stop, node)
+        return rule.action in ("drop", "cut") or (rule.action == "crash" and self._rng.random() < 0.5)
 
     def _duration(self) -> int:
         """From a blip to much longer than it takes to notice."""
@@ -140,6 +226,8 @@ class Nemesis:
         if node.up and node.stops == stops and tries < 50:
             self.cluster.scheduler.after(self.cluster.options.timing.join, self._restart, node, stops, tries + 1)
             return
+        if not node.up and self._rng.random() < self._lost_disk:
+            node.disk.wipe()
         node.start()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["CoreFactory", "SimNode"]
 
 SESSION = 1  #: the recorder's own session; plug-ins use larger numbers
-_START_SEQ = 50_000_000  # a ring-id file is missing: the sequence starts at a wall clock, far above any kept one
+_START_SEQ = 50_000_000  # of a node without a record: what a wall clock showed at the beginning of the run
+_TICK = 1_000  # µs; it counts faster than seconds, as simulated rings change faster than real ones
+_SLOW_QUEUE = 300  # frames that the kernel keeps for a process that does not take them
 
 
 class CoreLike(Protocol):
@@ -38,6 +41,7 @@ class CoreLike(Protocol):
     def request(
         self, session: int, rid: int, service: str, verb: str, args: Mapping[str, Any], now: int
     ) -> None: ...
+    def peer_gone(self, node: int, evidence: str, now: int) -> None: ...
     def leave(self, now: int) -> None: ...
     def take_outputs(self) -> Sequence[Any]: ...
     def status(self) -> dict[str, Any]: ...
@@ -74,9 +78,19 @@ class SimNode:
         self._fuse: int | None = None  # outputs left before the process dies
         self._fuse_counts_frames = False  # ... or only frames left
         self._die_at_persist = ""
+        self._doomed = False
         self._backlog: list[Callable[[int], None]] = []  # inputs of a stopped process
+        self._frozen_at: int | None = None  # true time at which its clock stopped
+        self._lag = 0  # µs that frames wait before a slow process takes them
+        self._late: deque[bytes] = deque()  # such frames
 
     # -- clocks -----------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """The engine's state, in a word; empty for a core without one."""
+        engine = getattr(self.core, "engine", None)
+        return engine.state.value if engine is not None else ""
 
     @property
     def me(self) -> Member:
@@ -86,7 +100,7 @@ class SimNode:
     def clock(self, true: int | None = None) -> int:
         """This host's boot-time clock in µs, at true time ``true`` (default: now)."""
         if true is None:
-            true = self.cluster.scheduler.now
+            true = self.cluster.scheduler.now if self._frozen_at is None else self._frozen_at
         return self._offset + true * self._rate // 1_000_000
 
     def true_time(self, local: int) -> int:
@@ -104,6 +118,8 @@ class SimNode:
         self._armed = None
         self.spare()
         self._backlog.clear()
+        self._late.clear()
+        self._lag = 0
         self.recorder = Recorder()
         self.services = [self.recorder]
         for plugin in self.cluster.plugins:
@@ -121,8 +137,8 @@ class SimNode:
                 plugin.started(self)
 
     def _wall_clock(self) -> int:
-        """Only nodes whose disk was lost need a high number; a first start counts from 0."""
-        return _START_SEQ + self.cluster.scheduler.now // 1_000 if self.incarnation > 1 else 0
+        """Where the ring sequence starts without a record, as in production: higher than any used before."""
+        return _START_SEQ + self.cluster.scheduler.now // _TICK
 
     def crash(self) -> None:
         """Kill the process now (kill -9). The disk stays."""
@@ -144,7 +160,7 @@ class SimNode:
 
     def spare(self) -> None:
         """Take back a ``crash_soon`` that has not happened yet."""
-        self._fuse, self._die_at_persist = None, ""
+        self._fuse, self._die_at_persist, self._doomed = None, "", False
 
     def leave(self) -> None:
         """Ask the process to leave gracefully; it ends with its ``Stopped`` output."""
@@ -152,12 +168,22 @@ class SimNode:
             self.leaving = True
             self._do(lambda now: self.core.leave(now))
 
-    def pause(self) -> None:
-        """Stop the process (SIGSTOP): frames pile up, timers do not fire."""
+    def pause(self, frozen: bool = False) -> None:
+        """Stop the process (SIGSTOP): frames pile up, no timer fires. ``frozen``: its clock stands still, too."""
         self.paused = self.up
+        if frozen and self.up and self._frozen_at is None:
+            self._frozen_at = self.cluster.scheduler.now
+
+    def _thaw(self) -> None:
+        """The clock goes on from where it stopped."""
+        if self._frozen_at is not None:
+            shown = self.clock()
+            self._frozen_at = None
+            self._offset -= self.clock() - shown
 
     def resume(self) -> None:
         """Let it go on; what has piled up is handled at once."""
+        self._thaw()
         if not self.paused:
             return
         self.paused = False
@@ -196,9 +222,28 @@ class SimNode:
         """A local client has gone."""
         self._input(lambda now: self.core.close_session(session, now))
 
+    def peer_gone(self, node: int) -> None:
+        """The transport takes the process of this node for dead."""
+        self._input(lambda now: self.core.peer_gone(node, "connection reset, then refused", now))
+
+    def slow_down(self, lag: int) -> None:
+        """From now on frames wait so long (µs) before they are taken, the oldest first; 0: no longer."""
+        self._lag = lag
+
     def receive(self, frame: bytes) -> None:
         """A frame arrives from the network."""
-        self._input(lambda now: self.core.receive(frame, now))
+        if not self.up:
+            return
+        if not self._lag and not self._late:
+            self._input(lambda now: self.core.receive(frame, now))
+        elif len(self._late) < _SLOW_QUEUE:  # what does not fit is lost
+            self._late.append(frame)
+            self.cluster.scheduler.after(self._lag, self._take_late, self.stops)
+
+    def _take_late(self, stops: int) -> None:
+        if self.up and self.stops == stops and self._late:
+            frame = self._late.popleft()
+            self._input(lambda now: self.core.receive(frame, now))
 
     def _input(self, work: Callable[[int], None]) -> None:
         if self.paused:
@@ -239,7 +284,8 @@ class SimNode:
             self._fuse -= 1
         if kind is Send:
             self._send(output.to, output.frame)
-        elif kind is Note:
+            return self._survives()
+        if kind is Note:
             event = output.fields["event"] if output.name == NOTE else None
             cluster.trace.add(event or Noted(self.me, output.name, output.fields), cluster.scheduler.now)
         elif kind is Persist:
@@ -255,11 +301,22 @@ class SimNode:
             self._to_session(output)
         return True
 
+    def _survives(self) -> bool:
+        """A rule may have decided that the process dies with this frame."""
+        if self._doomed and self.up:
+            self._end("crashed")
+        return self.up
+
+    def doom(self) -> None:
+        """Let the process die as soon as its present output has been carried out."""
+        self._doomed = True
+
     def _send(self, to: tuple[int, ...], frame: bytes) -> None:
         cluster = self.cluster
         cluster.trace.add(Frame(self.me, to, frame), cluster.scheduler.now)
         for node in to:
-            cluster.network.send(self.id, node, frame)
+            if not cluster.rules or not cluster.broken(self, "sent", node, frame):
+                cluster.network.send(self.id, node, frame)
 
     def _to_session(self, output: Any) -> None:
         """A ``Reply`` or a ``Push``."""
@@ -272,6 +329,7 @@ class SimNode:
     def _end(self, how: str) -> None:
         self.up = self.paused = self.leaving = False
         self.stops += 1
+        self._thaw()
         self._backlog.clear()
         self.cluster.trace.add(Crashed(self.me, how), self.cluster.scheduler.now)
         for plugin in self.cluster.plugins:

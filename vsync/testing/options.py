@@ -45,6 +45,13 @@ class Options:
     partition: int = 0
     one_way: int = 0
     pause: int = 0
+    herd: int = 0  #: all nodes die and start again together
+    slow: int = 0  #: a node takes what it receives late
+    nested: int = 0  #: something breaks at one frame of one kind in one state (``vsync.testing.rules``)
+    rumour: int = 0  #: a transport holds a living process for dead
+    frozen: float = 0.0  #: share of pauses during which the node's clock stands still, too
+    lost_disk: float = 0.0  #: share of restarts that find an empty disk
+    evidence: float = 0.0  #: chance that a transport sees a peer die
     fast_restart: float = 0.5  #: share of restarts that are quicker than any timeout
     start_spread: int = 0  #: the nodes start within so many µs
     send_interval: int = 20_000  #: mean time between two submissions of one node
@@ -117,5 +124,12 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
         accelerated=rng.choice([0, 0, 4, 20]),
         send_queue=rng.choice([4_096, 4_096, 4_096, 20]),
         group_interval=int(sometimes(0.4, drawn // rng.choice([60, 150, 300]))),
+        lost_disk=sometimes(0.25, rng.choice([0.1, 0.5])),
+        evidence=rng.choice([0.0, 0.5, 1.0]),
+        frozen=sometimes(0.3, 0.5),
+        herd=rng.choice([1, 2]) if rng.random() < 0.25 else 0,
+        slow=rng.choice([1, 2, 4]) if rng.random() < 0.35 else 0,
+        nested=rng.choice([2, 4, 8]) if rng.random() < 0.6 else 0,
+        rumour=rng.choice([1, 2]) if rng.random() < 0.25 else 0,
         **weights,
     )

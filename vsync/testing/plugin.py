@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vsync.testing.cluster import SimCluster
     from vsync.testing.node import SimNode
 
-__all__ = ["Plugin"]
+__all__ = ["Plugin", "no_plugins"]
 
 
 class Plugin:
@@ -21,6 +21,9 @@ class Plugin:
 
     Work on a core is done from an event of its own: ``cluster.scheduler.after(delay, f)``.
     """
+
+    #: what is promised on it rests on clocks that run (leases) and records that stay: spare it other faults
+    trusts_hosts = False
 
     def begin(self, cluster: SimCluster) -> None:
         """Before any node starts: keep ``cluster``, schedule the workload."""
@@ -53,3 +56,8 @@ class Plugin:
 
     def finish(self, cluster: SimCluster) -> None:
         """The run is over and has converged: the last checks."""
+
+
+def no_plugins(seed: int) -> Sequence[Plugin]:
+    """The ring and its groups alone."""
+    return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,7 @@ class Result:
     views: int
     faults: int
     cpu: float
+    fired: Counter[tuple[str, str, str, str]]  #: nested faults, see ``vsync.testing.rules``
 
     def line(self) -> str:
         """One line for people."""
@@ -82,6 +84,7 @@ def run(
         views=len(cluster.checkers.views.configurations),
         faults=nemesis.actions,
         cpu=time.process_time() - began,
+        fired=nemesis.fired,
     )
 
 

@@ -1,0 +1,106 @@
+"""Many seeds, in one process or several; what came of them in one sum."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from vsync.testing.options import draw
+from vsync.testing.plugin import Plugin
+from vsync.testing.rules import ACTIONS, SIDES, STATES, TYPES
+from vsync.testing.run import run
+
+__all__ = ["Plugins", "Sum", "coverage", "hunt"]
+
+Plugins = Callable[[int], Sequence[Plugin]]
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a process tells of one seed."""
+
+    seed: int
+    line: str
+    rule: str
+    limit: bool
+    cpu: float
+    fired: Counter[tuple[str, str, str, str]]
+
+
+@dataclass(slots=True)
+class Sum:
+    """What came of many seeds."""
+
+    seeds: int = 0
+    limits: int = 0
+    cpu: float = 0.0
+    failed: list[int] = field(default_factory=list)
+    fired: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+
+    def line(self) -> str:
+        """For people."""
+        ended = f" ({self.limits} ended early at a known limit)" if self.limits else ""
+        verdict = f"{len(self.failed)} with a violation: {self.failed[:20]}" if self.failed else "no violation"
+        return f"{self.seeds} seeds, {verdict}{ended}, {self.cpu / max(self.seeds, 1):.3f} s CPU per seed"
+
+
+def hunt(
+    seeds: Iterable[int],
+    nodes: int,
+    plugins: Plugins,
+    *,
+    chaos: int | None = None,
+    strict: bool = False,
+    jobs: int = 1,
+    until: float | None = None,
+    keep_going: bool = False,
+    told: Callable[[str], None] | None = None,
+) -> Sum:
+    """Run seeds, in order, until one fails (or ``keep_going``) or ``until`` (``time.monotonic``) has come.
+
+    ``plugins`` must be a function that another process can import, if ``jobs`` is more than 1.
+    """
+    total = Sum()
+    one = partial(_one, nodes=nodes, plugins=plugins, chaos=chaos, strict=strict)
+    for found in _spread(one, seeds, jobs):
+        total.seeds += 1
+        total.limits += found.limit
+        total.cpu += found.cpu
+        total.fired += found.fired
+        if told is not None:
+            told(found.line)
+        if found.rule:
+            total.failed.append(found.seed)
+            if not keep_going:
+                break
+        if until is not None and time.monotonic() > until:
+            break
+    return total
+
+
+def _one(seed: int, nodes: int, plugins: Plugins, chaos: int | None, strict: bool) -> _Found:
+    result = run(draw(seed, nodes, chaos), plugins(seed), 1, strict)
+    rule = result.violation.rule if result.violation else ""
+    return _Found(seed, result.line(), rule, result.limit is not None, result.cpu, result.fired)
+
+
+def _spread(one: Callable[[int], _Found], seeds: Iterable[int], jobs: int) -> Iterator[_Found]:
+    if jobs == 1:
+        yield from map(one, seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(one, seeds, chunksize=4)
+
+
+def coverage(fired: Counter[tuple[str, str, str, str]]) -> list[str]:
+    """A table: at how many frames of each type, sent or received in each state, something was broken on purpose."""
+    lines = ["nested faults (type, side)".ljust(28) + "".join(state.rjust(13) for state in STATES)]
+    for kind in TYPES:
+        for side in SIDES:
+            counts = [sum(fired[kind, state, side, action] for action in ACTIONS) for state in STATES]
+            lines.append(f"{kind} {side}".ljust(28) + "".join(str(n or "-").rjust(13) for n in counts))
+    return lines
