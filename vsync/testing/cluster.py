@@ -18,6 +18,7 @@ from random import Random
 from types import TracebackType
 
 from vsync.service import Service
+from vsync.testing.bounds import convergence
 from vsync.testing.checkers import Checkers
 from vsync.testing.network import Network
 from vsync.testing.node import CoreFactory, CoreLike, SimNode
@@ -188,11 +189,11 @@ class SimCluster:
     def settle(self, within: float | None = None) -> None:
         """Run until ``unsettled()`` is empty; raises ``Violation`` (EVS-E12/E26) after ``within`` seconds.
 
-        The default bound is generous: several full rounds of token loss, consensus and merging.
+        The default is ``bounds.convergence``; plug-ins have two leases more for their own agreement.
         """
         timing = self.options.timing
         if within is None:
-            within = (8 * (timing.token + timing.consensus + timing.merge) + 2 * timing.lease) / SECOND
+            within = (convergence(timing) + (2 * timing.lease if self.plugins else 0)) / SECOND
         until = self.scheduler.now + round(within * SECOND)
         pause = max(timing.join // 4, 1_000)
         missing = "start"

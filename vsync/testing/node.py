@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vsync.engine.outputs import Note, Persist, Send, Stopped
 from vsync.service import Credentials, Service
+from vsync.testing.bounds import check_buffers
 from vsync.testing.disk import Disk
 from vsync.testing.trace import Crashed, Frame, Noted, Started
 from vsync.testing.violation import Violation
@@ -270,6 +271,8 @@ class SimNode:
                 return
         for plugin in self.cluster.plugins:
             plugin.carried_out(self)
+        if self.cluster.scheduler.steps % 16 == 0:
+            check_buffers(self.id, self.core)
         self._arm()
 
     def _carry_out(self, output: Any) -> bool:

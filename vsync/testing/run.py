@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from vsync.testing.bounds import VIEWS, check_installed, delivery
 from vsync.testing.cluster import SimCluster
 from vsync.testing.groups_workload import GroupPlugin
 from vsync.testing.nemesis import Nemesis, Traffic
@@ -109,13 +110,19 @@ def _calm(cluster: SimCluster, nemesis: Nemesis, traffic: Traffic) -> None:
     cluster.network.options = replace(options.links, loss=0.0, reorder=0.0)
     nodes = cluster.nodes.values()
     cluster.run_until(lambda: all(n.up and not n.leaving for n in nodes), 10.0, "the end of every leave")
+    before = {node.me: len(node.recorder.views) for node in nodes}
     cluster.settle()
+    for node in nodes:
+        regular = (len(node.recorder.views) - before[node.me]) // 2  # each has its transitional one
+        if regular > VIEWS:
+            raise Violation("EVS-E27", f"node {node.id} went through {regular} views after the last fault")
+    check_installed(cluster.checkers.views)
     count = len(cluster.nodes)
     for node in cluster.nodes.values():
         node.send(_LAST)
-    cluster.run_until(
+    cluster.run_until(  # EVS-E25
         lambda: all(_lasts(node) == count for node in cluster.nodes.values()),
-        within=4 * options.timing.token / SECOND,
+        within=delivery(options) / SECOND,
         what="the last message of every node at every node",
     )
     order = cluster.nodes[1].delivered[-count:]

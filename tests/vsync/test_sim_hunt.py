@@ -1,0 +1,165 @@
+"""What surrounds a run: nested faults, hunting in several processes, shrinking, options as text, bounds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from vsync.testing import Options, Plugin, SimCluster, Violation, draw, run
+from vsync.testing.bounds import check_buffers, check_installed
+from vsync.testing.evs_views import ViewRules, _Configuration, _Process
+from vsync.testing.hunt import coverage, hunt
+from vsync.testing.main import main
+from vsync.testing.node import SimNode
+from vsync.testing.plugin import no_plugins
+from vsync.testing.rules import ACTIONS, STATES, TYPES, Rule, draw_rule
+from vsync.testing.shrink import parse, shrink, spell
+from vsync.types import Member, RingId
+from vsync.wire import FrameType
+
+
+class Saboteur(Plugin):
+    """Breaks a rule at the third crash of any node."""
+
+    def __init__(self) -> None:
+        self.crashes = 0
+
+    def stopped(self, node: SimNode) -> None:
+        self.crashes += 1
+        if self.crashes == 3:
+            raise Violation("TEST-3", "three are enough")
+
+
+def saboteurs(seed: int) -> tuple[Saboteur]:
+    return (Saboteur(),)
+
+
+class TestRules:
+    def test_a_rule_waits_for_its_frame(self) -> None:
+        rule = Rule(kind=FrameType.TOKEN, state="recovery", side="sent", action="drop", left=2)
+        token, data = b"VS\x01\x02", b"VS\x01\x01"
+        assert not rule.fires(data, "recovery", "sent", 1)
+        assert not rule.fires(token, "operational", "sent", 1)
+        assert not rule.fires(token, "recovery", "received", 1)
+        assert not rule.fires(token, "recovery", "sent", 1)
+        assert rule.fires(token, "recovery", "sent", 2)
+
+    def test_the_names_are_those_of_the_wire(self) -> None:
+        assert [FrameType[name] for name in TYPES] == list(FrameType)
+
+    def test_every_type_state_and_action_is_drawn(self) -> None:
+        rng = Random(1)
+        drawn = [draw_rule(rng, 5) for _ in range(3_000)]
+        assert {(r.kind, r.state, r.side, r.action) for r in drawn} == {
+            (k, s, side, a) for k in FrameType for s in STATES for side in ("sent", "received") for a in ACTIONS
+        }
+
+    def test_they_meet_frames_in_runs(self) -> None:
+        total = hunt(range(1, 13), 4, no_plugins)
+        assert not total.failed
+        assert total.fired
+        table = coverage(total.fired)
+        assert len(table) == 1 + 2 * len(TYPES)
+
+
+class TestHunt:
+    def test_processes_find_the_same(self) -> None:
+        one = hunt(range(1, 9), 3, saboteurs, keep_going=True)
+        two = hunt(range(1, 9), 3, saboteurs, keep_going=True, jobs=2)
+        assert one.seeds == two.seeds == 8
+        assert one.failed == two.failed != []
+        assert one.fired == two.fired
+
+    def test_it_ends_at_the_first_failure(self) -> None:
+        assert len(hunt(range(1, 30), 3, saboteurs).failed) == 1
+
+
+class TestShrink:
+    def test_a_failing_run_gets_shorter(self, capsys: pytest.CaptureFixture[str]) -> None:
+        options = replace(draw(5, 5), crash=4, herd=2, fault_interval=50_000)
+        first = run(options, saboteurs(5))
+        assert first.violation is not None
+        told: list[str] = []
+        small = shrink(options, saboteurs, 6.0, told.append)
+        assert small.violation is not None
+        assert small.violation.rule == "TEST-3"
+        assert small.events < first.events
+        assert told
+        again = run(parse(spell(small.options)), saboteurs(small.options.seed))
+        assert again.trace.hash == small.trace.hash
+
+    def test_options_survive_their_spelling(self) -> None:
+        for seed in range(60):
+            assert parse(spell(draw(seed, 4))) == draw(seed, 4)
+
+    @pytest.mark.parametrize("text", ["x=1", "links.x=1", "nodes=many", "timing=slow"])
+    def test_nonsense_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError):
+            parse(text)
+
+    def test_the_command_line_takes_them(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--options", "seed=3,nodes=2,chaos=300000,crash=1"], "vsync.testing", no_plugins) == 0
+        assert "seed 3: ok" in capsys.readouterr().out
+
+
+class TestBounds:
+    def test_e12_left_behind(self) -> None:
+        a, b = Member(1, 1), Member(2, 1)
+        views = ViewRules()
+        views.processes = {a: _Process(), b: _Process()}
+        views.configurations[RingId(9, 1)] = _Configuration(a, (a, b), True, came_from={a: (RingId(8, 1), (a,))})
+        with pytest.raises(Violation, match=r"EVS-E12.*node 2"):
+            check_installed(views)
+        del views.processes[b]
+        check_installed(views)
+
+    def test_e28_a_buffer_that_grows(self) -> None:
+        with SimCluster(n=2) as cluster:
+            cluster.settle()
+            core = cluster[1].core
+            check_buffers(1, core)
+            core.engine.queue.extend([(0, b"x")] * 5_000)  # type: ignore[attr-defined]
+            with pytest.raises(Violation, match=r"EVS-E28.*send queue"):
+                check_buffers(1, core)
+
+
+class TestFaults:
+    def test_a_stopped_clock_goes_on_where_it_stopped(self) -> None:
+        with SimCluster(n=2) as cluster:
+            cluster.settle()
+            node = cluster[1]
+            before = node.clock()
+            node.pause(frozen=True)
+            cluster.advance(3)
+            assert node.clock() == before
+            node.resume()
+            cluster.advance(1)
+            assert 990_000 < node.clock() - before < 1_010_000
+
+    def test_a_slow_receiver_takes_its_frames_late(self) -> None:
+        with SimCluster(n=3) as cluster:
+            cluster.settle()
+            cluster[2].slow_down(100_000)
+            cluster[1].send(b"x")
+            cluster.advance(0.05)
+            assert cluster[2].delivered == []
+            cluster[2].slow_down(0)
+            cluster.advance(1)
+            assert cluster[2].delivered == [(1, b"x")]
+
+    def test_a_rumour_of_death_costs_one_change(self) -> None:
+        with SimCluster(n=3) as cluster:
+            cluster.settle()
+            cluster[1].peer_gone(3)
+            cluster.advance(0.01)
+            cluster.settle()
+            assert cluster[1].view is not None
+            assert cluster[1].view.nodes == (1, 2, 3)
+
+    def test_all_at_once_without_disks(self) -> None:
+        options = Options(seed=2, nodes=4, chaos=3_000_000, herd=1, lost_disk=1.0, fault_interval=500_000)
+        result = run(options)
+        assert result.violation is None
+        assert result.faults > 0
