@@ -46,7 +46,7 @@ def hunt_for(first: int, budget: float, most: int) -> None:
     assert seed - first >= 5, "the machine is far too slow for the simulator"
 
 
-#: Half of the seeds are always the same, half are of the commit. A failure is a bug: it is never run again for luck.
+#: Half of the seeds are always the same, half are of the commit. A failure is a bug, never run again for luck.
 HALVES = pytest.mark.parametrize("first", [1, 1_000 + commit_seed()], ids=["fixed", "commit"])
 
 
