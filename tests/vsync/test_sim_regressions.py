@@ -35,7 +35,7 @@ def test_nodes_that_gave_each_other_up_do_not_ring_alone_for_ever() -> None:
 
 
 def test_packets_that_do_not_get_there_are_sent_by_another() -> None:
-    """Node 1 does not reach node 3, off the token's way: it answered 3's requests in vain, for ever, before 2 could.
+    """Node 1 does not reach node 3, off the token's way: it answered 3's requests in vain before 2 could.
 
     3 was failed for not receiving, came back at once, and was failed again.
     """
