@@ -236,7 +236,7 @@ class Core:
         return {
             "id": node,
             "name": peer.name,
-            "address": peer.addresses[0],
+            "address": ", ".join(peer.addresses),
             "votes": peer.votes,
             "member": member,
             "state": ("member" if operational else "forming") if member else "absent",

@@ -37,6 +37,7 @@ CLOSE_S = 2.0
 PORTS = range(20_000, 32_000, 2)
 POLL_S = 0.02
 KEY_FILE = "cluster.key"
+_given: set[int] = set()  # by ``free_ports``: whoever has them may not have bound them yet
 _PR_SET_PDEATHSIG = 1
 
 
@@ -290,7 +291,8 @@ def _members(view: Mapping[str, Any]) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that were free a moment ago, for TCP and UDP, and so were the next ones; all different.
+    """Ports of the loopback that were free a moment ago, for TCP and UDP, and so were the next ones; all different,
+    also from those that this process was given before.
 
     Below the range from which the kernel takes the ports of outgoing connections: a node that is down must
     find its port free when it comes back. Raises ``ClusterError`` if there are not enough.
@@ -298,7 +300,10 @@ def free_ports(count: int) -> list[int]:
     found: list[int] = []
     for port in random.sample(PORTS, len(PORTS)):
         if len(found) == count:
+            _given.update(found)
             return found
+        if port in _given:
+            continue
         with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
             for kind, each in itertools.product((socket.SOCK_STREAM, socket.SOCK_DGRAM), (port, port + 1)):
                 probes.enter_context(socket.socket(type=kind)).bind(("127.0.0.1", each))

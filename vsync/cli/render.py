@@ -10,7 +10,7 @@ import click
 from vsync.cli.table import show
 from vsync.events import ClusterView
 
-__all__ = ["groups", "members", "status", "view_line"]
+__all__ = ["groups", "links", "members", "status", "view_line"]
 
 
 def status(answer: Mapping[str, Any]) -> None:
@@ -28,6 +28,9 @@ def status(answer: Mapping[str, Any]) -> None:
     click.echo("")
     members(answer["nodes"])
     click.echo("")
+    if answer.get("transport", {}).get("links"):
+        links(answer["transport"])
+        click.echo("")
     sections: dict[str, Any] = {**answer["services"], "ring": ring["counters"], "io": answer.get("io", {})}
     for name, section in sections.items():
         _section(name, section)
@@ -42,6 +45,18 @@ def members(rows: Sequence[Mapping[str, Any]]) -> None:
         )
         table.append((row["id"], row["name"], row["address"], row["votes"], row["state"], role or "-"))
     show(("ID", "NAME", "ADDRESS", "VOTES", "STATE", "ROLE"), table)
+
+
+def links(transport: Mapping[str, Any]) -> None:
+    """The links to the other nodes: ``*`` marks those in use."""
+    key = f"sealed with key {transport['key']}" if transport.get("key") else "not authenticated"
+    click.echo(f"Links   {transport['name']}, {key}")
+    rows = []
+    for row in transport["links"]:
+        rtt = "-" if row["rtt_us"] is None else f"{row['rtt_us'] / 1000:.2f}"
+        use = "*" if row["used"] else ""
+        rows.append((row["name"], row["link"], row["address"], row["state"] + use, rtt, row["loss"], row["downs"]))
+    show(("NODE", "LINK", "ADDRESS", "STATE", "RTT ms", "LOSS %", "DOWNS"), rows)
 
 
 def groups(answer: Mapping[str, Sequence[Mapping[str, Any]]], names: Mapping[int, str]) -> None:

@@ -11,6 +11,7 @@ after the connection broke: a few attempts are made, a few milliseconds apart.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 from collections.abc import Callable
@@ -20,8 +21,11 @@ import zmq
 
 from vsync.transport.address import Target
 
-__all__ = ["EVENTS", "Dial", "Event", "read_events"]
+__all__ = ["EVENTS", "NEVER", "Dial", "Event", "read_events"]
 
+NEVER = 1 << 62  #: a deadline
+
+REDIAL_US = 1_000_000  #: after a handshake that failed
 TRIES_US = (0, 5_000, 15_000, 40_000, 100_000)  #: after the break
 EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -67,10 +71,12 @@ class Dial:
         self._probe: socket | None = None
         self._broke = 0
         self._tries = len(TRIES_US)  # made since it broke
+        self._redial: int | None = None
 
     def made(self) -> None:
         """libzmq has connected, and the two have greeted each other."""
         self.connected, self.refused = True, False
+        self._redial = None
         self._tries = len(TRIES_US)
 
     def broke(self, now: int) -> bool:
@@ -81,10 +87,31 @@ class Dial:
         self._broke, self._tries = now, 0
         return True
 
-    def next_deadline(self) -> int | None:
-        """When to try again."""
+    def failed(self, now: int) -> None:
+        """The two do not understand each other. After most errors of this kind libzmq gives up for ever, but the
+        peer may be restarted with another configuration.
+        """
+        if self._redial is None:
+            self._redial = now + REDIAL_US
+
+    def redial(self, url: str, now: int) -> None:
+        """Connect again, if it is time to."""
+        if self._redial is not None and self._redial <= now:
+            self._redial = None
+            with contextlib.suppress(zmq.ZMQError):  # it may have given up, or not
+                self.push.disconnect(url)
+            self.push.connect(url)
+
+    @property
+    def deadline(self) -> int:
+        """When to ``redial`` or to ``probe``; far away if never."""
+        return min(self._redial or NEVER, self.probe_at)
+
+    @property
+    def probe_at(self) -> int:
+        """When to ``probe``; far away if never."""
         if self._target is None or self._probe is not None or self._tries >= len(TRIES_US):
-            return None
+            return NEVER
         return self._broke + TRIES_US[self._tries]
 
     def probe(self, watch: Callable[[int], None]) -> None:

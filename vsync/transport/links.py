@@ -9,7 +9,9 @@ carries both ways::
 
 The first link by order that is up is used. While one before it is suspect, both are: a frame that comes twice
 costs little, one that comes late is what redundant links are there to prevent. When none is up all are used:
-there is nothing to lose.
+there is nothing to lose. A link that fails to one peer may fail to others: it is held suspect for them, too, until
+they answer – by this node and, as it tells them (``take_fallen``), by its peers, so that a message that goes from
+node to node does not wait for each of them to find out.
 
 Hysteresis: a link that went down needs two answers in a row to come up, and twice as many each time it fails
 again within half a minute. Only answers in time count (a late one proves that the link is not fit for use).
@@ -50,7 +52,7 @@ class LinkTiming:
     idle: int = 2_000_000
     suspect: int = 50_000  #: of a busy peer; else ``idle``
     down: int = 250_000  #: the same
-    answer: int = 75_000  #: and four times the usual round trip
+    answer: int = 60_000  #: and four times the usual round trip
     touch: int = 0  #: send something, unanswered, to a busy peer so often: a dead one's port refuses it; 0: do not
 
 
@@ -64,6 +66,7 @@ class Link:
         "answered",
         "asked_at",
         "downs",
+        "fell",
         "good_since",
         "index",
         "last",
@@ -89,6 +92,7 @@ class Link:
         self.good_since = now  #: what was sent before that has arrived
         self.up_since = now
         self.misses = self.streak = 0
+        self.fell = False  # it was up until now
         self.need = 1  # the first answer of all is enough
         self.pings: dict[int, int] = {}  #: not answered: number -> sent at
         self._asked = 0
@@ -158,6 +162,7 @@ class Link:
         self.misses = self.streak = 0
         if self.state is not LinkState.DOWN:
             steady = now - self.up_since >= STEADY_US
+            self.fell = self.state is LinkState.UP
             self.need = NEED if steady or self.need < NEED else min(2 * self.need, MAX_NEED)
             self.state = LinkState.DOWN
             self.downs += 1
@@ -173,6 +178,7 @@ class Link:
         self.misses += 1
         if self.state is LinkState.UP:
             self.state = LinkState.SUSPECT
+            self.fell = True
         elif self.state is LinkState.SUSPECT and self.misses >= MISSES:
             self.down(now)
 
@@ -264,6 +270,20 @@ class Links:
         self.links[link].down(now)
         self._choose()
         self._schedule(now)
+
+    def suspect(self, link: int, now: int) -> None:
+        """Somebody has trouble with the same link: ask at once, and do not rely on it until the answer is there."""
+        if link < len(self.links) and self.links[link].state is LinkState.UP and link in self.use:
+            self.links[link].state = LinkState.SUSPECT
+            self.made(link, now)
+            self._choose()
+
+    def take_fallen(self) -> list[int]:
+        """Links that were up, while others to the peer still are: it is them, not the peer. Each is told once."""
+        fallen = [link.index for link in self.links if link.fell]
+        for index in fallen:
+            self.links[index].fell = False
+        return fallen if any(link.state is LinkState.UP for link in self.links) else []
 
     def take_doubt(self) -> tuple[tuple[int, ...], int] | None:
         """After a change of links: (links newly in use, since when the former ones may have lost frames)."""

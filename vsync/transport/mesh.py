@@ -28,7 +28,7 @@ LINK_MAGIC = b"VL"
 RECENT = 64  #: frames kept for a link that turns out to be cut
 RECENT_BYTES = 4 << 20
 
-_PING, _PONG, _TOUCH = 1, 2, 3  # a touch is not answered
+_PING, _PONG, _TOUCH, _TROUBLE = 1, 2, 3, 4  # a touch is not answered; trouble is with that link, to somebody
 _FRAME = struct.Struct("!2sBBQIBI")  # magic, version, kind, cluster tag, sender, link, number
 _VERSION = 1
 _NEVER = 1 << 62
@@ -157,6 +157,8 @@ class Mesh(ABC):
             return
         if kind == _PING:
             self._put(node, link, self._wrap(node, self._frame(_PONG, link, number)))
+        elif kind == _TROUBLE:
+            self._suspect(link)
         elif kind == _PONG:
             remote.links.pong(link, number, self._clock())
             self._moved(remote)
@@ -196,6 +198,13 @@ class Mesh(ABC):
                 self._put(remote.node, link, self._wrap(remote.node, self._frame(_TOUCH, link, 0)))
         self._moved(remote)
 
+    def _suspect(self, link: int) -> None:
+        """It fails to somebody: perhaps a whole network is down."""
+        now = self._clock()
+        for remote in self._remotes.values():
+            remote.links.suspect(link, now)
+        self._deadline = min(self._deadline, now)
+
     def _wake(self, remote: Remote) -> None:
         remote.woken = True
         remote.links.busy(self._clock())
@@ -214,6 +223,11 @@ class Mesh(ABC):
                     self.counters["frames_repeated"] += 1
                     for index in new:
                         self._put(remote.node, index, wire)
+        for index in remote.links.take_fallen():
+            self._suspect(index)
+            for other in self._remotes.values():
+                for use in other.links.use:
+                    self._put(other.node, use, self._wrap(other.node, self._frame(_TROUBLE, index, 0)))
         for link in remote.links.links:
             key = (remote.node, link.index)
             if link.state is LinkState.SUSPECT or self._said.get(key, LinkState.DOWN) is link.state:

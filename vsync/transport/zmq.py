@@ -26,7 +26,7 @@ from vsync.errors import TransportError
 from vsync.transport import MAX_FRAME
 from vsync.transport.address import parse_address, resolve
 from vsync.transport.curve import FAILURES, Curve, reason
-from vsync.transport.dial import EVENTS, Dial, read_events
+from vsync.transport.dial import EVENTS, NEVER, Dial, read_events
 from vsync.transport.links import LinkTiming
 from vsync.transport.mesh import BATCH, LINK_MAGIC, Mesh
 from vsync.transport.options import TransportConfig, check_addresses
@@ -38,7 +38,6 @@ _SEND_QUEUE = 512  # frames per peer and link
 _RECEIVE_QUEUE = 2048  # frames per connection
 _LINK_MS = 1500  # without a sign of life for so long a connection is torn down and made anew
 _LINGER_MS = 50  # for the word that this node leaves
-_NEVER = 1 << 62
 _EVIDENCE = "connection reset, then refused"
 
 
@@ -57,7 +56,7 @@ class ZmqTransport(Mesh):
         super().__init__(config, ("frames_repeated", "auth_failures"), timing)
         self.packet_bytes = MAX_FRAME  #: TCP has no packets
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._retry = _NEVER  # when a dial wants to probe
+        self._retry = NEVER  # when a dial wants to probe
         self._dials: dict[int, list[Dial]] = {}
         self._dead: set[int] = set()  # told of, and not connected since
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
@@ -97,7 +96,7 @@ class ZmqTransport(Mesh):
     def next_deadline(self) -> int | None:
         """See ``Mesh``; also when to look again whether a port refuses."""
         deadline = min(self._deadline, self._retry)
-        return deadline if deadline < _NEVER else None
+        return deadline if deadline < NEVER else None
 
     def fire(self, now: int) -> None:
         """See ``Mesh``."""
@@ -105,8 +104,9 @@ class ZmqTransport(Mesh):
         if now >= self._retry:
             for dials in self._dials.values():
                 for dial in dials:
-                    if (deadline := dial.next_deadline()) is not None and deadline <= now:
+                    if dial.probe_at <= now:
                         self._probe(dial)
+                    dial.redial(_url(dial.address), now)
             self._plan_retry()
 
     def status(self) -> dict[str, Any]:
@@ -180,6 +180,7 @@ class ZmqTransport(Mesh):
                 self._link_broke(dial.node, dial.link, now)
                 self._probe(dial)
             elif kind in FAILURES and (self._curve is not None or kind != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
+                dial.failed(now)
                 self._refused(f"node {dial.node} at {dial.address}", kind, value)
         self._plan_retry()
 
@@ -203,8 +204,7 @@ class ZmqTransport(Mesh):
             self._gone.append((node, f"{_EVIDENCE} ({dial.address})"))
 
     def _plan_retry(self) -> None:
-        deadlines = [d.next_deadline() for dials in self._dials.values() for d in dials]
-        self._retry = min((d for d in deadlines if d is not None), default=_NEVER)
+        self._retry = min((dial.deadline for dials in self._dials.values() for dial in dials), default=NEVER)
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)

@@ -179,14 +179,45 @@ def test_loss_is_that_of_the_last_hundred_pings() -> None:
     assert world.links.rows()[0]["loss"] == 100
 
 
+def test_trouble_elsewhere_is_looked_into_at_once() -> None:
+    """Another node lost the same link: both are used until the answer is there, a round trip later."""
+    world = World()
+    world.run(1_000_000)
+    world.links.suspect(0, world.now)
+    assert world.links.use == (0, 1)
+    assert world.links.take_doubt() is not None
+    assert world.links.take_fallen() == []  # not its own observation: it is not told on
+    world.run(RTT + 1)
+    assert (world.states(), world.links.use) == (["up", "up"], (0,))
+    world.links.suspect(1, world.now)  # not in use: nothing hangs on it
+    world.links.suspect(9, world.now)
+    assert world.states() == ["up", "up"]
+
+
+def test_a_fall_is_told_once_and_only_if_it_is_the_link() -> None:
+    world = World()
+    world.run(1_000_000)
+    world.carries[0] = False
+    while world.links.use == (0,):
+        world.run(1_000)
+    assert world.links.take_fallen() == [0]
+    assert world.links.take_fallen() == []
+    dead = World()
+    dead.run(1_000_000)
+    dead.carries = [False, False]
+    dead.links.broke(0, dead.now)
+    dead.links.broke(1, dead.now)
+    assert dead.links.take_fallen() == []
+
+
 def test_answers_to_nothing_and_late_ones_are_ignored() -> None:
     world = World(1)
     world.links.pong(0, 77, world.now)
     world.links.pong(5, 1, world.now)
     assert world.states() == ["down"]
     ((link, number),) = world.links.tick(world.now)
-    world.links.tick(world.now + 500_000)
-    world.links.pong(link, number, world.now + 600_000)
+    world.links.tick(world.links.deadline)
+    world.links.pong(link, number, world.links.deadline)
     assert world.states() == ["down"]
     assert world.links.rows()[0]["rtt_us"] is None
 

@@ -65,6 +65,19 @@ def test_no_frame_passes_and_both_sides_say_why(
         assert len([r for r in caplog.records if said in r.message]) <= 6  # said once, not at every attempt
 
 
+@pytest.mark.parametrize("theirs", [OTHER, None])
+@pytest.mark.parametrize("kind", ["zmq", "udp"])
+def test_who_comes_back_with_the_right_key_is_let_in(kind: str, theirs: ClusterKey | None) -> None:
+    """After a handshake that failed libzmq does not try again by itself."""
+    ports = free_ports(2)
+    a, b = opened(kind, 1, KEY, ports), opened(kind, 2, theirs, ports)
+    with closing(a):
+        with closing(b):
+            until(lambda: a.counters["auth_failures"] and b.counters["auth_failures"], a, b)
+        with closing(b := opened(kind, 2, KEY, ports)):
+            until(lambda: connected(a) and connected(b), a, b)
+
+
 def test_a_sealed_datagram_from_another_address_is_welcome() -> None:
     """A member whose packets take another way (NAT, asymmetric routes); and not one that only says who it is."""
     ports = free_ports(2)
