@@ -164,3 +164,15 @@ def test_keygen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{fingerprint}\n"
     assert run(["keygen", "-o", str(path)]) == 1
     assert "not overwritten" in capsys.readouterr().err
+
+
+def test_the_example_for_three_hosts_is_right(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "configs" / "three-hosts.toml"
+    path = tmp_path / "vsyncd.toml"
+    path.write_text(example.read_text())
+    with pytest.raises(ConfigError, match=r"cluster\.key: key file .*cluster\.key is missing"):
+        load(path, "a")
+    create_key_file(tmp_path / "cluster.key")
+    settings = load(path, "a")
+    assert settings.transport.kind == "udp"
+    assert [len(peer.addresses) for peer in settings.cluster.peers] == [2, 2, 2]
