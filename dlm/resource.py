@@ -34,6 +34,7 @@ from dlm.modes import (
     NOQUEUE,
     NOQUEUEBAST,
     NOTIFY,
+    ORPHAN,
     PERSISTENT,
     PR,
     PW,
@@ -78,8 +79,12 @@ class Resource:
         if lock.key in self.locks:
             out.append(Effect(What.REFUSED, lock.key, "exists"))
             return
+        if lock.flags & ORPHAN:
+            self._adopt(lock, out)
+            return
         mode = self._grantable(lock)
-        idle = not self.converting and not self.waiting
+        # Who would stand first in the queue can be granted now as well as at the next event (HEADQUE).
+        idle = not self.converting and (not self.waiting or lock.flags & HEADQUE)
         expedited = lock.flags & EXPEDITE and lock.asked == NL
         if mode != NONE and (idle or expedited or lock.flags & NOORDER):
             self._add(lock)
@@ -102,7 +107,7 @@ class Resource:
         lock.asked, lock.flags, lock.value, lock.result = asked, flags, value, 0
         self._listen(lock, bool(flags & NOTIFY))
         lock.persistent = lock.persistent or bool(flags & PERSISTENT)
-        in_place = not flags & QUECVT or flags & NOORDER or not self.converting
+        in_place = not flags & QUECVT or flags & (NOORDER | HEADQUE) or not self.converting
         mode = self._grantable(lock) if in_place else NONE
         if mode != NONE:
             self._grant(lock, mode, out)
@@ -145,6 +150,38 @@ class Resource:
         out.append(Effect(What.GONE, key))
         self.scan(out)
         return True
+
+    def abandon(self, key: Key, out: list[Effect]) -> None:
+        """The session of a lock has gone (P1): the lock goes too, or, if it is PERSISTENT and holds something,
+        becomes an orphan, whose operation in progress is withdrawn.
+        """
+        lock = self.locks.get(key)
+        if lock is None:
+            return
+        if not lock.persistent or lock.state is State.WAITING:
+            self.unlock(key, IVVALBLK, None, out)  # its PW or EX leaves the value block not valid (L7)
+            return
+        if lock.state is State.CONVERTING:
+            self._back(lock)
+        lock.orphan = True
+        self._listen(lock, False)
+        self.scan(out)
+
+    def _adopt(self, lock: Lock, out: list[Effect]) -> None:
+        """A session takes over an orphan of its node in just this mode (P3), with a new fence number."""
+        orphans = sorted(key for key, other in self.locks.items() if other.orphan and key[0] == lock.key[0])
+        was = next((key for key in orphans if self.locks[key].mode == lock.asked), None)
+        if was is None:
+            out.append(Effect(What.REFUSED, lock.key, "again" if orphans else "unknown"))
+            return
+        del self.locks[was]
+        self.locks[lock.key] = lock
+        self.held[lock.asked] -= 1  # the orphan's; the grant counts the lock again
+        lock.persistent = True  # sticks to the lock
+        self._listen(lock, lock.notify)
+        self._grant(lock, lock.asked, out)
+        out[-1] = out[-1]._replace(was=was)
+        self._tell_holders(out)
 
     def purge(self, nodes: Iterable[int], out: list[Effect]) -> None:
         """Drop every lock of nodes that have ended; a lost PW or EX leaves the value block not valid (L7)."""

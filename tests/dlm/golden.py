@@ -44,6 +44,8 @@ GOLDEN = {
     "G14 two middle conversions": """a+PR=a:ok@PR; b+PR=b:ok@PR; a>CW=b:bast(CW); b>CW=b:deadlock""",
     "G15 HEADQUE": """a+EX=a:ok@EX; b+PR=a:bast(PR); c+EX HEADQUE=a:bast(EX); a-=a:gone c:ok@EX c:bast(PR);
         c-=c:gone b:ok@PR""",
+    "HEADQUE that fits is first already": """a+PR=a:ok@PR; b+EX=a:bast(EX); c+PR HEADQUE=c:ok@PR;
+        a-=a:gone c:bast(EX); c-=c:gone b:ok@EX""",
     "G16 NOORDER": """a+PR=a:ok@PR; b+EX=a:bast(EX); c+PR NOORDER=c:ok@PR; a-=a:gone c:bast(EX);
         c-=c:gone b:ok@EX""",
     "Q7 NOORDER overtakes from the queue": """a+EX=a:ok@EX; b+EX=a:bast(EX); c+PR NOORDER=; d+CR=;
