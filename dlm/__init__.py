@@ -22,15 +22,17 @@ from dlm.errors import (
     NoQuorum,
     NotConnected,
     NotHeld,
+    NotSupported,
 )
 from dlm.held import Held, Loss
-from dlm.info import Holder, LockInfo, Mode
+from dlm.info import Flag, Holder, LockInfo, Mode, Outcome
 
 __all__ = [
     "Client",
     "ConfigError",
     "DLMError",
     "Deadlock",
+    "Flag",
     "ForkedProcess",
     "Held",
     "Holder",
@@ -48,5 +50,7 @@ __all__ = [
     "NoQuorum",
     "NotConnected",
     "NotHeld",
+    "NotSupported",
+    "Outcome",
     "connect",
 ]

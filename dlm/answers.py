@@ -17,6 +17,7 @@ LOST_TEXT = {
     "leaving": "the node is leaving the cluster",
     "session_closed": "the client was closed while it held the lock",
     "lease": "the lease has run out: the node has not heard from the ring, or does not run",
+    "purged": "its process asked for all its locks to be dropped",
     "broken": "it was broken by an administrator",
 }
 
@@ -66,5 +67,7 @@ def refusal(failed: RequestFailed, name: bytes, timeout: float | None = None) ->
             return errors.NotHeld(text, name=name)
         case "busy":
             return errors.LockBusy(text, name=name)
+        case "not_supported":
+            return errors.NotSupported(text, code=failed.code, rule=str(failed.more.get("rule", "")))
         case code:
-            return errors.InvalidRequest(text, code=code)
+            return errors.InvalidRequest(text, code=code, rule=str(failed.more.get("rule", "")))

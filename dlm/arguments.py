@@ -1,20 +1,119 @@
-"""Reading the arguments of requests: each function raises ``BadArgument`` with a sentence for people."""
+"""Reading the arguments of requests: each function raises ``BadArgument`` with a sentence for people.
+
+What is refused here is refused at once, and nothing else follows (locks.md §1.7); ``rule`` names the rule there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from dlm.modes import EX, NOQUEUE, VALBLK
+from dlm.modes import (
+    ALTCW,
+    ALTPR,
+    CANCEL,
+    CONVDEADLK,
+    EX,
+    EXPEDITE,
+    FORCEUNLOCK,
+    HEADQUE,
+    IVVALBLK,
+    NAMES,
+    NL,
+    NODLCKBLK,
+    NODLCKWT,
+    NOORDER,
+    NOQUEUE,
+    NOQUEUEBAST,
+    NOTIFY,
+    ORPHAN,
+    PERSISTENT,
+    QUECVT,
+    QUECVT_FROM,
+    VALBLK,
+)
 
-__all__ = ["MAX_NAME", "MAX_VALUE", "BadArgument", "flags", "mode", "name", "number", "prefix", "space", "value"]
+__all__ = [
+    "FLAGS", "MAX_NAME", "MAX_VALUE", "BadArgument", "check_convert", "check_lock", "check_unlock", "flags", "mode",
+    "name", "number", "prefix", "space", "value",
+]  # fmt: skip
 
 MAX_NAME = 64  #: bytes
 MAX_VALUE = 1024  #: bytes
 
+#: The flags of a request by the name of their argument (locks.md §1.6).
+FLAGS = {
+    "noqueue": NOQUEUE,
+    "cancel": CANCEL,
+    "valblk": VALBLK,
+    "quecvt": QUECVT,
+    "ivvalblk": IVVALBLK,
+    "convdeadlk": CONVDEADLK,
+    "persistent": PERSISTENT,
+    "nodlckwt": NODLCKWT,
+    "nodlckblk": NODLCKBLK,
+    "expedite": EXPEDITE,
+    "noqueuebast": NOQUEUEBAST,
+    "headque": HEADQUE,
+    "noorder": NOORDER,
+    "orphan": ORPHAN,
+    "altpr": ALTPR,
+    "altcw": ALTCW,
+    "forceunlock": FORCEUNLOCK,
+    "blocking": NOTIFY,
+}
+
 
 class BadArgument(Exception):
-    """An argument that cannot be meant."""
+    """An argument that cannot be meant. ``code`` is the code of the refusal."""
+
+    def __init__(self, text: str, rule: str = "", code: str = "invalid") -> None:
+        super().__init__(text)
+        self.rule = rule
+        self.code = code
+
+
+def flags(args: Mapping[str, Any]) -> int:
+    """The flags of a request as a bit set."""
+    return sum(bit for word, bit in FLAGS.items() if args.get(word))
+
+
+def check_lock(args: Mapping[str, Any], asked: int, given: int) -> None:
+    """A new request (E3–E5, E13)."""
+    _no_trees(args)
+    _refuse(given & CANCEL, "E3", "cancel belongs to unlock")
+    _refuse(given & QUECVT, "E4", "quecvt needs a conversion")
+    _refuse(given & CONVDEADLK, "E4", "convdeadlk needs a conversion")
+    _refuse(given & EXPEDITE and given & NOQUEUE, "E5", "expedite excludes noqueue")
+    _refuse(given & EXPEDITE and asked != NL, "E5", "expedite is for mode NL only")
+
+
+def check_convert(args: Mapping[str, Any], held: int, asked: int, given: int) -> None:
+    """A conversion of an idle lock (E3–E5, E9, E13)."""
+    _no_trees(args)
+    _refuse(given & CANCEL, "E3", "cancel belongs to unlock")
+    _refuse(given & CONVDEADLK and given & NOQUEUE, "E4", "convdeadlk excludes noqueue")
+    _refuse(given & EXPEDITE, "E5", "expedite is for new requests")
+    _refuse(given & ORPHAN, "P3", "an orphan is adopted by a new request")
+    unfit = given & QUECVT and asked not in QUECVT_FROM[held]
+    _refuse(unfit, "E9", f"quecvt is not for a conversion from {NAMES[held]} to {NAMES[asked]}")
+
+
+def check_unlock(given: int) -> None:
+    """An unlock or cancel (E20)."""
+    _refuse(given & ~(CANCEL | VALBLK | IVVALBLK | FORCEUNLOCK), "E20", "unlock takes no such flag")
+    _refuse(given & CANCEL and given & FORCEUNLOCK, "E20", "cancel excludes forceunlock")
+
+
+def _refuse(wrong: object, rule: str, text: str) -> None:
+    if wrong:
+        raise BadArgument(text, rule)
+
+
+def _no_trees(args: Mapping[str, Any]) -> None:
+    for word in ("parent", "range"):
+        if args.get(word) is not None:
+            raise BadArgument(f"locks have no {word} here", "E13", "not_supported")
 
 
 def number(args: Mapping[str, Any], key: str, least: int, default: int | None = None) -> int:
@@ -27,9 +126,9 @@ def number(args: Mapping[str, Any], key: str, least: int, default: int | None = 
 
 def mode(args: Mapping[str, Any]) -> int:
     """One of the six modes."""
-    found = number(args, "mode", 0)
-    if found > EX:
-        raise BadArgument("mode must be 0 (NL) .. 5 (EX)")
+    found = args.get("mode")
+    if type(found) is not int or not NL <= found <= EX:
+        raise BadArgument("mode must be 0 (NL) .. 5 (EX)", "E1")
     return found
 
 
@@ -38,7 +137,7 @@ def name(args: Mapping[str, Any]) -> bytes:
     found = args.get("name")
     found = found.encode() if isinstance(found, str) else found
     if not isinstance(found, bytes) or not 1 <= len(found) <= MAX_NAME:
-        raise BadArgument(f"name must be 1..{MAX_NAME} bytes")
+        raise BadArgument(f"name must be 1..{MAX_NAME} bytes", "E2")
     return found
 
 
@@ -55,13 +154,8 @@ def space(args: Mapping[str, Any]) -> str:
     """The lockspace; ``default`` if absent."""
     found = args.get("space", "default")
     if not isinstance(found, str) or not 1 <= len(found.encode()) <= MAX_NAME or "\0" in found:
-        raise BadArgument(f"space must be 1..{MAX_NAME} bytes of text")
+        raise BadArgument(f"space must be 1..{MAX_NAME} bytes of text", "E11")
     return found
-
-
-def flags(args: Mapping[str, Any]) -> int:
-    """The flags that requests may carry so far, as a bit set (locks.md §1.6)."""
-    return (NOQUEUE if args.get("noqueue") else 0) | (VALBLK if args.get("valblk") else 0)
 
 
 def value(args: Mapping[str, Any]) -> bytes | None:

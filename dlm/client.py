@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from dlm import answers
 from dlm.errors import ConfigError, LockTimeout, NotConnected, NotHeld
 from dlm.held import Held
-from dlm.info import Holder, LockInfo, Mode
+from dlm.info import Flag, Holder, LockInfo, Mode
 from dlm.session import Session
 from dlm.watch import LossWatch
 from vsync import errors as vsync_errors
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Lock", "connect"]
 
 OnLost = Callable[[Held, str], object]
+OnBlocking = Callable[[Held, Mode], object]
+NO_FLAGS = Flag(0)
 WhenNoQuorum = Literal["wait", "fail"]
 LS_LIMIT = 10_000
 
@@ -120,6 +122,8 @@ class Client:
         *,
         no_quorum: WhenNoQuorum = "wait",
         on_lost: OnLost | None = None,
+        on_blocking: OnBlocking | None = None,
+        flags: Flag = NO_FLAGS,
     ) -> Held:
         """Take a lock, first come, first served in the order of the whole cluster (API-R13).
 
@@ -129,7 +133,8 @@ class Client:
 
         ``no_quorum="fail"`` refuses to wait for the primary component; a try always does. ``on_lost(held,
         reason)`` is called once, by a thread of this client's own, when the lock is lost or its lease runs
-        out.
+        out. ``on_blocking(held, mode)`` is called by the same thread when another asks for ``mode`` and this lock
+        is in the way: advice, merged where several come at once. ``flags``: see docs/locks.md.
 
         Raises ``LockTimeout``, ``NoQuorum``, ``NotConnected``, ``Deadlock``, ``InvalidRequest``,
         ``LockLost`` (lost before this method could return), ``ForkedProcess``.
@@ -139,11 +144,14 @@ class Client:
         session = self._session
         session.check_process()
         held = Held(session, key, Mode(mode))
+        held.tells = on_blocking is not None
         args = {
+            **flags.args(),
+            "blocking": held.tells,
             "h": held.serial,
             "name": key,
             "mode": int(mode),
-            "noqueue": timeout == 0,
+            "noqueue": bool(flags & Flag.NOQUEUE) or (timeout == 0 and not flags & Flag.EXPEDITE),
             "no_quorum": "fail" if timeout == 0 else no_quorum,
             "space": session.space,
             "valblk": True,
@@ -162,8 +170,8 @@ class Client:
             held.mark_withdrawn()
             session.withdraw(held, future)
             raise
-        if on_lost is not None:
-            self._watch.add(held, on_lost)
+        if on_lost is not None or on_blocking is not None:
+            self._watch.add(held, on_lost, on_blocking)
         return held
 
     def try_lock(self, name: str | bytes, mode: Mode = Mode.EX, *, on_lost: OnLost | None = None) -> Held | None:
@@ -203,6 +211,14 @@ class Client:
         """The holders of ``name`` in the order of their grants; ``None`` if only another node knows them."""
         info = self.show(name)
         return () if info is None else info.holders
+
+    def purge(self, node: int | None = None, pid: int = 0) -> int | None:
+        """Drop the orphans of a process (0: of all) of a node, default this one; with the own ``pid``, all locks of
+        this client. Returns how many, ``None`` for another node, which will do it in its place in the order.
+        """
+        where = {} if node is None else {"node": node}
+        purged: int | None = self._session.call("purge", {"pid": pid, **where})["purged"]
+        return purged
 
     # -- the session
 

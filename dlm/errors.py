@@ -14,7 +14,8 @@
     │   └── ForkedProcess    also RuntimeError: the handle belongs to the parent process
     ├── NotConnected         also ConnectionError: no daemon at the other end
     │   └── NoQuorum         the node is not in the primary component
-    ├── InvalidRequest       also ValueError: name, mode or value that the lock manager refuses
+    ├── InvalidRequest       also ValueError: name, mode, flags or value that the lock manager refuses
+    │   └── NotSupported     parents and ranges of locks
     └── ConfigError          also ValueError
 """
 
@@ -37,6 +38,7 @@ __all__ = [
     "NoQuorum",
     "NotConnected",
     "NotHeld",
+    "NotSupported",
 ]
 
 
@@ -136,11 +138,18 @@ class NoQuorum(NotConnected):
 
 
 class InvalidRequest(DLMError, ValueError):
-    """The lock manager refuses the request as such. ``code`` is its stable word for the reason."""
+    """The lock manager refuses the request as such. ``code`` is its stable word for the reason, ``rule`` the rule
+    of docs/locks.md that it breaks, if there is one.
+    """
 
-    def __init__(self, message: str = "", *, code: str = "invalid") -> None:
+    def __init__(self, message: str = "", *, code: str = "invalid", rule: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.rule = rule
+
+
+class NotSupported(InvalidRequest):
+    """Locks have no parents and no ranges here (E13)."""
 
 
 class ConfigError(DLMError, ValueError):

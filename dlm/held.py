@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlm import answers
 from dlm.errors import DLMError, InvalidRequest, LockBusy, LockLost, NotHeld
-from dlm.info import Mode
+from dlm.info import Flag, Mode, Outcome
+from dlm.modes import COMPATIBLE
 
 if TYPE_CHECKING:
     from typing import Self
@@ -75,6 +76,9 @@ class Held:
         # What follows changes under session.changed.
         self.lost_reason: str | None = None
         self.generation = 0  #: of the lease that backs it
+        self.blocking: int | None = None  #: a mode it blocks, to be told to ``on_blocking``
+        self.tells = False  #: there is an ``on_blocking``
+        self.outcome = Outcome(0)  #: of the last operation that succeeded
         self._session = session
         self._mode = mode
         self._fence = 0
@@ -175,8 +179,20 @@ class Held:
 
     # -- changing it
 
-    def convert(self, mode: Mode, timeout: float | None = None) -> None:
+    def convert(
+        self,
+        mode: Mode,
+        timeout: float | None = None,
+        *,
+        value: bytes | None = None,
+        invalidate: bool = False,
+        flags: Flag = Flag(0),  # noqa: B008 - immutable
+    ) -> None:
         """Change the mode. Downwards never waits for others; upwards may (``timeout`` as for ``acquire``).
+
+        ``value`` is written to the value block, ``invalidate`` marks that as not valid: both need a conversion
+        from PW or EX to the same or a lower mode. With ``Flag.CONVDEADLK`` the handle counts for nothing until
+        the conversion is over. ``outcome`` tells what else there is to say, ``mode`` the mode given.
 
         If it fails the old mode stays. Raises ``LockTimeout``, ``LockLost``, ``NotHeld``, ``LockBusy`` (one
         conversion at a time), ``Deadlock``, ``NoQuorum``, ``NotConnected``.
@@ -191,8 +207,10 @@ class Held:
             if self._converting is not None:
                 raise LockBusy(f"lock {answers.name_text(self.name)!r} is being converted", name=self.name)
             old = self._mode
-            args = {"h": self.serial, "mode": int(new), "noqueue": timeout == 0, **self._block_for(old, new)}
-            self._mode = _both(old, new)
+            args: dict[str, Any] = {"h": self.serial, "mode": int(new), "blocking": self.tells, **flags.args()}
+            args["noqueue"] = timeout == 0 or bool(flags & Flag.NOQUEUE)
+            args |= self._block_for(old, new, value, invalidate)
+            self._mode = Mode.NL if flags & Flag.CONVDEADLK else _both(old, new)
             self._converting = Future()
         future: Future[Any] | None = None
         try:
@@ -214,11 +232,13 @@ class Held:
             raise answers.lost(self.name, self._fence, self.lost_reason)
 
     def _converted(self, old: Mode, new: Mode, answer: Future[Any]) -> None:
-        if answer.exception() is not None:
-            self._not_converted(old)
+        failure = answer.exception()
+        if failure is not None:
+            demoted = getattr(failure, "more", {}).get("flags", 0) & Outcome.DEMOTED
+            self._not_converted(Mode.NL if demoted else old)
             return
         with self._session.changed:
-            self._mode = new
+            self._mode = Mode(answer.result().get("mode", new))
             self._take(answer.result(), written=old in WRITERS and new <= old)
         self._conversion_over()
 
@@ -232,15 +252,23 @@ class Held:
         if over is not None:
             over.set_result(None)
 
-    def _block_for(self, old: Mode, new: Mode) -> dict[str, Any]:
+    def _block_for(self, old: Mode, new: Mode, value: bytes | None, invalidate: bool) -> dict[str, Any]:
         """The value-block arguments: up reads it, down from a writer's mode writes it if it was set."""
-        if old in WRITERS and new <= old:
+        writes = old in WRITERS and new <= old
+        if (value is not None or invalidate) and not writes:
+            raise InvalidRequest(f"{old.name} to {new.name} does not write the value block", rule="L2")
+        if invalidate:
+            self._value_dirty, self._value_valid = False, False
+            return {"ivvalblk": True}
+        if value is not None:
+            self._value, self._value_dirty = bytes(value), True
+        if writes:
             return {"valblk": self._value_dirty, "value": self._value if self._value_dirty else None}
         return {"valblk": True, "value": None}
 
-    def release(self, wait: bool = False) -> None:
+    def release(self, wait: bool = False, *, invalidate: bool = False) -> None:
         """Give the lock back. The handle ends now; returns when the message is on its way, with ``wait`` when
-        the lock is free.
+        the lock is free. ``invalidate`` marks the value block as not valid (L3; in PW and EX only).
 
         Raises ``NotHeld`` the second time, and ``LockLost`` if the lock was not held for certain any more:
         then what was done under it may have overlapped with others.
@@ -250,7 +278,9 @@ class Held:
         with session.changed:
             self._require_unreleased()
             args: dict[str, Any] = {"h": self.serial}
-            if self._value_dirty and self._mode in WRITERS:
+            if invalidate:
+                args["ivvalblk"] = True
+            elif self._value_dirty and self._mode in WRITERS:
                 args |= {"valblk": True, "value": self._value}
             self._released = True
             converting = self._converting
@@ -282,6 +312,7 @@ class Held:
     def mark_granted(self, result: Mapping[str, Any]) -> None:
         """The grant has come; ``result`` is the daemon's answer."""
         self._granted = True
+        self._mode = Mode(result.get("mode", self._mode))
         self.held_since = time.time()
         self._take(result, written=False)
 
@@ -291,6 +322,13 @@ class Held:
             self.lost_reason = reason
             self._session.changed.notify_all()
 
+    def take_blocking(self) -> Mode | None:
+        """The mode to tell ``on_blocking`` of now, if the lock still blocks it (B6, B10)."""
+        mode, self.blocking = self.blocking, None
+        if mode is None or not self._granted or self._released or self.lost_reason is not None:
+            return None
+        return None if COMPATIBLE[self._mode][mode] else Mode(mode)
+
     def mark_withdrawn(self) -> None:
         """The request was taken back before anybody got the handle."""
         self._released = True
@@ -298,6 +336,7 @@ class Held:
     def _take(self, result: Mapping[str, Any], written: bool) -> None:
         self._fence = int(result["fence"])
         self.generation = int(result["generation"])
+        self.outcome = Outcome(result.get("flags", 0))
         if written:
             self._value_dirty = False
         elif result.get("value_read", True) and not self._value_dirty:

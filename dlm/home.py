@@ -12,14 +12,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from dlm.advice import Advice
+from dlm.handle import Handle, Request, Session
 from dlm.lease import Lease
 from dlm.messages import Kind
-from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, is_down
+from dlm.modes import DEMOTED, FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT, is_down
 from dlm.names import FENCE_BLOCK, Form, Name
 from dlm.outbox import Outbox
 from dlm.resource import Effect, Lock, What
-from dlm.table import Composed, Effects, Table
-from vsync.service import Credentials, Host
+from dlm.table import Composed, Effects, Purge, Table
+from vsync.service import Host
 from vsync.types import RingId
 
 __all__ = ["Handle", "Home", "Request", "Session"]
@@ -34,54 +36,6 @@ _WORDS = {
     "deadlock": "this conversion would deadlock with another one",
     "exists": "this handle number is in use",
 }
-
-
-class Request:
-    """A lock or convert request that has not been answered yet."""
-
-    __slots__ = ("fails", "flags", "kind", "mode", "rid", "value")
-
-    def __init__(
-        self, kind: Kind, rid: int, mode: int, flags: int, value: bytes | None, fails: bool = False
-    ) -> None:
-        self.kind = kind
-        self.rid = rid
-        self.mode = mode
-        self.flags = flags
-        self.value = value
-        self.fails = fails  #: the caller prefers an error to waiting for quorum
-
-
-class Handle:
-    """One lock of one local session. ``mode`` is what the client has been told that it holds."""
-
-    __slots__ = (
-        "cancel_rid", "ending", "fence", "h", "key", "mode", "outcome", "request", "sent", "session",
-        "unlock_rid",
-    )  # fmt: skip
-
-    def __init__(self, session: int, h: int, key: bytes, request: Request) -> None:
-        self.session = session
-        self.h = h
-        self.key = key
-        self.request: Request | None = request
-        self.mode = NONE
-        self.fence = 0
-        self.sent = False  #: something of it is, or will be, in the table of this life
-        self.ending = False  #: its unlock is on the way
-        self.outcome: Effect | None = None  #: decided, but not told yet
-        self.unlock_rid = 0
-        self.cancel_rid = 0
-
-
-class Session:
-    """A local client."""
-
-    __slots__ = ("handles", "who")
-
-    def __init__(self, who: Credentials) -> None:
-        self.who = who
-        self.handles: dict[int, Handle] = {}
 
 
 class Home:
@@ -102,6 +56,8 @@ class Home:
         self.idle_private: dict[bytes, None] = {}  #: private names without locks, oldest first
         self.fast = 0  #: operations done without a message
         self.lost = 0
+        self.orphans: dict[tuple[int, int], tuple[bytes, int]] = {}  #: left by sessions: (name, process) (P1)
+        self.advice = Advice(host)
         self._suspended = False  #: clients were told so, and not yet that it is over
         self._me = host.me.node
         self._on_name: Counter[bytes] = Counter()  #: handles by name
@@ -151,6 +107,7 @@ class Home:
             self.host.refuse(handle.session, request.rid, "no_quorum", "this node is not in a primary view")
             return
         handle.request = request
+        handle.persistent = handle.persistent or bool(request.flags & PERSISTENT)
         name = self._own_now(handle.key)
         if name is None or name.resource is None:
             self._operate(Kind.CONVERT, handle, request.mode, request.flags, request.value)
@@ -208,17 +165,42 @@ class Home:
         for handle in gone.handles.values():
             self._one_less(handle.key)
             handle.outcome = None
+            self.advice.forget(handle)
+            if not handle.sent or handle.ending:
+                continue
+            if handle.persistent:
+                self.orphans[session, handle.h] = handle.key, gone.who.pid
             name = self._own_now(handle.key)
-            if handle.sent and not handle.ending and name is not None and name.resource is not None:
+            if name is not None and name.resource is not None:
                 effects: list[Effect] = []
-                key = (self._me, session, handle.h)
-                name.resource.unlock(key, FORCEUNLOCK | IVVALBLK, None, effects)
+                name.resource.abandon((self._me, session, handle.h), effects)
                 self._locally(handle.key, name, effects)
-            elif handle.sent and not handle.ending:
+            else:
                 rest.append((handle.key, handle.h))
         for start in range(0, len(rest), END_BATCH):
             batch = tuple(rest[start : start + END_BATCH])
             self.send(Kind.END, (session, batch), sorted({key for key, _ in batch}))
+
+    def drop(self, handles: Iterable[Handle], reason: str) -> None:
+        """These locks end although their client did not ask for each; it is told."""
+        for handle in handles:
+            if handle.mode != NONE:
+                self.host.push(handle.session, "dlm", "lost", {"h": handle.h, "reason": reason})
+            self.unlock(handle, 0, IVVALBLK, None)
+
+    def purge(self, pid: int) -> int:
+        """The orphans of a process of this node go, with 0 those of all (P4). Returns how many were left here."""
+        due = [(who, key) for who, (key, of) in sorted(self.orphans.items()) if pid in (0, of)]
+        for (session, h), key in due:
+            del self.orphans[session, h]
+            name = self._own_now(key)
+            if name is not None and name.resource is not None:
+                effects: list[Effect] = []
+                name.resource.unlock((self._me, session, h), FORCEUNLOCK | IVVALBLK, None, effects)
+                self._locally(key, name, effects)
+            else:
+                self.send(Kind.UNLOCK, (key, session, h, 0, FORCEUNLOCK | IVVALBLK, None), (key,))
+        return len(due)
 
     # -- the way into the ordered stream ---------------------------------------------------------------------
 
@@ -265,6 +247,7 @@ class Home:
         self.fast += 1
         for effect in effects:
             self._outcome(effect)
+        self._advise()
         self.look_after(key, name)
 
     def look_after(self, key: bytes, name: Name) -> None:
@@ -289,16 +272,24 @@ class Home:
         for effect in effects:
             if isinstance(effect, Composed):
                 self.send(Kind.PUBLISH, (effect.key, effect.epoch, effect.contents), (effect.key,))
+            elif isinstance(effect, Purge):
+                if effect.node == self._me:
+                    self.purge(effect.pid)
             elif effect.key[0] == self._me:
                 self._outcome(effect)
+        self._advise()
 
     def _outcome(self, effect: Effect) -> None:
         _, session, h = effect.key
+        if effect.was is not None:
+            self.orphans.pop(effect.was[1:], None)  # adopted
         owner = self.sessions.get(session)
         handle = owner.handles.get(h) if owner else None
         if handle is None:
             return
-        if effect.what is What.GONE:
+        if effect.what is What.BLOCKING:
+            self.advice.note(handle, effect.mode)
+        elif effect.what is What.GONE:
             self._gone(handle)
         elif effect.what is What.CANCEL_DONE:
             if not effect.mode:
@@ -320,7 +311,8 @@ class Home:
             return False
         if effect.what is not What.GRANTED:
             return True
-        if handle.mode != NONE and (effect.mode == handle.mode or is_down(handle.mode, effect.mode)):
+        same = effect.mode == handle.mode or is_down(handle.mode, effect.mode)
+        if handle.mode != NONE and same and not effect.flags & DEMOTED:
             return True
         if not self.lease.valid(self.now):
             return False
@@ -334,6 +326,7 @@ class Home:
     def _tell(self, handle: Handle, effect: Effect) -> None:
         request, handle.request, handle.outcome = handle.request, None, None
         assert request is not None
+        self.advice.completed(handle)
         if effect.what is What.GRANTED:
             handle.mode, handle.fence = effect.mode, effect.fence
             self.host.reply(handle.session, request.rid, _granted(effect, self.lease.generation))
@@ -341,7 +334,11 @@ class Home:
         if handle.mode == NONE:
             self._forget(handle)
         if effect.what is What.CANCELED:
-            self.host.refuse(handle.session, request.rid, "canceled", "the request was cancelled")
+            more = {}
+            if effect.flags & DEMOTED:
+                handle.mode = effect.mode  # the old mode was given up
+                more = {"mode": effect.mode, "flags": effect.flags}
+            self.host.refuse(handle.session, request.rid, "canceled", "the request was cancelled", **more)
             self._answer_cancel(handle, True)
         else:
             self.host.refuse(handle.session, request.rid, effect.code, _WORDS.get(effect.code, effect.code))
@@ -364,6 +361,7 @@ class Home:
             handle.cancel_rid = 0
 
     def _forget(self, handle: Handle) -> None:
+        self.advice.forget(handle)
         session = self.sessions.get(handle.session)
         if session is not None and session.handles.pop(handle.h, None) is not None:
             self._one_less(handle.key)
@@ -384,6 +382,11 @@ class Home:
                 self._tell(handle, effect)
             else:
                 self.deferred.append(handle)
+        self._advise()
+
+    def _advise(self) -> None:
+        if self.open and not self.holding:
+            self.advice.tell()
 
     # -- views -----------------------------------------------------------------------------------------------
 
@@ -415,6 +418,8 @@ class Home:
         self.outbox.begin(ring)
         self.linked = False
         self.deferred.clear()
+        self.orphans.clear()  # they have gone with the life (P2)
+        self.advice.clear()
         self.queued_private.clear()
         self.idle_private.clear()
         for handle in self.handles():
@@ -475,4 +480,5 @@ def _granted(effect: Effect, generation: int) -> dict[str, Any]:
         "value": effect.value or b"",
         "value_read": effect.value is not None,
         "value_valid": effect.valid,
+        "flags": effect.flags,
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Any
 
 from dlm.answers import name_text
 
-__all__ = ["Holder", "LockInfo", "Mode"]
+__all__ = ["Flag", "Holder", "LockInfo", "Mode", "Outcome"]
 
 
 class Mode(IntEnum):
@@ -31,6 +31,36 @@ class Mode(IntEnum):
             raise ValueError(f"no mode {text!r}: one of {', '.join(m.name for m in cls)}") from None
 
 
+class Flag(IntFlag):
+    """How a request is to be treated; the values are those of dlmconstants.h. ``docs/locks.md`` explains each."""
+
+    NOQUEUE = 0x1  #: refuse rather than wait
+    QUECVT = 0x10  #: a conversion lines up behind other conversions
+    CONVDEADLK = 0x40  #: a conversion may give up the old mode meanwhile, rather than fail with Deadlock
+    PERSISTENT = 0x80  #: the lock outlives its session, as an orphan of its node
+    NODLCKWT = 0x100  #: a conversion waits even where that closes a circle
+    NODLCKBLK = 0x200  #: accepted, without effect
+    EXPEDITE = 0x400  #: an NL lock is granted at once
+    NOQUEUEBAST = 0x800  #: a refused NOQUEUE still tells the holders
+    HEADQUE = 0x1000  #: to the head of the queue
+    NOORDER = 0x2000  #: may overtake
+    ORPHAN = 0x4000  #: adopt an orphan of this name and mode
+    ALTPR = 0x8000  #: PR will do if the mode asked for cannot be had
+    ALTCW = 0x10000  #: CW will do
+
+    def args(self) -> dict[str, bool]:
+        """The same as arguments of a request."""
+        return {str(flag.name).lower(): True for flag in Flag if flag & self}
+
+
+class Outcome(IntFlag):
+    """What the last operation on a lock said besides its success."""
+
+    DEMOTED = 0x1  #: the old mode was given up meanwhile (CONVDEADLK)
+    VALNOTVALID = 0x2  #: the value block is not valid
+    ALTMODE = 0x4  #: granted in the mode of ALTPR or ALTCW
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     """One lock on a name, held or asked for: session ``session`` of node ``node``, process ``pid``,
@@ -49,6 +79,7 @@ class Holder:
     asked: Mode | None
     fence: int
     since_us: int
+    orphan: bool = False  #: its session has gone; it waits to be adopted or purged
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], waits: bool = False) -> Holder:
@@ -63,11 +94,12 @@ class Holder:
             asked=_mode(row.get("asked")) if waits else None,
             fence=int(row.get("fence") or 0),
             since_us=int(row.get("since_us") or 0),
+            orphan=bool(row.get("orphan")),
         )
 
     def __str__(self) -> str:
         wanted = f":{self.asked.name}" if self.asked is not None else ""
-        return f"{self.node}/{self.pid or self.session}{wanted}"
+        return f"{self.node}/{self.pid or self.session}{wanted}{'(orphan)' if self.orphan else ''}"
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -81,6 +113,7 @@ class Holder:
             "asked": self.asked.name if self.asked is not None else None,
             "fence": self.fence,
             "since_us": self.since_us,
+            "orphan": self.orphan,
         }
 
 

@@ -7,12 +7,13 @@ state transfer have no life and no serial: they change nothing by themselves.
 | kind | body |
 |---|---|
 | LOCK, CONVERT, UNLOCK, CANCEL | name, session, h, mode, flags, value, pid, program |
-| END | session, ((name, h), ..) – the session's locks, forced off (P1) |
+| END | session, ((name, h), ..) – the session has gone: its locks go, or become orphans (P1) |
 | PUBLISH | name, epoch, contents – the former owner's queues (design §5.1) |
 | YIELD | name, epoch – the owner asks to become shared (K13) |
 | GIVE_BACK | ((name, epoch), ..) – idle private names (A2) |
 | REFILL | name, epoch – another block of fence numbers (K14) |
 | GOODBYE | – (D10) |
+| PURGE | node, pid – the orphans of a node are to go (P4) |
 | CHUNK | view seq, view rep, index, total, bytes (K15) |
 
 Names in messages are *keys*: the lockspace and the name in one byte string (``key_of``).
@@ -48,6 +49,7 @@ class Kind(IntEnum):
     REFILL = 9
     GOODBYE = 10
     CHUNK = 11
+    PURGE = 12
 
 
 class Message(NamedTuple):

@@ -7,9 +7,11 @@ severity but not ordered: a change between them is a *middle conversion*, neithe
 from __future__ import annotations
 
 __all__ = [
-    "COMPATIBLE", "CONFLICTING", "CONVDEADLK", "CR", "CW", "EX", "EXPEDITE", "FORCEUNLOCK", "HEADQUE",
-    "IVVALBLK", "MODES", "NAMES", "NL", "NODLCKWT", "NONE", "NOORDER", "NOQUEUE", "PR", "PW", "QUECVT",
-    "QUECVT_FROM", "READS", "VALBLK", "WRITES", "is_down", "is_middle", "value_direction",
+    "ALTCW", "ALTERNATIVES", "ALTMODE", "ALTPR", "CANCEL", "COMPATIBLE", "CONFLICTING", "CONVDEADLK", "CONVERT",
+    "CR", "CW", "DEMOTED", "EX", "EXPEDITE", "FORCEUNLOCK", "HEADQUE", "IVVALBLK", "MODES", "NAMES", "NL",
+    "NODLCKBLK", "NODLCKWT", "NONE", "NOORDER", "NOQUEUE", "NOQUEUEBAST", "NOTIFY", "ORPHAN", "PERSISTENT", "PR",
+    "PW", "QUECVT", "QUECVT_FROM", "READS", "VALBLK", "VALNOTVALID", "WRITES", "is_down", "is_middle",
+    "value_direction",
 ]  # fmt: skip
 
 NONE = -1
@@ -19,15 +21,29 @@ NAMES = ("NL", "CR", "CW", "PR", "PW", "EX")
 
 # Flags, with the bit values of dlmconstants.h (locks.md §1.6).
 NOQUEUE = 0x1
+CANCEL = 0x2
+CONVERT = 0x4
 VALBLK = 0x8
 QUECVT = 0x10
 IVVALBLK = 0x20
 CONVDEADLK = 0x40
+PERSISTENT = 0x80
 NODLCKWT = 0x100
+NODLCKBLK = 0x200  #: accepted, without effect
 EXPEDITE = 0x400
+NOQUEUEBAST = 0x800
 HEADQUE = 0x1000
 NOORDER = 0x2000
+ORPHAN = 0x4000
+ALTPR = 0x8000
+ALTCW = 0x10000
 FORCEUNLOCK = 0x20000
+NOTIFY = 0x1000000  #: ours: the session wants to be told whom the lock blocks (elsewhere: a BAST function is given)
+
+# What an outcome may say besides (the flags of a status block); none outlives its operation.
+DEMOTED = 0x1  #: the conversion gave up its old mode meanwhile (CONVDEADLK)
+VALNOTVALID = 0x2  #: the value block is not valid (L5)
+ALTMODE = 0x4  #: granted in the mode of ALTPR or ALTCW, not in the one asked for
 
 #: ``COMPATIBLE[held][asked]`` (symmetric, M1).
 COMPATIBLE: tuple[tuple[bool, ...], ...] = (
@@ -53,6 +69,9 @@ QUECVT_FROM: tuple[tuple[int, ...], ...] = (
     (EX,),
     (),
 )
+
+#: The modes to try instead of the one asked for, in this order.
+ALTERNATIVES = ((ALTPR, PR), (ALTCW, CW))
 
 READS, WRITES = "R", "W"
 

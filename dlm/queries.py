@@ -85,4 +85,5 @@ def _lock(lock: Lock) -> dict[str, Any]:
         "name": lock.program,
         "fence": lock.fence,
         "since_us": lock.since,
+        "orphan": lock.orphan,
     }

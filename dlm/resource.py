@@ -1,23 +1,29 @@
-"""One lockable name: its locks, its convert and wait queues, its value block (locks.md §1.3–§1.9).
+"""One lockable name: its locks, its convert and wait queues, its value block (locks.md §1.3–§1.10).
 
 Everything that decides who gets what stands here, and nothing else does: no nodes that die, no messages, no
 time. A resource answers each operation by appending *effects* to a list, in the order of GRANT-Q13: the
-outcome of the acting lock first, then grants of others in queue order.
+outcome of the acting lock first, then grants of others in queue order, then whom the holders block.
 
 Granted locks have no order among them (S2); the convert and wait queues are first in, first out, except
 HEADQUE. A converting lock *still holds* its granted mode (S1), so the modes held are counted over both kinds.
+Where the kernel tells holders in the order of its grant queue, they are told in the order of their keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
+from dlm.lock import Effect, Key, Lock, State, What
 from dlm.modes import (
+    ALTERNATIVES,
+    ALTMODE,
     COMPATIBLE,
     CONFLICTING,
     CONVDEADLK,
+    CW,
+    DEMOTED,
+    EX,
     EXPEDITE,
     HEADQUE,
     IVVALBLK,
@@ -26,91 +32,33 @@ from dlm.modes import (
     NONE,
     NOORDER,
     NOQUEUE,
+    NOQUEUEBAST,
+    NOTIFY,
+    ORPHAN,
+    PERSISTENT,
+    PR,
     PW,
     QUECVT,
     READS,
     VALBLK,
+    VALNOTVALID,
     WRITES,
     is_down,
+    is_middle,
     value_direction,
 )
 
 __all__ = ["Effect", "Key", "Lock", "Mint", "Resource", "State", "What"]
 
-Key = tuple[int, int, int]  #: (home node, session at that node, handle number of that session)
 Mint = Callable[[], int]  #: gives the next fence number
-
-
-class State(IntEnum):
-    """Where a lock stands (S1)."""
-
-    GRANTED = 0
-    CONVERTING = 1
-    WAITING = 2
-
-
-class What(IntEnum):
-    """What an effect says about a lock."""
-
-    GRANTED = 0  #: a lock or convert request has succeeded
-    REFUSED = 1  #: it failed at once; ``code`` says why, the old mode (if any) is kept
-    CANCELED = 2  #: it was withdrawn from its queue; the old mode (if any) is kept
-    GONE = 3  #: the lock does not exist any more
-    CANCEL_DONE = 4  #: a cancel was carried out; ``mode`` is 1 if it withdrew something
-
-
-class Effect(NamedTuple):
-    """One outcome, addressed to the home of lock ``key``.
-
-    ``value`` is the value block when the operation read it (``None``: not read, the caller's copy stays, L8);
-    ``valid`` is false when the operation takes part in the value block and that is not valid (L5).
-    """
-
-    what: What
-    key: Key
-    code: str = ""
-    mode: int = NONE
-    fence: int = 0
-    value: bytes | None = None
-    valid: bool = True
-
-
-class Lock:
-    """One lock of one session. ``mode`` is what it holds (NONE while waiting), ``asked`` what it wants."""
-
-    __slots__ = ("asked", "fence", "flags", "key", "mode", "pid", "program", "since", "state", "value")
-
-    def __init__(self, key: Key, asked: int, flags: int = 0, value: bytes | None = None,
-                 pid: int = 0, program: str = "", since: int = 0) -> None:  # fmt: skip
-        self.key = key
-        self.mode = NONE
-        self.asked = asked
-        self.flags = flags
-        self.value = value  #: what the caller would write if the operation in progress writes
-        self.fence = 0
-        self.pid = pid
-        self.program = program
-        self.since = since  #: local clock (people, 200 ms rule); not replicated
-        self.state = State.WAITING
-
-    def encode(self) -> tuple[Any, ...]:
-        """The replicated part as a msgpack-able tuple."""
-        return (*self.key, self.mode, self.asked, self.flags, self.value, self.fence, self.pid, self.program)
-
-    @classmethod
-    def decode(cls, row: tuple[Any, ...], state: State, since: int) -> Lock:
-        """The inverse of ``encode``."""
-        lock = cls((row[0], row[1], row[2]), row[4], row[5], row[6], row[8], row[9], since)
-        lock.mode = row[3]
-        lock.fence = row[7]
-        lock.state = state
-        return lock
 
 
 class Resource:
     """The locks of one name. ``mint`` gives fence numbers; the owner of the resource may replace it."""
 
-    __slots__ = ("converting", "held", "homes", "locks", "mint", "valid", "value", "waiting")
+    __slots__ = (
+        "converting", "held", "homes", "listeners", "locks", "loose", "mint", "valid", "value", "waiting",
+    )  # fmt: skip
 
     def __init__(self, mint: Mint, value: bytes = b"", valid: bool = True) -> None:
         self.mint = mint
@@ -119,6 +67,8 @@ class Resource:
         self.waiting: list[Lock] = []
         self.held = [0] * 6  #: how many locks hold each mode (granted and converting)
         self.homes: dict[int, int] = {}  #: how many locks (in any state) each node has here
+        self.listeners: dict[Key, Lock] = {}  #: locks that want to hear whom they block
+        self.loose = 0  #: how many queued ones may overtake (NOORDER)
         self.value = value
         self.valid = valid
 
@@ -129,16 +79,23 @@ class Resource:
         if lock.key in self.locks:
             out.append(Effect(What.REFUSED, lock.key, "exists"))
             return
-        flags = lock.flags
-        idle = not self.converting and not self.waiting
-        if flags & EXPEDITE or (self._fits(lock) and (idle or flags & NOORDER)):
+        if lock.flags & ORPHAN:
+            self._adopt(lock, out)
+            return
+        mode = self._grantable(lock)
+        # Who would stand first in the queue can be granted now as well as at the next event (HEADQUE).
+        idle = not self.converting and (not self.waiting or lock.flags & HEADQUE)
+        expedited = lock.flags & EXPEDITE and lock.asked == NL
+        if mode != NONE and (idle or expedited or lock.flags & NOORDER):
             self._add(lock)
-            self._grant(lock, out)
-        elif flags & NOQUEUE:
+            self._grant(lock, mode, out)  # a holder more can block others, but is told at the next event (G16)
+        elif lock.flags & NOQUEUE:
             out.append(Effect(What.REFUSED, lock.key, "again"))
+            self._tell_refused(lock, out)
         else:
             self._add(lock)
             self._enqueue(self.waiting, lock, State.WAITING)
+            self._tell_blockers(lock, out)
 
     def convert(self, key: Key, asked: int, flags: int, value: bytes | None, now: int, out: list[Effect]) -> None:
         """A granted lock wants another mode (Q2, Q3, Q5, Q6, Q7, Q11; M3)."""
@@ -147,18 +104,28 @@ class Resource:
             out.append(Effect(What.REFUSED, key, "unknown" if lock is None else "busy"))
             return
         before = lock.asked, lock.flags, lock.value
-        lock.asked, lock.flags, lock.value = asked, flags, value
-        in_place = not flags & QUECVT or flags & NOORDER or not self.converting
-        if in_place and self._fits(lock):
-            self._grant(lock, out)
-        elif flags & NOQUEUE or (self._deadlocked(lock) and not self._demote(lock)):
-            lock.asked, lock.flags, lock.value = before
-            out.append(Effect(What.REFUSED, key, "again" if flags & NOQUEUE else "deadlock"))
+        lock.asked, lock.flags, lock.value, lock.result = asked, flags, value, 0
+        self._listen(lock, bool(flags & NOTIFY))
+        lock.persistent = lock.persistent or bool(flags & PERSISTENT)
+        in_place = not flags & QUECVT or flags & (NOORDER | HEADQUE) or not self.converting
+        mode = self._grantable(lock) if in_place else NONE
+        if mode != NONE:
+            self._grant(lock, mode, out)
+            self.scan(out)
             return
+        deadlock = not flags & NOQUEUE and self._deadlocked(lock)
+        if flags & NOQUEUE or (deadlock and not self._demote(lock)):
+            out.append(Effect(What.REFUSED, key, "again" if flags & NOQUEUE else "deadlock"))
+            if flags & NOQUEUE:
+                self._tell_refused(lock, out)
+            lock.asked, lock.flags, lock.value = before
+            return
+        lock.since = now
+        self._enqueue(self.converting, lock, State.CONVERTING)
+        if deadlock:
+            self.scan(out)  # somebody holds less than before
         else:
-            lock.since = now
-            self._enqueue(self.converting, lock, State.CONVERTING)
-        self.scan(out)
+            self._tell_blockers(lock, out)
 
     def cancel(self, key: Key, out: list[Effect]) -> bool:
         """Withdraw what is queued (U1, U2, U6). False, and nothing happens, if the grant came first (U3)."""
@@ -168,9 +135,8 @@ class Resource:
         if lock.state is State.WAITING:
             self._remove(lock)
         else:
-            self.converting.remove(lock)
-            lock.state, lock.asked = State.GRANTED, lock.mode
-        out.append(Effect(What.CANCELED, key))
+            self._back(lock)
+        out.append(Effect(What.CANCELED, key, mode=lock.mode, flags=lock.result))
         self.scan(out)
         return True
 
@@ -185,6 +151,38 @@ class Resource:
         self.scan(out)
         return True
 
+    def abandon(self, key: Key, out: list[Effect]) -> None:
+        """The session of a lock has gone (P1): the lock goes too, or, if it is PERSISTENT and holds something,
+        becomes an orphan, whose operation in progress is withdrawn.
+        """
+        lock = self.locks.get(key)
+        if lock is None:
+            return
+        if not lock.persistent or lock.state is State.WAITING:
+            self.unlock(key, IVVALBLK, None, out)  # its PW or EX leaves the value block not valid (L7)
+            return
+        if lock.state is State.CONVERTING:
+            self._back(lock)
+        lock.orphan = True
+        self._listen(lock, False)
+        self.scan(out)
+
+    def _adopt(self, lock: Lock, out: list[Effect]) -> None:
+        """A session takes over an orphan of its node in just this mode (P3), with a new fence number."""
+        orphans = sorted(key for key, other in self.locks.items() if other.orphan and key[0] == lock.key[0])
+        was = next((key for key in orphans if self.locks[key].mode == lock.asked), None)
+        if was is None:
+            out.append(Effect(What.REFUSED, lock.key, "again" if orphans else "unknown"))
+            return
+        del self.locks[was]
+        self.locks[lock.key] = lock
+        self.held[lock.asked] -= 1  # the orphan's; the grant counts the lock again
+        lock.persistent = True  # sticks to the lock
+        self._listen(lock, lock.notify)
+        self._grant(lock, lock.asked, out)
+        out[-1] = out[-1]._replace(was=was)
+        self._tell_holders(out)
+
     def purge(self, nodes: Iterable[int], out: list[Effect]) -> None:
         """Drop every lock of nodes that have ended; a lost PW or EX leaves the value block not valid (L7)."""
         dead = [node for node in nodes if node in self.homes]
@@ -196,11 +194,15 @@ class Resource:
         self.scan(out)
 
     def scan(self, out: list[Effect]) -> None:
-        """Grant what has become possible: converters first, then waiters, in order (Q8, Q10, Q12)."""
-        while self.converting and self._fits(self.converting[0]):
-            self._grant(self.converting.pop(0), out)
-        while not self.converting and self.waiting and self._fits(self.waiting[0]):
-            self._grant(self.waiting.pop(0), out)
+        """Grant what has become possible: converters first, then waiters, in order (Q7, Q8, Q10, Q12).
+
+        Then tell the holders whom they still block (B3).
+        """
+        while (found := self._next()) is not None:
+            lock, mode = found
+            self._dequeue(lock)
+            self._grant(lock, mode, out)
+        self._tell_holders(out)
 
     # -- questions -------------------------------------------------------------------------------------------
 
@@ -224,10 +226,29 @@ class Resource:
 
     # -- the parts -------------------------------------------------------------------------------------------
 
-    def _fits(self, lock: Lock) -> bool:
-        """Whether no *other* lock holds a mode that conflicts with the one asked for (Q2, Q3)."""
+    def _fits(self, lock: Lock, asked: int) -> bool:
+        """Whether no *other* lock holds a mode that conflicts with ``asked`` (Q2, Q3)."""
         held, own = self.held, lock.mode
-        return all(held[mode] <= (mode == own) for mode in CONFLICTING[lock.asked])
+        return all(held[mode] <= (mode == own) for mode in CONFLICTING[asked])
+
+    def _grantable(self, lock: Lock) -> int:
+        """The mode it could be given now: the one asked for, or one that it takes instead, else NONE."""
+        if self._fits(lock, lock.asked):
+            return lock.asked
+        for flag, mode in ALTERNATIVES:
+            if lock.flags & flag and mode != lock.asked and self._fits(lock, mode):
+                return mode
+        return NONE
+
+    def _next(self) -> tuple[Lock, int] | None:
+        """The next one to be granted from the queues, and its mode: the first in line, or one that may overtake."""
+        for queue, served in ((self.converting, True), (self.waiting, not self.converting)):
+            if queue and served and (mode := self._grantable(queue[0])) != NONE:
+                return queue[0], mode
+            for lock in queue if self.loose else ():
+                if lock.flags & NOORDER and (mode := self._grantable(lock)) != NONE:
+                    return lock, mode
+        return None
 
     def _deadlocked(self, lock: Lock) -> bool:
         """Whether queueing this conversion would make a conversion deadlock.
@@ -244,23 +265,38 @@ class Resource:
         return any(not COMPATIBLE[lock.mode][ahead.asked] for ahead in self.converting)
 
     def _demote(self, lock: Lock) -> bool:
-        """Resolve a conversion deadlock by holding NL meanwhile, if the caller agreed to it (CONVDEADLK)."""
-        if not lock.flags & CONVDEADLK or lock.flags & HEADQUE:
+        """Resolve a conversion deadlock: who would be behind holds NL meanwhile, if it agreed to (CONVDEADLK)."""
+        behind = [lock]
+        if lock.flags & HEADQUE:
+            behind = [other for other in self.converting if not COMPATIBLE[other.mode][lock.asked]]
+        if not all(other.flags & CONVDEADLK for other in behind):
             return False
-        self.held[lock.mode] -= 1
-        self.held[NL] += 1
-        lock.mode = NL
+        for other in behind:
+            self.held[other.mode] -= 1
+            self.held[NL] += 1
+            other.mode = NL
+            other.result |= DEMOTED
         return True
 
     def _enqueue(self, queue: list[Lock], lock: Lock, state: State) -> None:
         lock.state = state
+        self.loose += bool(lock.flags & NOORDER)
         if lock.flags & HEADQUE:
             queue.insert(0, lock)
         else:
             queue.append(lock)
 
-    def _grant(self, lock: Lock, out: list[Effect]) -> None:
-        old, new, flags = lock.mode, lock.asked, lock.flags
+    def _dequeue(self, lock: Lock) -> None:
+        self.loose -= bool(lock.flags & NOORDER)
+        (self.converting if lock.state is State.CONVERTING else self.waiting).remove(lock)
+
+    def _back(self, lock: Lock) -> None:
+        """A conversion is over without success: granted in the mode it still has (U2)."""
+        self._dequeue(lock)
+        lock.state, lock.asked, lock.value = State.GRANTED, lock.mode, None
+
+    def _grant(self, lock: Lock, new: int, out: list[Effect]) -> None:
+        old, flags = lock.mode, lock.flags
         direction = value_direction(old, new)
         if direction == WRITES:
             self._write(flags, lock.value)
@@ -269,10 +305,63 @@ class Resource:
         self.held[new] += 1
         if old == NONE or not (new == old or is_down(old, new)):
             lock.fence = self.mint()  # a conversion to a stronger mode gets a new number (pitfalls B5)
-        lock.mode, lock.state, lock.value = new, State.GRANTED, None
+        result = lock.result | (ALTMODE if new != lock.asked else 0)
+        if flags & VALBLK and not self.valid:
+            result |= VALNOTVALID
+        lock.mode = lock.asked = new
+        lock.state, lock.value, lock.result, lock.high = State.GRANTED, None, 0, 0
         read = self.value if flags & VALBLK and direction == READS else None
-        valid = self.valid or not flags & VALBLK
-        out.append(Effect(What.GRANTED, lock.key, "", new, lock.fence, read, valid))
+        out.append(Effect(What.GRANTED, lock.key, "", new, lock.fence, read, result))
+
+    # -- who is told whom it blocks (§1.10) ------------------------------------------------------------------
+
+    def _tell_blockers(self, lock: Lock, out: list[Effect], converters: bool = False) -> None:
+        """A request has been blocked: tell the holders in its way (B1), with NOQUEUEBAST converting ones too (B2).
+
+        A holder is told once of each higher mode (B4); of CW in PR's way, and the reverse, always, unless it has
+        heard of EX (B5).
+        """
+        asked = lock.asked
+        queues = (State.GRANTED, State.CONVERTING) if converters else (State.GRANTED,)
+        due = [other for other in self.listeners.values() if other.state in queues and other is not lock]
+        for other in sorted(due, key=lambda one: (one.state, one.key)):
+            if not COMPATIBLE[other.mode][asked] and other.high < (EX if is_middle(other.mode, asked) else asked):
+                self._tell(other, asked, asked, out)
+
+    def _tell_refused(self, lock: Lock, out: list[Effect]) -> None:
+        if lock.flags & NOQUEUEBAST:
+            self._tell_blockers(lock, out, converters=True)
+
+    def _tell_holders(self, out: list[Effect]) -> None:
+        """After grants and releases: tell the holders of the highest mode that is still asked for (B3, B5)."""
+        if not self.listeners or not self.queued:
+            return
+        asked = {lock.asked for queue in (self.converting, self.waiting) for lock in queue}
+        high = max(asked)
+        for key in sorted(self.listeners):
+            lock = self.listeners[key]
+            if lock.state is not State.GRANTED:
+                continue
+            if lock.mode == PR and CW in asked:
+                if lock.high < EX:
+                    self._tell(lock, CW if high == PR else high, high, out)
+            elif lock.high < high and not COMPATIBLE[lock.mode][high]:
+                self._tell(lock, high, high, out)
+
+    @staticmethod
+    def _tell(lock: Lock, mode: int, high: int, out: list[Effect]) -> None:
+        lock.high = high
+        out.append(Effect(What.BLOCKING, lock.key, mode=mode))
+
+    def _listen(self, lock: Lock, notify: bool) -> None:
+        """Whether the lock wants to be told from now on; a conversion may change it (U8)."""
+        lock.notify = notify
+        if notify:
+            self.listeners[lock.key] = lock
+        else:
+            self.listeners.pop(lock.key, None)
+
+    # -- the value block, and who is here --------------------------------------------------------------------
 
     def _write(self, flags: int, value: bytes | None) -> None:
         """What a write to the value block does: invalidate, replace, or nothing (L2, L3)."""
@@ -287,17 +376,17 @@ class Resource:
 
     def _add(self, lock: Lock) -> None:
         self.locks[lock.key] = lock
+        self._listen(lock, lock.notify)
         node = lock.key[0]
         self.homes[node] = self.homes.get(node, 0) + 1
 
     def _remove(self, lock: Lock) -> None:
         del self.locks[lock.key]
-        if lock.state is State.WAITING:
-            self.waiting.remove(lock)
-        else:
+        self._listen(lock, False)
+        if lock.state is not State.GRANTED:
+            self._dequeue(lock)
+        if lock.state is not State.WAITING:
             self.held[lock.mode] -= 1
-            if lock.state is State.CONVERTING:
-                self.converting.remove(lock)
         node = lock.key[0]
         self.homes[node] -= 1
         if not self.homes[node]:
@@ -326,6 +415,7 @@ class Resource:
                     resource.held[lock.mode] += 1
                 if state is not State.GRANTED:
                     (resource.converting if state is State.CONVERTING else resource.waiting).append(lock)
+                    resource.loose += bool(lock.flags & NOORDER)
         return resource
 
     def invariants(self) -> None:
@@ -336,9 +426,7 @@ class Resource:
                 assert COMPATIBLE[one.mode][other.mode], f"{one.key} and {other.key} hold incompatible modes"
         for mode in range(6):
             assert self.held[mode] == sum(lock.mode == mode for lock in holders), "held modes are miscounted"
-        assert not self.converting or not self._fits(self.converting[0]), "an idle converter"
-        if self.waiting and not self.converting:
-            assert not self._fits(self.waiting[0]), "the first waiter could be granted"
+        assert self._next() is None, "somebody queued could be granted"
         assert all(lock.mode == NONE for lock in self.waiting), "a waiter holds something"
         queued = [lock.key for lock in (*self.converting, *self.waiting)]
         assert len(set(queued)) == len(queued), "a lock is queued twice"
@@ -348,3 +436,5 @@ class Resource:
         for lock in self.locks.values():
             counted[lock.key[0]] = counted.get(lock.key[0], 0) + 1
         assert counted == self.homes, "locks per node are miscounted"
+        listening = {key for key, lock in self.locks.items() if lock.notify}
+        assert listening == set(self.listeners), "listeners are miscounted"

@@ -20,10 +20,11 @@ from typing import Any
 import msgpack
 
 from dlm import arguments, queries
-from dlm.home import Handle, Home, Request, Session
+from dlm.handle import Handle, Request, Session
+from dlm.home import Home
 from dlm.lease import Lease
 from dlm.messages import TAG, Kind, Message, decode, key_of
-from dlm.modes import NONE, PW, VALBLK
+from dlm.modes import CANCEL, IVVALBLK, NONE, PW, VALBLK
 from dlm.names import Form
 from dlm.recovery import Announcement, announcements, empty_view, primary_view, survivors
 from dlm.table import Table
@@ -37,7 +38,6 @@ __all__ = ["DlmService"]
 
 MAX_PROGRAM = 40  #: characters of a client's name that are kept with its locks
 NUMBERS_LIMIT = 1 << 31  #: the ring re-forms long before the 32 bits of a view's fence numbers run out (B4)
-
 
 HeldBack = list[tuple[bool, Member, Message]]  #: (after the transitional view?, origin, message)
 
@@ -139,7 +139,7 @@ class DlmService:
         try:
             handler(self, session, rid, args)
         except arguments.BadArgument as bad:
-            self.host.refuse(session, rid, "invalid", str(bad))
+            self._refuse(session, rid, bad.code, str(bad), bad.rule)
 
     def token(self, now: int) -> None:
         """The node has accepted a token: the lease may have moved, the send queue may have room."""
@@ -387,11 +387,10 @@ class DlmService:
     def _lock(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
         h = arguments.number(args, "h", 1)
         name = arguments.name(args)
-        fails = args.get("no_quorum") == "fail"
-        arguments.value(
-            args
-        )  # accepted for symmetry: a new lock reads the block, and its row in the table stays small
-        request = Request(Kind.LOCK, rid, arguments.mode(args), arguments.flags(args), None, fails)
+        mode, flags, fails = arguments.mode(args), arguments.flags(args), args.get("no_quorum") == "fail"
+        arguments.check_lock(args, mode, flags)
+        arguments.value(args)  # accepted for symmetry: a new lock reads the block, and its row stays small
+        request = Request(Kind.LOCK, rid, mode, flags, None, fails)
         if args.get("no_quorum", "wait") not in ("wait", "fail"):
             raise arguments.BadArgument("no_quorum must be 'wait' or 'fail'")
         if h in self._session(session).handles:
@@ -402,35 +401,55 @@ class DlmService:
             self.home.lock(Handle(session, h, key_of(arguments.space(args), name), request))
 
     def _convert(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        mode, flags, value, handle = (
-            arguments.mode(args),
-            arguments.flags(args),
-            arguments.value(args),
-            self._handle(session, args),
-        )
-        writes = handle is not None and handle.mode >= PW
-        request = Request(Kind.CONVERT, rid, mode, flags, value if writes else None)
+        mode, flags, value = arguments.mode(args), arguments.flags(args), arguments.value(args)
+        handle = self._handle(session, args)
         if handle is None or (handle.mode == NONE and handle.request is None):
-            self.host.refuse(session, rid, "unknown", "no such lock")
+            self._refuse(session, rid, "unknown", "no such lock", "E8")
         elif handle.request is not None:
-            self.host.refuse(session, rid, "busy", "an operation on this lock is in progress")
+            self._refuse(session, rid, "busy", "an operation on this lock is in progress", "E10")
         else:
-            self.home.convert(handle, request)
+            arguments.check_convert(args, handle.mode, mode, flags)
+            value = value if handle.mode >= PW else None
+            self.home.convert(handle, Request(Kind.CONVERT, rid, mode, flags, value))
 
     def _unlock(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        flags, value = arguments.flags(args) & VALBLK, arguments.value(args)
+        flags, value = arguments.flags(args), arguments.value(args)
+        arguments.check_unlock(flags)
         handle = self._handle(session, args)
         if handle is None:
-            self.host.refuse(session, rid, "unknown", "no such lock")
+            self._refuse(session, rid, "unknown", "no such lock", "E21")
+        elif flags & CANCEL:
+            self._cancel(session, rid, args)
         else:
-            self.home.unlock(handle, rid, flags, value)
+            self.home.unlock(handle, rid, flags & (VALBLK | IVVALBLK), value)
 
     def _cancel(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
         handle = self._handle(session, args)
         if handle is None:
             self.host.reply(session, rid, {"canceled": False})
+        elif handle.cancel_rid:
+            self._refuse(session, rid, "invalid", "a cancel of this lock is in progress", "E23")
         else:
             self.home.cancel(handle, rid)
+
+    def _purge(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
+        """P4: the orphans of a process of a node (0: of all), or all locks of the caller itself.
+
+        For another node the answer says only that the purge has its place in the order.
+        """
+        node, pid = arguments.number(args, "node", 1, self._me.node), arguments.number(args, "pid", 0, 0)
+        caller = self._session(session)
+        if node != self._me.node:
+            self.home.send(Kind.PURGE, (node, pid))
+            self.host.reply(session, rid, {"purged": None})
+        elif pid and pid == caller.who.pid:
+            handles = [handle for handle in caller.handles.values() if not handle.ending]
+            self.home.drop(handles, "purged")
+            self.host.reply(session, rid, {"purged": len(handles) + self.home.purge(pid)})
+        elif pid and any(other.who.pid == pid for other in self.home.sessions.values()):
+            self._refuse(session, rid, "invalid", f"process {pid} is connected: its locks are its own", "P4")
+        else:
+            self.host.reply(session, rid, {"purged": self.home.purge(pid)})
 
     def _ls(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
         space, limit = arguments.space(args), arguments.number(args, "limit", 0, 1000)
@@ -448,10 +467,13 @@ class DlmService:
     def _stats(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
         self.host.reply(session, rid, self.status())
 
+    def _refuse(self, session: int, rid: int, code: str, text: str, rule: str) -> None:
+        self.host.refuse(session, rid, code, text, **({"rule": rule} if rule else {}))
+
     def _session(self, session: int) -> Session:
         found = self.home.sessions.get(session)
         if found is None:
-            raise arguments.BadArgument("no such session")
+            raise arguments.BadArgument("no such session", "E11")
         return found
 
     def _handle(self, session: int, args: Mapping[str, Any]) -> Handle | None:
@@ -469,6 +491,7 @@ _VERBS: dict[str, Callable[[DlmService, int, int, Mapping[str, Any]], None]] = {
     "convert": DlmService._convert,
     "unlock": DlmService._unlock,
     "cancel": DlmService._cancel,
+    "purge": DlmService._purge,
     "ls": DlmService._ls,
     "show": DlmService._show,
     "stats": DlmService._stats,

@@ -190,4 +190,8 @@ class Session:
                 held = self._handles.get(data["h"])
                 if held is not None:
                     held.mark_lost(str(data.get("reason", "broken")))
+            elif kind == "blocking":
+                held = self._handles.get(data["h"])
+                if held is not None:
+                    held.blocking = int(data["mode"])  # at most one waits: the latest (B9)
             self.changed.notify_all()

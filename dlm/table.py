@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import msgpack
 
 from dlm.messages import Kind, Message, Op
-from dlm.modes import FORCEUNLOCK, IVVALBLK
+from dlm.modes import ORPHAN
 from dlm.names import FENCE_BLOCK, Fences, Form, Name
 from dlm.resource import Effect, Lock, Resource, What
 from vsync.types import NO_RING, Member, RingId
 
-__all__ = ["DEMOTE_AFTER", "Composed", "Effects", "Life", "Table"]
+__all__ = ["DEMOTE_AFTER", "Composed", "Effects", "Life", "Purge", "Table"]
 
 DEMOTE_AFTER = 8  #: ordered operations of one node in a row that make a shared name private again
 
@@ -42,7 +42,14 @@ class Composed(NamedTuple):
     contents: tuple[Any, ...]
 
 
-Effects = list[Effect | Composed]
+class Purge(NamedTuple):
+    """The orphans of ``node`` (of process ``pid``, 0: all) are to go; that node knows them, and sees to it."""
+
+    node: int
+    pid: int
+
+
+Effects = list[Effect | Composed | Purge]
 
 
 class Life:
@@ -105,7 +112,7 @@ class Table:
         """One operation on one name, by the form the name has at this position (A9)."""
         name = self.names.get(key)
         if name is None:
-            if op.kind != Kind.LOCK:
+            if op.kind != Kind.LOCK or op.flags & ORPHAN:
                 self._unknown(op, out)
                 return
             name = self._own(key, op.node)
@@ -118,7 +125,7 @@ class Table:
         elif name.owner == op.node:
             if name.resource is not None:
                 self._run(name.resource, op, out)
-        elif op.kind == Kind.LOCK:
+        elif op.kind == Kind.LOCK and not op.flags & ORPHAN:
             self._hand_over(key, name, out)
             name.waiting.append(op)
         else:
@@ -148,15 +155,17 @@ class Table:
         elif op.kind == Kind.UNLOCK:
             if not resource.unlock(key, op.flags, op.value, effects):
                 self._unknown(op, out)
+        elif op.kind == Kind.END:
+            resource.abandon(key, effects)
         else:
             done = resource.cancel(key, effects)
             effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))
         out.extend(effects)
 
     def _unknown(self, op: Op, out: Effects) -> None:
-        """The answer to an operation on a lock that does not exist (A8); forced unlocks want none."""
+        """The answer to an operation on a lock that does not exist (A8); the end of a session wants none."""
         key = (op.node, op.session, op.h)
-        if op.kind == Kind.CONVERT:
+        if op.kind in (Kind.LOCK, Kind.CONVERT):
             out.append(Effect(What.REFUSED, key, "unknown"))
         elif op.kind == Kind.CANCEL:
             out.append(Effect(What.CANCEL_DONE, key, mode=0))
@@ -214,8 +223,10 @@ class Table:
         """A session's locks go, wherever they are; in a handover this waits like everything else (A4)."""
         session, locks = body
         for key, h in locks:
-            flags = FORCEUNLOCK | IVVALBLK  # its PW or EX leaves the value block not valid (L7)
-            self._operate(key, Op(Kind.UNLOCK, life.node, life.ring, session, h, 0, flags, None), out)
+            self._operate(key, Op(Kind.END, life.node, life.ring, session, h, 0, 0, None), out)
+
+    def _on_purge(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
+        out.append(Purge(body[0], body[1]))
 
     def _on_publish(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
         key, epoch, contents = body
@@ -347,4 +358,5 @@ _HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = 
     Kind.GIVE_BACK: Table._on_give_back,
     Kind.REFILL: Table._on_refill,
     Kind.GOODBYE: Table._on_goodbye,
+    Kind.PURGE: Table._on_purge,
 }

@@ -1,4 +1,4 @@
-"""``on_lost`` callbacks: one thread per client, started with the first of them.
+"""``on_lost`` and ``on_blocking`` callbacks: one thread per client, started with the first of them.
 
 Callbacks run neither on the channel's reader thread, which must not block, nor on the application's own. The
 thread also looks at the lease: a node that is stopped or cut off cannot push anything.
@@ -9,32 +9,37 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dlm.held import Held
+    from dlm.info import Mode
     from dlm.session import Session
 
 __all__ = ["LossWatch"]
+
+OnLost = Callable[["Held", str], object]
+OnBlocking = Callable[["Held", "Mode"], object]
 
 _log = logging.getLogger("dlm")
 
 
 class LossWatch:
-    """Calls ``on_lost(held, reason)`` once for each handle that is lost or whose lease runs out. Thread-
-    safe.
+    """Calls ``on_lost(held, reason)`` once for each handle that is lost or whose lease runs out, and
+    ``on_blocking(held, mode)`` while it is held and in the way of others. Thread-safe.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         # Holds the handles: someone who is to be told of a loss need not keep the handle alive.
-        self._watched: dict[Held, Callable[[Held, str], object]] = {}
+        self._watched: dict[Held, tuple[OnLost | None, OnBlocking | None]] = {}
         self._thread: threading.Thread | None = None
 
-    def add(self, held: Held, on_lost: Callable[[Held, str], object]) -> None:
+    def add(self, held: Held, on_lost: OnLost | None, on_blocking: OnBlocking | None = None) -> None:
         """Watch ``held`` from now until it is released or lost."""
         with self._session.changed:
-            self._watched[held] = on_lost
+            self._watched[held] = on_lost, on_blocking
             self._session.changed.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="dlm-on-lost", daemon=True)
@@ -49,19 +54,26 @@ class LossWatch:
                     if not self._watched:
                         self._thread = None
                         return
-                    changed.wait(min(held.lease_rest_s() for held in self._watched))
-            for held, reason, on_lost in due:
+                    changed.wait(min(self._rest_s(held) for held in self._watched))
+            for held, call in due:
                 try:
-                    on_lost(held, reason)
+                    call()
                 except Exception:  # noqa: BLE001 - the application's code; the next callback must still run
-                    _log.exception("on_lost callback of %r failed", held)
+                    _log.exception("a callback of %r failed", held)
 
-    def _due(self) -> list[tuple[Held, str, Callable[[Held, str], object]]]:
-        due = []
-        for held, on_lost in list(self._watched.items()):
+    def _rest_s(self, held: Held) -> float:
+        """Until it has to be looked at again without being told."""
+        return held.lease_rest_s() if self._watched[held][0] is not None else 1.0
+
+    def _due(self) -> list[tuple[Held, Callable[[], object]]]:
+        due: list[tuple[Held, Callable[[], object]]] = []
+        for held, (on_lost, on_blocking) in list(self._watched.items()):
             reason = held.loss_now()
-            if reason is not None:
-                due.append((held, reason, on_lost))
-            if reason is not None or held.released:
+            mode = held.take_blocking()
+            if reason is not None and on_lost is not None:
+                due.append((held, partial(on_lost, held, reason)))
+            elif reason is None and mode is not None and on_blocking is not None:
+                due.append((held, partial(on_blocking, held, mode)))
+            if held.released or (reason is not None and (on_lost is not None or reason != "lease")):
                 del self._watched[held]
         return due

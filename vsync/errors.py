@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 __all__ = [
     "Backpressure",
     "ConfigError",
@@ -68,12 +71,15 @@ class ProtocolError(VsyncError):
 
 
 class RequestFailed(VsyncError):
-    """The daemon refused a request. ``code`` is a stable word for programs, the text is for people."""
+    """The daemon refused a request. ``code`` is a stable word for programs, the text is for people; ``more`` holds
+    what else the service said.
+    """
 
-    def __init__(self, code: str, message: str = "") -> None:
-        super().__init__(code, message)
+    def __init__(self, code: str, message: str = "", more: Mapping[str, Any] | None = None) -> None:
+        super().__init__(code, message, *([dict(more)] if more else []))
         self.code = code
         self.message = message
+        self.more: dict[str, Any] = dict(more or {})
 
     def __str__(self) -> str:
         return f"{self.message or self.code}"

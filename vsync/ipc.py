@@ -186,8 +186,8 @@ class BaseChannel(ABC):
         match frame:
             case [int(rid), True, result] if rid > 0:
                 self._resolve(rid, result, None)
-            case [int(rid), False, {"code": str(code), "message": str(text)}] if rid > 0:
-                self._resolve(rid, None, RequestFailed(code, text))
+            case [int(rid), False, {"code": str(code), "message": str(text), **more}] if rid > 0:
+                self._resolve(rid, None, RequestFailed(code, text, {str(k): v for k, v in more.items()}))
             case [0, str(service), str(kind), data]:
                 handler = self._push_handlers.get(service)
                 if handler is not None:

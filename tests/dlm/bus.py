@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dlm.messages import TAG, Kind, decode
-from dlm.modes import COMPATIBLE
+from dlm.modes import COMPATIBLE, CR, CW, NL, PR
 from dlm.service import DlmService
 from vsync.service import Credentials
 from vsync.types import NO_RING, ClusterConfig, Entry, Member, Peer, RingId, Timing, View
@@ -44,6 +44,8 @@ class FakeHost:
     def refuse(self, session: int, rid: int, code: str, message: str, **more: Any) -> None:
         if rid:
             self.node.answer(session, rid, code)
+            if not more.get("flags"):
+                self.node.bus.kept(self.node, rid)
 
     def push(self, session: int, service: str, kind: str, data: Any) -> None:
         self.node.pushed(session, kind, data)
@@ -111,6 +113,7 @@ class Held:
 
     def __init__(self, key: bytes, mode: int, fence: int, generation: int) -> None:
         self.key, self.mode, self.fence, self.generation = key, mode, fence, generation
+        self.before: tuple[int, int] | None = None  #: (request, mode before it): a conversion is on its way
 
 
 class Bus:
@@ -128,6 +131,7 @@ class Bus:
         self.highest: dict[bytes, dict[int, int]] = {}  #: by name and mode: the highest fence told
         self.nodes: dict[int, Node] = {}
         self.incarnations: dict[int, int] = {}
+        self.marks: dict[int, RingId] = {}  #: the newest primary view each node has stored (K8); survives deaths
         self.abandoned: set[int] = set()  #: requests whose client has gone
         for node in range(1, nodes + 1):
             self.boot(node)
@@ -230,7 +234,14 @@ class Bus:
         ring_id = RingId(self.seq, chosen[0].id)
         primary = len(chosen) * 2 > self.size if primary is None else primary
         entries = {
-            n.id: Entry(n.me, n.ring.id if n.ring else NO_RING, 1, {TAG: n.service.announce()}) for n in chosen
+            n.id: Entry(
+                n.me,
+                n.ring.id if n.ring else NO_RING,
+                1,
+                {TAG: n.service.announce()},
+                mark=self.marks.get(n.id, NO_RING),
+            )
+            for n in chosen
         }
         members = tuple(n.me for n in chosen)
         ring = Ring(ring_id, members, primary)
@@ -249,6 +260,8 @@ class Bus:
             self._install(unit, old_ring, ring, entries, upto, others)
         for n in chosen:
             n.ring, n.delivered = ring, 0
+            if primary:
+                self.marks[n.id] = ring_id
             n.host.lease_basis = None
         self.tokens()
         return ring_id
@@ -275,13 +288,17 @@ class Bus:
 
     # -- clients --------------------------------------------------------------------------------------------
 
-    def call(self, node: int, verb: str, session: int = 1, **args: Any) -> int:
+    def call(self, node: int, /, verb: str, session: int = 1, **args: Any) -> int:
         """Start a request; its number."""
         self.rid += 1
         member = self.nodes[node]
         self.requests[self.rid] = (member, session, verb, args)
-        if verb == "unlock" or (verb == "convert" and self._weaker(member, session, args)):
-            self._weaken(member, session, args)
+        if verb == "unlock":
+            self.handles.pop((member.me, session, args["h"]), None)  # it ends when the client calls (D8)
+        held = self.handles.get((member.me, session, args.get("h", 0)))
+        if held is not None and held.before is None and verb == "convert":
+            held.before = self.rid, held.mode
+            held.mode = NL if args.get("convdeadlk") else self._both(held.mode, args["mode"])
         member.service.request(session, self.rid, verb, args, self.now)
         return self.rid
 
@@ -308,17 +325,17 @@ class Bus:
                 self.abandoned.add(rid)
         member.service.close(session, self.now)
 
-    def _weaker(self, member: Node, session: int, args: dict[str, Any]) -> bool:
-        held = self.handles.get((member.me, session, args["h"]))
-        return held is not None and args["mode"] < held.mode
+    def kept(self, node: Node, rid: int) -> None:
+        """A request has failed; a conversion that could have given up the old mode has not."""
+        _, session, _, args = self.requests[rid]
+        held = self.handles.get((node.me, session, args.get("h", 0)))
+        if held is not None and held.before is not None and held.before[0] == rid:
+            held.mode, held.before = held.before[1], None
 
-    def _weaken(self, member: Node, session: int, args: dict[str, Any]) -> None:
-        """A handle ends, or becomes weaker, when the client calls (D8)."""
-        held = self.handles.get((member.me, session, args["h"]))
-        if held is not None and "mode" in args:
-            held.mode = args["mode"]
-        else:
-            self.handles.pop((member.me, session, args["h"]), None)
+    @staticmethod
+    def _both(old: int, new: int) -> int:
+        """What both modes allow: that is left of a handle while it is converted (D8)."""
+        return CR if {old, new} == {CW, PR} else min(old, new)
 
     def on_answer(self, node: Node, session: int, rid: int, result: Any) -> None:
         """Keep the account of what clients hold."""

@@ -16,6 +16,14 @@ from tests.dlm.bus import CLIENT, LEASE, MS, Bus, Node
 NAMES = (b"a", b"b", b"c")
 
 
+FREE = ("expedite", "headque", "noorder", "altpr", "altcw", "nodlckblk", "noqueuebast", "persistent")
+
+
+def some_flags(rng: random.Random, words: tuple[str, ...] = FREE) -> dict[str, bool]:
+    """Mostly none."""
+    return {"blocking": rng.random() < 0.5} | {word: True for word in words if rng.random() < 0.06}
+
+
 def operate(bus: Bus, rng: random.Random, node: Node) -> None:
     """One request of one client of this node."""
     session = rng.choice(sorted(node.service.home.sessions))
@@ -25,12 +33,18 @@ def operate(bus: Bus, rng: random.Random, node: Node) -> None:
     if mine and choice < 0.35:
         bus.call(node.id, "unlock", session, h=rng.choice(mine), valblk=True, value=b"%d" % bus.rid)
     elif mine and choice < 0.6:
-        bus.call(node.id, "convert", session, h=rng.choice(mine), mode=rng.randrange(6), noqueue=rng.random() < 0.3)
+        flags = some_flags(rng, (*FREE[1:], "quecvt", "convdeadlk", "nodlckwt", "ivvalblk"))
+        h, mode, noqueue = rng.choice(mine), rng.randrange(6), rng.random() < 0.3
+        bus.call(node.id, "convert", session, h=h, mode=mode, noqueue=noqueue, **flags)
     elif asked and choice < 0.7:
         bus.call(node.id, rng.choice(["cancel", "unlock"]), session, h=rng.choice(asked))
     elif choice < 0.72 and len(mine) > 1:
         bus.close(node.id, session)
         node.service.open(session, CLIENT, bus.now)
+    elif choice < 0.74:
+        bus.call(node.id, "purge", session, node=rng.choice(sorted(bus.nodes)))
+    elif choice < 0.77:
+        bus.lock(node.id, rng.choice(NAMES), rng.randrange(6), session, orphan=True)
     elif len(mine) + len(asked) < 4:
         bus.lock(
             node.id,
@@ -40,6 +54,7 @@ def operate(bus: Bus, rng: random.Random, node: Node) -> None:
             noqueue=rng.random() < 0.2,
             no_quorum=rng.choice(["wait", "wait", "fail"]),
             valblk=True,
+            **some_flags(rng),
         )
 
 
@@ -107,6 +122,8 @@ def finish(bus: Bus) -> None:
     bus.view(bus.nodes)
     bus.run()
     bus.advance(2 * LEASE)
+    for node in bus.nodes:
+        bus.call(node, "purge")
     for _ in range(100):
         held = [who for who in bus.handles if bus[who[0].node].me == who[0]]
         for member, session, h in held:

@@ -17,7 +17,8 @@ SAMPLES = [
     (dlm.ForkedProcess("fork"), RuntimeError),
     (dlm.NotConnected("nobody", url="unix:///nowhere"), ConnectionError),
     (dlm.NoQuorum("alone"), dlm.NotConnected),
-    (dlm.InvalidRequest("name too long", code="name"), ValueError),
+    (dlm.InvalidRequest("name too long", code="name", rule="E2"), ValueError),
+    (dlm.NotSupported("no ranges", code="not_supported", rule="E13"), dlm.InvalidRequest),
     (dlm.ConfigError("url"), ValueError),
 ]
 

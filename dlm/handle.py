@@ -1,0 +1,61 @@
+"""What a node knows about the locks of its own clients: sessions, their handles, and requests on their way."""
+
+from __future__ import annotations
+
+from dlm.messages import Kind
+from dlm.modes import NONE, ORPHAN, PERSISTENT
+from dlm.resource import Effect
+from vsync.service import Credentials
+
+__all__ = ["Handle", "Request", "Session"]
+
+
+class Request:
+    """A lock or convert request that has not been answered yet."""
+
+    __slots__ = ("fails", "flags", "kind", "mode", "rid", "value")
+
+    def __init__(
+        self, kind: Kind, rid: int, mode: int, flags: int, value: bytes | None, fails: bool = False
+    ) -> None:
+        self.kind = kind
+        self.rid = rid
+        self.mode = mode
+        self.flags = flags
+        self.value = value
+        self.fails = fails  #: the caller prefers an error to waiting for quorum
+
+
+class Handle:
+    """One lock of one local session. ``mode`` is what the client has been told that it holds."""
+
+    __slots__ = (
+        "advised", "blocking", "cancel_rid", "ending", "fence", "h", "key", "mode", "outcome", "persistent",
+        "request", "sent", "session", "unlock_rid",
+    )  # fmt: skip
+
+    def __init__(self, session: int, h: int, key: bytes, request: Request) -> None:
+        self.session = session
+        self.h = h
+        self.key = key
+        self.request: Request | None = request
+        self.mode = NONE
+        self.fence = 0
+        self.sent = False  #: something of it is, or will be, in the table of this life
+        self.ending = False  #: its unlock is on the way
+        self.outcome: Effect | None = None  #: decided, but not told yet
+        self.unlock_rid = 0
+        self.cancel_rid = 0
+        self.persistent = bool(request.flags & (PERSISTENT | ORPHAN))  #: stays when the session goes (P1)
+        self.blocking = NONE  #: a mode it blocks and has not been told of yet: at most one (B9)
+        self.advised = NONE  #: the mode it was told of last, since its last completion (B6)
+
+
+class Session:
+    """A local client."""
+
+    __slots__ = ("handles", "who")
+
+    def __init__(self, who: Credentials) -> None:
+        self.who = who
+        self.handles: dict[int, Handle] = {}

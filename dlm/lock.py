@@ -1,0 +1,96 @@
+"""One lock of one session, and the effects that operations on it have (locks.md §1.2, §1.3)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from dlm.modes import NONE, NOTIFY, PERSISTENT, VALNOTVALID
+
+__all__ = ["Effect", "Key", "Lock", "State", "What"]
+
+Key = tuple[int, int, int]  #: (home node, session at that node, handle number of that session)
+
+
+class State(IntEnum):
+    """Where a lock stands (S1)."""
+
+    GRANTED = 0
+    CONVERTING = 1
+    WAITING = 2
+
+
+class What(IntEnum):
+    """What an effect says about a lock."""
+
+    GRANTED = 0  #: a lock or convert request has succeeded
+    REFUSED = 1  #: it failed at once; ``code`` says why, the old mode (if any) is kept
+    CANCELED = 2  #: it was withdrawn from its queue; ``mode`` is what is held now, NONE if nothing
+    GONE = 3  #: the lock does not exist any more
+    CANCEL_DONE = 4  #: a cancel was carried out; ``mode`` is 1 if it withdrew something
+    BLOCKING = 5  #: the lock keeps another from its ``mode``: no outcome, advice (§1.10)
+
+
+class Effect(NamedTuple):
+    """One outcome, or one piece of advice, addressed to the home of lock ``key``.
+
+    ``value`` is the value block when the operation read it (``None``: not read, the caller's copy stays, L8);
+    ``flags`` are DEMOTED, VALNOTVALID (the operation takes part in a value block that is not valid, L5) and
+    ALTMODE. ``was`` is the key that an adopted orphan had.
+    """
+
+    what: What
+    key: Key
+    code: str = ""
+    mode: int = NONE
+    fence: int = 0
+    value: bytes | None = None
+    flags: int = 0
+    was: Key | None = None
+
+    @property
+    def valid(self) -> bool:
+        """Whether the value block is valid, as far as the operation has to do with it."""
+        return not self.flags & VALNOTVALID
+
+
+class Lock:
+    """One lock of one session. ``mode`` is what it holds (NONE while waiting), ``asked`` what it wants."""
+
+    __slots__ = (
+        "asked", "fence", "flags", "high", "key", "mode", "notify", "orphan", "persistent", "pid", "program",
+        "result", "since", "state", "value",
+    )  # fmt: skip
+
+    def __init__(self, key: Key, asked: int, flags: int = 0, value: bytes | None = None,
+                 pid: int = 0, program: str = "", since: int = 0) -> None:  # fmt: skip
+        self.key = key
+        self.mode = NONE
+        self.asked = asked
+        self.flags = flags
+        self.value = value  #: what the caller would write if the operation in progress writes
+        self.fence = 0
+        self.pid = pid
+        self.program = program
+        self.since = since  #: local clock (people, 200 ms rule); not replicated
+        self.state = State.WAITING
+        self.result = 0  #: flags for the outcome of the operation in progress
+        self.notify = bool(flags & NOTIFY)  #: its session wants to hear whom it blocks
+        self.high = 0  #: the highest mode that it was told it blocks, since its last grant (B4)
+        self.persistent = bool(flags & PERSISTENT)  #: survives its session, as an orphan (P1)
+        self.orphan = False  #: its session has gone
+
+    def encode(self) -> tuple[Any, ...]:
+        """The replicated part as a msgpack-able tuple."""
+        marks = self.notify | self.persistent << 1 | self.orphan << 2
+        operation = self.mode, self.asked, self.flags, self.value, self.fence
+        return (*self.key, *operation, self.pid, self.program, marks, self.high, self.result)
+
+    @classmethod
+    def decode(cls, row: tuple[Any, ...], state: State, since: int) -> Lock:
+        """The inverse of ``encode``."""
+        lock = cls((row[0], row[1], row[2]), row[4], row[5], row[6], row[8], row[9], since)
+        lock.mode, lock.fence, lock.state = row[3], row[7], state
+        lock.notify, lock.persistent, lock.orphan = bool(row[10] & 1), bool(row[10] & 2), bool(row[10] & 4)
+        lock.high, lock.result = row[11], row[12]
+        return lock
