@@ -17,6 +17,7 @@ from dataclasses import replace
 from random import Random
 from types import TracebackType
 
+from vsync.engine import State
 from vsync.service import Service
 from vsync.testing.bounds import convergence
 from vsync.testing.checkers import Checkers
@@ -173,6 +174,9 @@ class SimCluster:
             view = process.regular
             if view is None or process.transitional is not None or view.members != expected:
                 return f"node {node.id} has {'no view' if view is None else f'view {view.id} {view.nodes}'}"
+            engine = getattr(node.core, "engine", None)
+            if engine is not None and engine.state is not State.OPERATIONAL:
+                return f"node {node.id} has given up view {view.id}"  # before the healing: not a new fault
             ids.add(view.id)
         if len(ids) > 1:
             return f"views {', '.join(map(str, sorted(ids)))} have the same members"
