@@ -31,7 +31,9 @@ from vsync.errors import (
 if TYPE_CHECKING:
     from vsync.client import Client, Group, connect
     from vsync.events import ClusterView, Message, NodeLife, Process, View
+    from vsync.keys import ClusterKey, load_key
     from vsync.node import Node
+    from vsync.transport.options import TransportConfig
     from vsync.types import ClusterConfig, Peer, Timing
 
 __version__ = "0.1.0"
@@ -40,6 +42,7 @@ __all__ = [
     "Backpressure",
     "Client",
     "ClusterConfig",
+    "ClusterKey",
     "ClusterView",
     "ConfigError",
     "ForkedProcess",
@@ -55,15 +58,18 @@ __all__ = [
     "RequestFailed",
     "StateDirectoryError",
     "Timing",
+    "TransportConfig",
     "TransportError",
     "View",
     "VsyncError",
     "connect",
+    "load_key",
 ]
 
 _HOME = {
     "Client": "vsync.client",
     "ClusterConfig": "vsync.types",
+    "ClusterKey": "vsync.keys",
     "ClusterView": "vsync.events",
     "Group": "vsync.client",
     "Message": "vsync.events",
@@ -72,8 +78,10 @@ _HOME = {
     "Peer": "vsync.types",
     "Process": "vsync.events",
     "Timing": "vsync.types",
+    "TransportConfig": "vsync.transport.options",
     "View": "vsync.events",
     "connect": "vsync.client",
+    "load_key": "vsync.keys",
 }
 
 

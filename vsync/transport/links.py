@@ -173,7 +173,8 @@ class Link:
         self._oldest()
 
     def _miss(self, now: int) -> None:
-        self._record(1)
+        if self.answered:  # before the first answer there was nobody there
+            self._record(1)
         self.streak = 0
         self.misses += 1
         if self.state is LinkState.UP:

@@ -170,6 +170,9 @@ def test_this_process_stood_still() -> None:
 
 def test_loss_is_that_of_the_last_hundred_pings() -> None:
     world = World()
+    world.carries = [False, False]
+    world.run(5_000_000)  # the peer has not been started yet
+    world.carries = [True, True]
     world.run(20_000_000)
     assert world.links.rows()[0]["loss"] == 0
     world.carries[0] = False
