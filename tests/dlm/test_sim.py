@@ -5,51 +5,41 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from dlm.modes import EX, NONE, PR
 from dlm.testing.clients import Client, Handle, Operation
-from dlm.testing.workload import LockOptions, LockPlugin
+from dlm.testing.workload import LockOptions, LockPlugin, lock_plugins
+from tests.seeds import LONG_S, hunt_for
 from vsync.testing import SimCluster, draw, quiet, run
 from vsync.testing.main import main
 from vsync.testing.options import scaled
-from vsync.testing.story import story
 from vsync.types import Timing
 
-ROOT = Path(__file__).parents[2]
-BUDGET_S = 4.0  # real time for each half of the seeds
+BUDGET_S = 8.0  # real time in the default selection
+NODES = (5, 3, 5, 4, 5, 3, 5, 2)  # by seed
 IDLE = LockOptions(clients=0, names=1, interval=1_000_000, own=0.0, end=0.0, late=1, modes=(EX,))
 
 
-def commit_seed() -> int:
-    """Another start for every commit, the same for everybody who tests it; 0 outside a git checkout."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return 0
-    return int(done.stdout[:7], 16)
-
-
-@pytest.mark.parametrize("first", [1, 1_000 + commit_seed()], ids=["fixed", "commit"])
-def test_seeds(first: int) -> None:
+def test_seeds(record_property: Callable[[str, object], None]) -> None:
     """Chaos, healing, and every rule, for as many seeds as there is time."""
-    began, seed, granted = time.monotonic(), first, 0
-    while time.monotonic() - began < BUDGET_S and seed < first + 40:
-        nodes = (5, 3, 5, 4, 5, 3, 5, 2)[seed % 8]
-        plugin = LockPlugin(seed)
-        result = run(draw(seed, nodes), [plugin])
-        if result.violation is not None:
-            print("\n".join(story(result.trace, nodes)))
-            pytest.fail(f"{result.violation}\nagain: python -m dlm.testing --seed {seed} --nodes {nodes}")
-        seed, granted = seed + 1, granted + plugin.granted
-    print(f"seeds {first} to {seed - 1}, {granted} grants")
-    assert granted > 20
+    hunt_for(BUDGET_S, "dlm.testing", lock_plugins, NODES, record_property, most=40)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_many_seeds(record_property: Callable[[str, object], None]) -> None:
+    hunt_for(LONG_S, "dlm.testing", lock_plugins, NODES, record_property, jobs=2)
+
+
+def test_locks_are_granted_in_these_runs() -> None:
+    plugins = [LockPlugin(seed) for seed in range(1, 6)]
+    for seed, plugin in enumerate(plugins, 1):
+        assert run(draw(seed, 3), [plugin]).violation is None
+    assert sum(plugin.granted for plugin in plugins) > 20
 
 
 def test_a_seed_replays_exactly() -> None:

@@ -8,57 +8,31 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.seeds import LONG_S, hunt_for
 from vsync.testing import Options, Plugin, SimCluster, Violation, draw, run
 from vsync.testing.main import main
 from vsync.testing.node import SimNode
-from vsync.testing.story import story
+from vsync.testing.plugin import no_plugins
 
 ROOT = Path(__file__).parents[2]
-BUDGET_S = 6.0  # real time for each half of the seeds
-LONG_S = 45.0  # the same in the long selection
+BUDGET_S = 12.0  # real time in the default selection
+NODES = (5, 3, 5, 4, 5, 2, 5, 7)  # by seed
 
 
-def commit_seed() -> int:
-    """Another start for every commit, the same for everybody who tests it; 0 outside a git checkout."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return 0
-    return int(done.stdout[:7], 16)
-
-
-def hunt_for(first: int, budget: float, most: int) -> None:
+def test_seeds(record_property: Callable[[str, object], None]) -> None:
     """Chaos, healing, and every property after every event, for as many seeds as there is time."""
-    began, seed = time.monotonic(), first
-    while time.monotonic() - began < budget and seed < first + most:
-        nodes = (5, 3, 5, 4, 5, 2, 5, 7)[seed % 8]
-        result = run(draw(seed, nodes))
-        if result.violation is not None:
-            print("\n".join(story(result.trace, nodes)))
-            pytest.fail(f"{result.violation}\nagain: python -m vsync.testing --seed {seed} --nodes {nodes}")
-        seed += 1
-    print(f"seeds {first} to {seed - 1}")
-    assert seed - first >= 5, "the machine is far too slow for the simulator"
-
-
-#: Half of the seeds are always the same, half are of the commit. A failure is a bug, never run again for luck.
-HALVES = pytest.mark.parametrize("first", [1, 1_000 + commit_seed()], ids=["fixed", "commit"])
-
-
-@HALVES
-def test_seeds(first: int) -> None:
-    hunt_for(first, BUDGET_S, 60)
+    hunt_for(BUDGET_S, "vsync.testing", no_plugins, NODES, record_property, most=60)
 
 
 @pytest.mark.long
-@HALVES
-def test_many_seeds(first: int) -> None:
-    hunt_for(first, LONG_S, 10_000)
+@pytest.mark.timeout(300)
+def test_many_seeds(record_property: Callable[[str, object], None]) -> None:
+    hunt_for(LONG_S, "vsync.testing", no_plugins, NODES, record_property, jobs=2)
 
 
 class TestReplay:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from random import Random
 
 import pytest
 
+from tests.seeds import commit_seed, hunt_for
 from vsync.testing import Options, Plugin, SimCluster, Violation, draw, run
 from vsync.testing.bounds import check_buffers, check_installed
 from vsync.testing.evs_views import ViewRules, _Configuration, _Process
-from vsync.testing.hunt import coverage, hunt
+from vsync.testing.hunt import STUCK, coverage, hunt
 from vsync.testing.main import main
 from vsync.testing.node import SimNode
 from vsync.testing.plugin import no_plugins
@@ -34,6 +36,15 @@ class Saboteur(Plugin):
 
 def saboteurs(seed: int) -> tuple[Saboteur]:
     return (Saboteur(),)
+
+
+class Sleeper(Plugin):
+    def begin(self, cluster: SimCluster) -> None:
+        time.sleep(600)
+
+
+def sleepers(seed: int) -> tuple[Plugin, ...]:
+    return (Sleeper(),) if seed == 2 else ()
 
 
 class TestRules:
@@ -74,6 +85,36 @@ class TestHunt:
 
     def test_it_ends_at_the_first_failure(self) -> None:
         assert len(hunt(range(1, 30), 3, saboteurs).failed) == 1
+
+
+    def test_numbers_of_nodes_by_seed(self) -> None:
+        lines: list[str] = []
+        hunt(range(3, 6), (2, 4), no_plugins, chaos=200_000, told=lines.append)
+        hashes = [run(draw(seed, n, 200_000)).trace.hash for seed, n in ((3, 4), (4, 2), (5, 4))]
+        assert [line.split()[-1] for line in lines] == hashes
+
+    def test_a_run_that_does_not_end_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("vsync.testing.hunt.PATIENCE_S", 4.0)
+        total = hunt(range(1, 5), 2, sleepers, jobs=2)
+        assert total.rules == {total.failed[0]: STUCK}
+
+
+class TestSelection:
+    """What the suite runs of the seeds, as ``tests/seeds.py`` has it."""
+
+    def test_half_are_fixed_and_half_are_of_the_commit(self) -> None:
+        told: dict[str, object] = {}
+        hunt_for(60, "vsync.testing", no_plugins, (2,), told.__setitem__, most=5)
+        fresh = 1_000 + commit_seed()
+        assert "10 seeds in" in str(told["seeds"])
+        assert f"1 to 5 and, of this commit, {fresh} to {fresh + 4}; no violation" in str(told["seeds"])
+
+    def test_a_failure_says_how_to_see_it_again(self) -> None:
+        told: dict[str, object] = {}
+        again = r"TEST-3.*\nagain: python -m vsync.testing --seed \d+ --nodes 3"
+        with pytest.raises(pytest.fail.Exception, match=again):
+            hunt_for(60, "vsync.testing", saboteurs, (3,), told.__setitem__)
+        assert "BROKEN: [" in str(told["seeds"])
 
 
 class TestShrink:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,9 +14,11 @@ from vsync.testing.plugin import Plugin
 from vsync.testing.rules import ACTIONS, SIDES, STATES, TYPES
 from vsync.testing.run import run
 
-__all__ = ["Plugins", "Sum", "coverage", "hunt"]
+__all__ = ["STUCK", "Plugins", "Sum", "coverage", "hunt"]
 
 Plugins = Callable[[int], Sequence[Plugin]]
+STUCK = "STUCK"  #: in place of a broken rule: the run does not end
+PATIENCE_S = 100.0  #: real time after which it is taken for one that does not
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class Sum:
     limits: int = 0
     cpu: float = 0.0
     failed: list[int] = field(default_factory=list)
+    rules: dict[int, str] = field(default_factory=dict)  #: by seed that failed
     fired: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
 
     def line(self) -> str:
@@ -49,8 +52,8 @@ class Sum:
 
 
 def hunt(
-    seeds: Iterable[int],
-    nodes: int,
+    seeds: Sequence[int],
+    nodes: int | Sequence[int],
     plugins: Plugins,
     *,
     chaos: int | None = None,
@@ -62,7 +65,8 @@ def hunt(
 ) -> Sum:
     """Run seeds, in order, until one fails (or ``keep_going``) or ``until`` (``time.monotonic``) has come.
 
-    ``plugins`` must be a function that another process can import, if ``jobs`` is more than 1.
+    ``nodes``: how many; of a sequence each seed takes the one at its place modulo the length. If ``jobs`` is more
+    than 1, ``plugins`` must be a function that another process can import, and a run that does not end is noticed.
     """
     total = Sum()
     one = partial(_one, nodes=nodes, plugins=plugins, chaos=chaos, strict=strict)
@@ -75,6 +79,7 @@ def hunt(
             told(found.line)
         if found.rule:
             total.failed.append(found.seed)
+            total.rules[found.seed] = found.rule
             if not keep_going:
                 break
         if until is not None and time.monotonic() > until:
@@ -82,18 +87,25 @@ def hunt(
     return total
 
 
-def _one(seed: int, nodes: int, plugins: Plugins, chaos: int | None, strict: bool) -> _Found:
-    result = run(draw(seed, nodes, chaos), plugins(seed), 1, strict)
+def _one(seed: int, nodes: int | Sequence[int], plugins: Plugins, chaos: int | None, strict: bool) -> _Found:
+    count = nodes if isinstance(nodes, int) else nodes[seed % len(nodes)]
+    result = run(draw(seed, count, chaos), plugins(seed), 1, strict)
     rule = result.violation.rule if result.violation else ""
     return _Found(seed, result.line(), rule, result.limit is not None, result.cpu, result.fired)
 
 
-def _spread(one: Callable[[int], _Found], seeds: Iterable[int], jobs: int) -> Iterator[_Found]:
+def _spread(one: Callable[[int], _Found], seeds: Sequence[int], jobs: int) -> Iterator[_Found]:
     if jobs == 1:
         yield from map(one, seeds)
         return
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(one, seeds, chunksize=4)
+        coming = pool.imap(one, seeds)
+        for seed in seeds:
+            try:
+                yield coming.next(PATIENCE_S)
+            except multiprocessing.TimeoutError:
+                yield _Found(seed, f"seed {seed}: does not end", STUCK, False, PATIENCE_S, Counter())
+                return
 
 
 def coverage(fired: Counter[tuple[str, str, str, str]]) -> list[str]:
