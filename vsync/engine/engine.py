@@ -62,6 +62,7 @@ __all__ = ["Engine", "UpperLayer"]
 UpperLayer = Callable[[bytes], tuple[int, Mapping[int, bytes], int, RingId]]
 
 MAX_BACKOFF = 4  #: token timeouts between two attempts at taking in one that cannot be taken in
+REMEMBERED = 8  #: a back-off is forgotten when so many times its length have passed without another one
 MAX_LARGE = 64  #: waiting messages beyond which no message larger than a packet is taken: bounds the memory
 DELIVERIES = 4096  #: messages handed up in one step; the rest follow when the ring has had its turn
 MANY_GATHERS = 12  #: attempts in a row after which something is wrong with the network, not with a node
@@ -107,7 +108,7 @@ class Engine:
         self.queue: deque[tuple[int, bytes]] = deque()  #: flags (SAFE or none) and message
         self.pieces: deque[tuple[bytes, int]] = deque()  #: of a large message that is being sent
         self.whole: tuple[int, bytes] = (0, b"")  #: that message, until its last piece is sequenced
-        self.backoff: dict[Member, tuple[int, int]] = {}  #: alive but not in the ring: try again at, delay
+        self.backoff: dict[Member, tuple[int, int]] = {}  #: alive but not fit for the ring: try again at, delay
         self.last_change: dict[str, Any] = {}  #: why and how fast the present view came to be
         self.lease_basis: int | None = None
         self.tokens = 0  #: accepted so far
@@ -218,7 +219,7 @@ class Engine:
                 "proc": sorted(m.node for m in self.gathering.proc),
                 "failed": sorted(m.node for m in self.gathering.failed),
             },
-            "backoff": {str(m.node): max(0, until - self.now) for m, (until, _) in sorted(self.backoff.items())},
+            "backoff": {str(m.node): u - self.now for m, (u, _) in sorted(self.backoff.items()) if u > self.now},
             "last_change": self.last_change,
             "aru_held_by": {str(node): visits for node, visits in sorted(self.aru_held.items()) if node},
             "time_since_token_last_received_us": self.now - ring.last_accepted if ring.last_accepted else None,
@@ -281,20 +282,23 @@ class Engine:
     def backing_off(self, member: Member) -> bool:
         """Whether it is too early to try again with one that could not be taken into the ring."""
         until, _ = self.backoff.get(member, (0, 0))
-        if self.now < until:
+        if self.now < until and member not in self.ring.member_set:
             self.count("merge_backoff")
             return True
         return False
 
     def _back_off(self, now: int) -> None:
-        """Who is alive but could not be taken in is tried again after a delay that doubles: no storm of views."""
-        excluded = gather.excluded(self)
-        for member in sorted(excluded):
+        """Who is alive but could not be taken in is tried again after a delay that doubles: no storm of views.
+
+        It is remembered for a while after the return: one that joins well and then never receives (a path that
+        loses large packets, say) would else break up the ring once a second.
+        """
+        self.backoff = {m: (u, d) for m, (u, d) in self.backoff.items() if now < u + REMEMBERED * d}
+        for member in sorted(gather.excluded(self)):
             last = self.backoff.get(member, (0, self.timing.consensus // 2))[1]
             delay = min(2 * last, MAX_BACKOFF * self.timing.token)
             self.backoff[member] = (now + delay, delay)
             self.note("excluded", node=member.node, again_in_ms=delay // 1000)
-        self.backoff = {m: b for m, b in self.backoff.items() if m not in self.ring.member_set}
 
     def active_ring(self) -> Ring | None:
         """The ring whose token counts in this state."""
@@ -305,8 +309,9 @@ class Engine:
         return None
 
     def give_up(self, member: Member, reason: Reason, now: int) -> None:
-        """Form a new ring without this member."""
+        """Form a new ring without this member, which is alive: all are told that it is, and back off from it."""
         self.gathering.failed.add(member)
+        self.gathering.heard.add(member)
         gather.enter(self, reason, now, node=member.node)
 
     def change_reason(self) -> str:

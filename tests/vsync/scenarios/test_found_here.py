@@ -72,6 +72,26 @@ def test_who_would_refuse_another_does_not_invite_it() -> None:
     assert 1 <= len(world.views[1]) - before <= 3  # one attempt in each back-off of 4 s
 
 
+def test_a_member_that_loses_large_packets_does_not_break_up_the_ring_every_second() -> None:
+    """It joined well, stalled at the first large packet, was failed, and was back with the next probe."""
+    world = World(3).together()
+    world.rule = lambda kind, source, target, frame: (
+        LOSE if kind == "DATA" and 3 in (source, target) and len(frame) > 1000 else PASS
+    )
+    before = len(world.views[1])
+    for _ in range(30):
+        world.send(1, b"x" * 1200)
+        world.do("run 1000")
+    assert 4 <= len(world.views[1]) - before <= 16  # out and in again: 1.2, 2.4 and then every 4 s
+    world.rule = lambda *_: PASS
+    world.until(lambda: world.ring(1) == world.ring(3) == [1, 2, 3], 5000)
+    world.do("run 40000")
+    assert world.engines[1].backoff  # it is not looked at before the next view ..
+    world.do("cut 1 3", "cut 2 3", "run 6000", "heal")
+    world.until(lambda: world.ring(1) == world.ring(3) == [1, 2, 3], 5000)
+    assert not world.engines[1].backoff  # .. and is forgotten by then
+
+
 def test_the_transitional_view_stands_at_one_place() -> None:
     """Node 2 knew that a SAFE message was stable, node 3 did not: one delivered it before it, one after."""
     world = World(3).together()
