@@ -20,6 +20,7 @@ __all__ = [
     "Held",
     "Recovered",
     "announcements",
+    "as_if_installed",
     "empty_view",
     "newest_mark",
     "primary_view",
@@ -91,6 +92,21 @@ def survivors(view: View) -> frozenset[int]:
     if any(candidates[node][1].applied == best for node in straight):
         return frozenset(straight)
     return frozenset(node for node, (_, said) in candidates.items() if said.applied == best)
+
+
+def as_if_installed(said: Announcement, view: View, me: int) -> Announcement:
+    """What a member would announce if it had installed this view, an attempt whose end it reached (K7).
+
+    How many messages it would have applied is not known before: zero puts it behind companions that did install the
+    view, from whom it gets by recovery what they have applied.
+    """
+    if not view.primary:
+        return said
+    going_on = survivors(view)
+    complete = me in going_on or not going_on
+    life = said.life if me in going_on else view.id
+    ring = view.id if complete else NO_RING
+    return Announcement(ring, 0, complete, life, True, view.members if complete else ())
 
 
 def newest_mark(entries: Iterable[Entry]) -> RingId:

@@ -13,7 +13,7 @@ The rules themselves are in ``dlm.table`` (what a message does), ``dlm.recovery`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from dlm.lease import Lease
 from dlm.messages import TAG, Kind, Message, decode, key_of
 from dlm.modes import CANCEL, IVVALBLK, NONE, PW, VALBLK
 from dlm.names import Form
-from dlm.recovery import Announcement, announcements, empty_view, primary_view, survivors
+from dlm.recovery import Announcement, announcements, as_if_installed, empty_view, primary_view, survivors
 from dlm.table import Table
 from dlm.transfer import Donor, Joiner
 from dlm.upkeep import Upkeep
@@ -73,22 +73,25 @@ class DlmService:
         self.upkeep = Upkeep(self.home)
         self.home.now = now
 
-    def announce(self) -> bytes:
-        """This node's lock state, as of now, for its commit-token entry (K1, K2)."""
+    def announce(self, attempts: Sequence[View] = ()) -> bytes:
+        """This node's lock state for its commit-token entry: as of now (K1, K2), or after these attempts (K7)."""
         self.lease_clock.announced()
         table = self.table
         members: tuple[Member, ...] = ()
         if self._complete and self._primary is not None:
             gone = {node for node, life in table.lives.items() if life.gone}
             members = tuple(member for member in self._primary.members if member.node not in gone)
-        return Announcement(
+        said = Announcement(
             ring=table.ring if self._complete else NO_RING,
             applied=table.applied,
             complete=self._complete,
             life=self.home.outbox.ring,
             waiting=self.home.now < self.lease_clock.horizon,
             members=members,
-        ).encode()
+        )
+        for view in attempts:
+            said = as_if_installed(said, view, self._me.node)
+        return said.encode()
 
     def deliver(self, origin: Member, position: int, payload: bytes, installing: bool, now: int) -> None:
         """An ordered message: now, or held back, or of no account."""

@@ -18,7 +18,7 @@ import msgpack
 
 from vsync.engine import Configuration, Deliver, Engine, Install, Note, Persist, Send, State, Stopped
 from vsync.groups import GroupService
-from vsync.quorum import is_primary, tally
+from vsync.quorum import Says, Terms, Verdict, base_of, judge, lineage_of, terms_of
 from vsync.recorder import RecordedEngine, Recorder
 from vsync.service import Credentials, Service
 from vsync.types import NO_RING, ClusterConfig, Member, RingId, View, position
@@ -55,7 +55,7 @@ class Core:
     """A node of the cluster. It is its services' ``Host``.
 
     ``incarnation`` must be higher than in any earlier life of this node; ``stored`` is the last ``Persist`` record;
-    ``recorder`` records what the engine is given.
+    ``recorder`` records what the engine is given; ``owner`` is the user id, beside root's, that may administer.
     Raises ``ValueError`` when the record is unreadable or two services share a name or tag.
     """
 
@@ -67,10 +67,13 @@ class Core:
         stored: bytes | None,
         start_seq: int = 0,
         recorder: Recorder | None = None,
+        owner: int = 0,
     ) -> None:
         self.config = config
+        self._owner = owner
         self.me = Member(config.node, incarnation)
         self.view: View | None = None
+        self.verdict = Verdict(False, 0, 0, "no view yet")
         self.groups = GroupService()
         self.services: list[Service] = [self.groups, *services]
         self._by_name = {s.name: s for s in self.services}
@@ -87,6 +90,9 @@ class Core:
         self._tokens = 0
         self._leave_by: int | None = None
         self._left = False
+        self._waiting = True  #: not in a primary view since the start (wait_for_all)
+        self._bootstrap = False  #: an operator: nodes without a mark may vote (K8)
+        self._override = False  #: an operator: the next view is primary, whatever the votes
         self._now = 0
         self._view_since = 0
 
@@ -142,7 +148,7 @@ class Core:
         self._now = now
         target = self._by_name.get(service)
         if service == "node":
-            self._node_request(session, rid, verb)
+            self._node_request(session, rid, verb, args)
         elif target is None:
             self.refuse(session, rid, "unknown_service", f"this node has no service {service!r}")
         else:
@@ -215,17 +221,28 @@ class Core:
     def status(self) -> dict[str, Any]:
         """A snapshot for people and programs; msgpack-able."""
         view = self.view
-        votes, expected = tally(view.entries.values()) if view else (0, 0)
         return {
             "node": self._describe(self.me),
             "cluster": self.config.cluster,
             "view": view_dict(view, self.config) if view else None,
             "since_us": self._now - self._view_since if view else None,
-            "votes": votes,
-            "expected_votes": expected,
+            "votes": self.verdict.votes,
+            "expected_votes": self.verdict.expected,
+            "quorum": self._quorum(),
             "nodes": [self._node_row(p.node) for p in self.config.peers],
             "ring": self.engine.status(),
             "services": {s.name: s.status() for s in self.services},
+        }
+
+    def _quorum(self) -> dict[str, Any]:
+        record, config = self.engine.record, self.config.quorum
+        return {
+            "policy": config.policy,
+            "wait_for_all": bool(terms_of(config) & Terms.WAIT_FOR_ALL),
+            "auto_tie_breaker": config.auto_tie_breaker,
+            "why": self.verdict.why,
+            "mark": str(record.mark) if record.mark.seq else None,
+            "lineage": f"{record.lineage:016x}" if record.lineage else None,
         }
 
     def _node_row(self, node: int) -> dict[str, Any]:
@@ -277,13 +294,12 @@ class Core:
                 service.deliver(packet.origin, position(packet.seq, index), message, packet.installing, now)
 
     def _install(self, c: Configuration, now: int) -> None:
-        primary = is_primary(c.entries.values())
-        view = View(c.id, c.members, c.joined, c.left, primary, c.transitional, c.reason, c.entries, c.previous)
+        view = _view(c)
         if not view.transitional:
             self.view = view
+            self.verdict = judge(view.entries)
             self._view_since = now
-            if view.primary:
-                self._out.append(self.engine.mark(view.id, now))
+            self._out.append(self._store(view, now))
         self.event(
             "transitional_view" if view.transitional else "view_installed",
             ring=str(view.id),
@@ -292,6 +308,7 @@ class Core:
             left=[m.node for m in view.left],
             primary=view.primary,
             reason=view.reason,
+            **({} if view.primary else {"why": judge(view.entries).why}),
         )
         if not view.transitional and len(view.members) == 1 and len(self.config.peers) > 1:
             self._say_alone()
@@ -299,6 +316,13 @@ class Core:
             service.view(view, now)
         for session in sorted(self._watchers):
             self.push(session, "node", "view", view_dict(view, self.config))
+
+    def _store(self, view: View, now: int) -> Persist:
+        """What has to be on disk before anything of a view is told (K7, K8)."""
+        if not view.primary:
+            return self.engine.settled(view.id, now)
+        self._waiting, self._bootstrap, self._override = False, False, False
+        return self.engine.mark(view.id, lineage_of(view.id, view.entries), base_of(view.entries), now)
 
     def _say_alone(self) -> None:
         """Whoever reads this node's log should not need to guess: a refusal stands in the others' logs only."""
@@ -315,19 +339,42 @@ class Core:
             self.engine.leave(now)
             self._dispatch(self.engine.take_outputs(), now)
 
-    def _upper(self) -> bytes:
+    def _upper(self, attempts: Sequence[Configuration] = (), reached: RingId = NO_RING) -> bytes:
+        """This node's part of a commit entry: as of now, or as if these attempts had been installed, or with a mark
+        that it would have if it had gone on to ``reached`` (K7).
+        """
         own = self.config.peer(self.config.node)
         assert own is not None
-        announcements = {s.tag: s.announce() for s in self.services}
-        expected = sum(p.votes for p in self.config.peers)
-        packed: bytes = msgpack.packb((own.votes, expected, announcements, self.engine.record.mark))
+        record = self.engine.record
+        views = [_view(configuration) for configuration in attempts]
+        mark, lineage, base = record.mark, record.lineage, record.base
+        for view in views:
+            if view.primary:
+                mark, lineage, base = view.id, lineage_of(view.id, view.entries), base_of(view.entries)
+        if reached != NO_RING:
+            votes = {p.node: p.votes for p in self.config.peers}
+            mark, base = reached, tuple((m.node, votes.get(m.node, 0)) for m in record.members)
+        announcements = {s.tag: s.announce(views) for s in self.services}
+        voting = [p for p in self.config.peers if p.votes]
+        configured = len(self.config.peers), min(p.node for p in voting), int(terms_of(self.config.quorum))
+        expected = sum(p.votes for p in voting)
+        row = own.votes, announcements, expected, mark, lineage, base, *configured, int(self._says())
+        packed: bytes = msgpack.packb(row)
         return packed
 
-    def _node_request(self, session: int, rid: int, verb: str) -> None:
+    def _says(self) -> Says:
+        said = Says.WAITING if self._waiting else Says(0)
+        if self._bootstrap:
+            said |= Says.BOOTSTRAP
+        return said | Says.OVERRIDE if self._override else said
+
+    def _node_request(self, session: int, rid: int, verb: str, args: Mapping[str, Any]) -> None:
         if verb == "status":
             self.reply(session, rid, self.status())
         elif verb == "members":
             self.reply(session, rid, self.status()["nodes"])
+        elif verb == "bootstrap":
+            self._say_so(session, rid, bool(args.get("override")))
         elif verb == "groups":
             self.reply(session, rid, self.groups.status())
         elif verb == "watch":
@@ -337,8 +384,26 @@ class Core:
                 self.push(session, "node", "view", view_dict(self.view, self.config))
         else:
             self.refuse(
-                session, rid, "unknown_verb", f"the node knows status, members, groups, watch, not {verb!r}"
+                session,
+                rid,
+                "unknown_verb",
+                f"the node knows status, members, groups, watch, bootstrap, not {verb!r}",
             )
+
+    def _say_so(self, session: int, rid: int, override: bool) -> None:
+        """An operator decides what the nodes cannot know (K8): that no other part of the cluster is alive."""
+        who = self._sessions[session]
+        if who.uid not in (0, self._owner):
+            self.refuse(session, rid, "denied", "only root and the user that the daemon runs as may do this")
+        elif self.view is not None and self.view.primary:
+            self.reply(session, rid, {"needed": False})
+        elif not override and self.engine.record.mark.seq:
+            self.refuse(session, rid, "invalid", f"this node has been in a primary view: {self.verdict.why}")
+        else:
+            self._bootstrap, self._override = self._bootstrap or not override, self._override or override
+            self.event("quorum_override" if override else "bootstrap", uid=who.uid, pid=who.pid, program=who.name)
+            self.reply(session, rid, {"needed": True})
+            self.engine.reform("an operator: bootstrap", self._now)
 
     def _describe(self, member: Member) -> dict[str, Any]:
         return {"id": member.node, "name": self.config.name(member.node), "incarnation": member.incarnation}
@@ -363,12 +428,22 @@ def view_dict(view: View, config: ClusterConfig) -> dict[str, Any]:
     }
 
 
-def decode_upper(raw: bytes) -> tuple[int, Mapping[int, bytes], int, RingId]:
+def decode_upper(raw: bytes) -> tuple[Any, ...]:
     """Read a member's entry; nonsense counts as nothing at all, the same at every member."""
     try:
-        votes, expected, announcements, (seq, rep) = msgpack.unpackb(raw, strict_map_key=False)
-        if all(type(n) is int and n >= 0 for n in (votes, expected, seq, rep)):
-            return votes, {int(k): bytes(v) for k, v in announcements.items()}, expected, RingId(seq, rep)
+        row = msgpack.unpackb(raw, strict_map_key=False)
+        votes, announcements, expected, (seq, rep), lineage, base, *rest = row
+        pairs = tuple((node, vote) for node, vote in base)
+        numbers = (votes, expected, seq, rep, lineage, *rest, *(number for pair in pairs for number in pair))
+        if len(rest) == 4 and all(type(n) is int and n >= 0 for n in numbers):
+            said = {int(k): bytes(v) for k, v in announcements.items()}
+            return votes, said, expected, RingId(seq, rep), lineage, pairs, *rest
     except Exception:  # noqa: BLE001 - whatever a peer's bytes do to the decoder
         pass
-    return 0, {}, 0, NO_RING
+    return (0, {})
+
+
+def _view(c: Configuration) -> View:
+    """A configuration with its verdict."""
+    primary = judge(c.entries).primary
+    return View(c.id, c.members, c.joined, c.left, primary, c.transitional, c.reason, c.entries, c.previous)

@@ -12,7 +12,7 @@ Ordered messages are ``tag byte + msgpack``; requests and pushes are described i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -65,7 +65,7 @@ class GroupService:
         """Remember where effects go."""
         self.host = host
 
-    def announce(self) -> bytes:
+    def announce(self, attempts: Sequence[View] = ()) -> bytes:
         """Nothing: the list of processes is a first message (pitfalls K1)."""
         return b""
 

@@ -1,20 +1,72 @@
 """Is a view primary? Pure, and computed from the commit token alone, so that all members agree with the view (K1).
 
-Every member's entry says how many votes it has and how many all configured nodes have together. A view is primary
-iff its members have more than half of the largest total that any of them expects: two such views share a member.
+Every member's entry says what it votes with: its votes, the *mark* it has stored – the last primary view it was
+in – and the policy it is configured with. A node without a mark has no vote (K8): it may have lost one. Any two
+primary views that follow each other share a member under every policy but ``two_node`` and ``none``; so the
+newest mark that is present tells which lock state is the newest (``docs/quorum.md`` has the table of what holds
+under each).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntFlag
 
-from vsync.types import Entry
+from vsync.types import Entry, QuorumConfig, RingId
 
-__all__ = ["is_primary", "tally"]
+__all__ = ["Says", "Terms", "Verdict", "base_of", "judge", "lineage_of", "tally", "terms_of"]
+
+
+class Terms(IntFlag):
+    """The policy, as it travels in the commit token. None of these: ``majority``."""
+
+    LAST_MAN_STANDING = 1
+    TWO_NODE = 2
+    NONE = 4
+    WAIT_FOR_ALL = 8
+    AUTO_TIE_BREAKER = 16
+
+
+class Says(IntFlag):
+    """What else a member says."""
+
+    BOOTSTRAP = 1  #: an operator: nodes without a mark may vote
+    WAITING = 2  #: it has not been in a primary view since it started (wait_for_all)
+    OVERRIDE = 4  #: an operator: primary, whatever the votes
+
+
+_POLICIES = {
+    "majority": Terms(0),
+    "last_man_standing": Terms.LAST_MAN_STANDING,
+    "two_node": Terms.TWO_NODE,
+    "none": Terms.NONE,
+}
+
+
+def terms_of(config: QuorumConfig) -> Terms:
+    """The policy of a configuration. ``two_node`` brings ``wait_for_all`` along."""
+    terms = _POLICIES[config.policy]
+    if config.wait_for_all or config.policy == "two_node":
+        terms |= Terms.WAIT_FOR_ALL
+    if config.auto_tie_breaker:
+        terms |= Terms.AUTO_TIE_BREAKER
+    return terms
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a view is primary, with how many of which votes, and why – in words for people."""
+
+    primary: bool
+    votes: int
+    expected: int
+    why: str
 
 
 def tally(entries: Iterable[Entry]) -> tuple[int, int]:
-    """(votes present, votes expected) of a view."""
+    """(votes present, votes expected) of a view, whoever may vote."""
     votes = expected = 0
     for entry in entries:
         votes += entry.votes
@@ -22,7 +74,70 @@ def tally(entries: Iterable[Entry]) -> tuple[int, int]:
     return votes, expected
 
 
-def is_primary(entries: Iterable[Entry]) -> bool:
-    """Policy ``majority`` (QUO-Q1)."""
-    votes, expected = tally(entries)
-    return votes * 2 > expected
+def judge(entries: Mapping[int, Entry]) -> Verdict:
+    """The verdict on a view with these entries (QUO-Q1, K8, pitfalls C5, C7, C8). ``entries`` is not empty."""
+    every = [entries[node] for node in sorted(entries)]
+    terms = Terms(every[0].terms)
+    votes, expected = tally(every)
+    everybody = len(every) >= max(entry.nodes for entry in every)
+    if any(entry.terms != terms for entry in every):
+        return Verdict(False, votes, expected, "the [quorum] sections of these nodes differ: make them alike")
+    if terms & Terms.NONE:
+        return Verdict(True, votes, expected, "policy none: every view is primary")
+    if any(entry.says & Says.OVERRIDE for entry in every):
+        return Verdict(True, votes, expected, "an operator has overridden the quorum")
+    newest = max(every, key=lambda entry: entry.mark)
+    if newest.mark.seq == 0:
+        if not everybody and not any(entry.says & Says.BOOTSTRAP for entry in every):
+            missing = max(entry.nodes for entry in every) - len(every)
+            why = f"no node here has been in this cluster yet: {missing} more must come, or run vsync bootstrap"
+            return Verdict(False, 0, expected, why)
+        voters = every
+    else:
+        voters = [entry for entry in every if entry.mark.seq]
+    if len({entry.lineage for entry in voters if entry.lineage}) > 1:
+        return Verdict(False, votes, expected, "nodes of two lineages: one has the disk of another cluster")
+    return _count(voters, newest, terms, expected, everybody)
+
+
+def _count(voters: list[Entry], newest: Entry, terms: Terms, expected: int, everybody: bool) -> Verdict:
+    base = dict(newest.base)
+    first = newest.first
+    if terms & Terms.LAST_MAN_STANDING and base:
+        votes = sum(base.get(entry.member.node, 0) for entry in voters)
+        expected = sum(base.values())
+        first = min((node for node, vote in base.items() if vote), default=0)
+    else:
+        votes = sum(entry.votes for entry in voters)
+    enough = f"{votes} of {expected} votes"
+    tie_broken = terms & Terms.AUTO_TIE_BREAKER and any(entry.member.node == first for entry in voters)
+    if votes * 2 > expected:
+        why = enough
+    elif votes * 2 == expected and tie_broken:
+        why = f"{enough}, with node {first}, which breaks the tie"
+    elif terms & Terms.TWO_NODE and votes and expected == 2:
+        why = f"{enough}, policy two_node"
+    else:
+        return Verdict(False, votes, expected, f"only {enough}")
+    if terms & Terms.WAIT_FOR_ALL and not everybody and all(entry.says & Says.WAITING for entry in voters):
+        return Verdict(False, votes, expected, "wait_for_all: all nodes must come together once after a start")
+    return Verdict(True, votes, expected, why)
+
+
+def lineage_of(view: RingId, entries: Mapping[int, Entry]) -> int:
+    """The chain that a primary view belongs to, never 0: its members', or a new one named after its first view (C7).
+
+    A node that crashed in the first one has its mark, but not the name: so that is drawn from what it has stored.
+    """
+    known = max(entry.lineage for entry in entries.values())
+    if known:
+        return known
+    newest = max(entries.values(), key=lambda entry: entry.mark)
+    first, base = (newest.mark, newest.base) if newest.mark.seq else (view, base_of(entries))
+    seed = repr((tuple(first), [node for node, _ in base])).encode()
+    return int.from_bytes(hashlib.blake2b(seed, digest_size=8).digest(), "big") >> 1 | 1
+
+
+def base_of(entries: Mapping[int, Entry]) -> tuple[tuple[int, int], ...]:
+    """Nodes and votes of a view, as they are stored with its mark."""
+    return tuple((node, entry.votes) for node, entry in sorted(entries.items()))

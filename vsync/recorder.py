@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 from zlib import crc32
@@ -31,6 +31,7 @@ from zlib import crc32
 import msgpack
 
 from vsync.engine import Deliver, Engine, Note, Persist, Send, snapshot
+from vsync.engine.engine import Upper
 from vsync.engine.outputs import Output
 from vsync.errors import RecordingError
 from vsync.types import ClusterConfig, Peer, RingId, Timing
@@ -45,7 +46,7 @@ RECORD_BYTES = 200  #: what a record costs beside the bytes it refers to
 SEGMENTS = 4
 
 # Records. Times are µs of the node's boot-time clock.
-RECEIVE, FIRE, SUBMIT, START, PEER_GONE, LEAVE, REFORM, MARK = range(8)  #: inputs: (kind, now, arguments…)
+RECEIVE, FIRE, SUBMIT, START, PEER_GONE, LEAVE, REFORM, MARK, SETTLED = range(9)  #: inputs: (kind, now, arguments…)
 UPPER = 10  #: (kind, bytes that the upper layers announced during the input before)
 OUT = 11  #: (kind, number of outputs taken, their digest)
 NOTE = 12  #: (kind, now, name, fields): what a layer above told operators; not replayed
@@ -55,7 +56,7 @@ END = 14
 #: Inputs by name, as ``Engine`` has them. (Every public method of Engine that takes ``now`` must be here: a test.)
 INPUTS = {
     "receive": RECEIVE, "fire": FIRE, "submit": SUBMIT, "start": START, "peer_gone": PEER_GONE, "leave": LEAVE,
-    "reform": REFORM, "mark": MARK,
+    "reform": REFORM, "mark": MARK, "settled": SETTLED,
 }  # fmt: skip
 
 
@@ -63,10 +64,10 @@ class RecordedEngine(Engine):
     """An engine whose inputs and outputs are recorded. Takes the arguments of ``Engine`` behind its recorder."""
 
     def __init__(
-        self, recorder: Recorder, config: ClusterConfig, incarnation: int, upper: Callable[[], bytes], *more: Any
+        self, recorder: Recorder, config: ClusterConfig, incarnation: int, upper: Upper, *more: Any
     ) -> None:
-        def announce() -> bytes:
-            raw = upper()
+        def announce(*case: Any) -> bytes:
+            raw: bytes = upper(*case)
             recorder.add((UPPER, raw), len(raw))
             return raw
 
@@ -106,9 +107,13 @@ class RecordedEngine(Engine):
         self.recorder.input(self, (REFORM, now, reason))
         super().reform(reason, now)
 
-    def mark(self, view: RingId, now: int) -> Persist:
-        self.recorder.input(self, (MARK, now, tuple(view)))
-        return super().mark(view, now)
+    def mark(self, view: RingId, lineage: int, base: tuple[tuple[int, int], ...], now: int) -> Persist:
+        self.recorder.input(self, (MARK, now, tuple(view), lineage, base))
+        return super().mark(view, lineage, base, now)
+
+    def settled(self, view: RingId, now: int) -> Persist:
+        self.recorder.input(self, (SETTLED, now, tuple(view)))
+        return super().settled(view, now)
 
     def take_outputs(self) -> list[Output]:
         out, self._out = self._out, []  # not by way of ``super``: several times a frame

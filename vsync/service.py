@@ -9,7 +9,7 @@ The first byte of every ordered payload is the *tag* of the service it belongs t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,8 +87,10 @@ class Service(Protocol):
     def attach(self, host: Host, now: int) -> None:
         """Called once, before anything else."""
 
-    def announce(self) -> bytes:
-        """Bytes for this node's entry in a commit token: small, as of now (pitfalls K1, K2)."""
+    def announce(self, attempts: Sequence[View] = ()) -> bytes:
+        """Bytes for this node's entry in a commit token: small, as of now (pitfalls K1, K2), or as they would be if
+        these views had been installed since (K7).
+        """
         ...
 
     def deliver(self, origin: Member, position: int, payload: bytes, installing: bool, now: int) -> None:

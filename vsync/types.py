@@ -21,6 +21,7 @@ __all__ = [
     "Entry",
     "Member",
     "Peer",
+    "QuorumConfig",
     "RingId",
     "Timing",
     "View",
@@ -99,6 +100,22 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class QuorumConfig:
+    """When a view is primary (``docs/quorum.md``). Raises ``ValueError`` for what cannot go together."""
+
+    policy: str = "majority"  #: majority, last_man_standing, two_node, none
+    wait_for_all: bool = False  #: after a start not before all nodes have been there together once
+    auto_tie_breaker: bool = False  #: exactly half of the votes are enough with the node of the lowest id
+    unsafe: bool = False  #: locks under two_node or none although nothing fences the other side
+
+    def __post_init__(self) -> None:
+        if self.policy not in ("majority", "last_man_standing", "two_node", "none"):
+            raise ValueError(f"{self.policy!r} is no policy")
+        if self.auto_tie_breaker and self.policy in ("two_node", "none"):
+            raise ValueError(f"auto_tie_breaker has no meaning with policy {self.policy}")
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """What a node is told about its cluster. ``peers`` lists every configured node, this one included."""
 
@@ -109,6 +126,7 @@ class ClusterConfig:
     send_queue: int = 4096  #: messages waiting for the token before ``submit`` raises ``Backpressure``
     packet_bytes: int = 60_000  #: payload of a packet; larger messages are cut in pieces
     accelerated: int = 0  #: packets sent after the token instead of before it (accelerated ring)
+    quorum: QuorumConfig = field(default_factory=QuorumConfig)
 
     def peer(self, node: int) -> Peer | None:
         """The configured peer with this node id, or ``None``."""
@@ -134,6 +152,12 @@ class Entry:
     announcements: Mapping[int, bytes]
     expected_votes: int = 0  #: sum of the votes of all nodes in the member's configuration
     mark: RingId = NO_RING  #: the last primary view that the member installed, in this or a former life (K8)
+    lineage: int = 0  #: the chain of primary views that the mark belongs to (C7)
+    base: tuple[tuple[int, int], ...] = ()  #: nodes and votes of the view that the mark names
+    nodes: int = 0  #: how many nodes the member has configured
+    first: int = 0  #: the lowest of them that has a vote
+    terms: int = 0  #: its policy (``quorum.Terms``)
+    says: int = 0  #: ``quorum.Says``
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,12 @@ from typing import Any, NoReturn
 import msgpack
 
 from vsync.errors import FrameError
-from vsync.types import Member, RingId
+from vsync.types import NO_RING, Member, RingId
 
 __all__ = [
     "WIRE_VERSION",
     "Cancel",
+    "Claim",
     "Commit",
     "CommitEntry",
     "FrameType",
@@ -144,6 +145,7 @@ class Hello:
     wire_min: int
     wire_max: int
     rules: tuple[tuple[str, int], ...]  #: service name, version of its rules
+    lineage: int = 0  #: the chain of primary views that the node has been in (C7); 0 for none
 
 
 Row = tuple[int, frozenset[Member]]
@@ -183,11 +185,24 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """An attempt whose end a member reached, and what its entry is if the attempt was real."""
+
+    ring: RingId
+    old_ring: RingId
+    aru: int
+    high: int
+    stable: int
+    upper: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CommitEntry:
     """What a member writes of itself into the commit token; ``upper`` belongs to the layers above (K1).
 
     ``obliged``: whose messages it has promised to deliver in attempts at leaving the old ring that it reached.
-    ``stable``: up to here it knows that all members of the old ring have everything.
+    ``stable``: up to here it knows that all members of the old ring have everything. ``claims``: attempts whose
+    end it reached, the newest first; ``missed``: attempts it had committed to and whose end it did not reach (K7).
     """
 
     old_ring: RingId
@@ -196,6 +211,9 @@ class CommitEntry:
     upper: bytes
     obliged: tuple[Member, ...] = ()
     stable: int = 0
+    claims: tuple[Claim, ...] = ()
+    missed: tuple[RingId, ...] = ()
+    real: RingId = NO_RING  #: not sent: the claim that has turned out to be real (``engine.claims``)
 
 
 @dataclass(slots=True)
@@ -384,7 +402,7 @@ def decode_cancel(frame: bytes) -> Cancel:
 
 def encode_commit(header: bytes, commit: Commit) -> bytes:
     """A COMMIT frame."""
-    entries = [e and (e.old_ring, e.aru, e.high, e.upper, e.obliged, e.stable) for e in commit.entries]
+    entries = [e and _entry_fields(e) for e in commit.entries]
     packed: bytes = msgpack.packb((commit.ring, commit.hop, commit.members, entries))
     return header + packed
 
@@ -405,14 +423,30 @@ def decode_commit(frame: bytes) -> Commit:
 # ---------------------------------------------------------------- parts
 
 
+def _entry_fields(e: CommitEntry) -> tuple[Any, ...]:
+    claims = [(c.ring, c.old_ring, c.aru, c.high, c.stable, c.upper) for c in e.claims]
+    return e.old_ring, e.aru, e.high, e.upper, e.obliged, e.stable, claims, e.missed
+
+
+def _claim(raw: Any) -> Claim:
+    match raw:
+        case [list(ring), list(old_ring), int(aru), int(high), int(stable), bytes(upper)] if (
+            0 <= stable <= aru <= high
+        ):
+            return Claim(_ring(ring), _ring(old_ring), aru, high, stable, upper)
+        case _:
+            _bad("malformed claim of an attempt")
+
+
 def _commit_entry(raw: Any) -> CommitEntry | None:
     match raw:
         case None:
             return None
-        case [list(old_ring), int(aru), int(high), bytes(upper), list(obliged), int(stable)] if (
-            0 <= stable <= aru <= high
+        case [list(old), int(aru), int(high), bytes(upper), list(obliged), int(stable), list(made), list(miss)] if (
+            0 <= stable <= aru <= high and len(made) + len(miss) <= MAX_MEMBERS
         ):
-            return CommitEntry(_ring(old_ring), aru, high, upper, _members(obliged), stable)
+            attempts = tuple(_claim(claim) for claim in made), tuple(_ring(ring) for ring in miss)
+            return CommitEntry(_ring(old), aru, high, upper, _members(obliged), stable, *attempts)
         case _:
             _bad("malformed commit token entry")
 
@@ -448,15 +482,17 @@ def _unpack_set(packed: bytes) -> frozenset[Member]:
 
 
 def _hello_fields(hello: Hello) -> tuple[Any, ...]:
-    return (hello.cluster, hello.address, hello.wire_min, hello.wire_max, hello.rules)
+    return (hello.cluster, hello.address, hello.wire_min, hello.wire_max, hello.rules, hello.lineage)
 
 
 def _hello(raw: list[Any]) -> Hello:
     match raw:
-        case [str(cluster), str(address), int(low), int(high), list(rules)]:
+        case [str(cluster), str(address), int(low), int(high), list(rules), int(lineage)] if (
+            0 <= lineage <= MAX_U64
+        ):
             pairs = tuple((r[0], r[1]) for r in rules if isinstance(r, list) and len(r) == 2)
             if len(pairs) == len(rules) and all(type(n) is str and type(v) is int for n, v in pairs):
-                return Hello(cluster, address, low, high, pairs)
+                return Hello(cluster, address, low, high, pairs, lineage)
     _bad("malformed introduction")
 
 

@@ -12,10 +12,10 @@ ring only through the new one – because the entry says what it holds.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vsync.engine import recovery
-from vsync.engine.record import Record
+from vsync.engine import claims, recovery
 from vsync.engine.ring import Ring
 from vsync.engine.states import State
 from vsync.engine.timers import Timer
@@ -31,7 +31,10 @@ __all__ = ["Forming", "on_commit", "on_retransmit", "start"]
 class Forming:
     """A ring in the making. It becomes the installed ring as a whole, or is dropped as a whole."""
 
-    __slots__ = ("commit_frame", "entries", "hop", "install_seq", "queue", "reached", "ring", "transitional")
+    __slots__ = (
+        "commit_frame", "entries", "first", "hop", "install_seq", "kept", "queue", "reached", "ring",
+        "transitional",
+    )  # fmt: skip
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
@@ -43,6 +46,8 @@ class Forming:
         self.queue: list[Packet] = []  #: old packets that I still have to broadcast
         self.install_seq: int | None = None  #: the last packet of recovery, once known
         self.reached = 0  #: visits in a row with token.aru >= install_seq
+        self.kept: tuple[int, frozenset[int]] = (0, frozenset())  #: aru and packets of the old ring, when reached
+        self.first: Forming | None = None  #: an earlier attempt that is to be installed before (``claims``)
 
 
 def start(e: Engine, members: tuple[Member, ...], now: int) -> None:
@@ -68,6 +73,7 @@ def on_commit(e: Engine, sender: Member, token: Commit, now: int) -> None:
     count = len(token.members)
     if e.state is State.COMMIT and None not in token.entries:
         forming.entries = {m.node: x for m, x in zip(token.members, token.entries, strict=True) if x}
+        claims.resolve(e, forming)
         e.enter(State.RECOVERY)
         recovery.begin(e, now)
         token.hop += 1
@@ -95,10 +101,13 @@ def _accept(e: Engine, token: Commit, now: int) -> None:
     e.ring_seq = token.ring.seq
     e.enter(State.COMMIT)
     old = e.ring
-    e.record = Record(e.ring_seq, token.ring, token.members, old.id, e.record.mark)
+    claimed = claims.mine(e)
+    e.record = replace(e.record, ring_seq=e.ring_seq, attempt=token.ring, members=token.members)
     e.persist(e.record.encode())
     place = token.members.index(e.me)
-    token.entries[place] = CommitEntry(old.id, old.aru, old.high, e.upper(), tuple(sorted(old.obliged)), old.stable)
+    token.entries[place] = CommitEntry(
+        old.id, old.aru, old.high, e.upper(()), tuple(sorted(old.obliged)), old.stable, claimed, e.missed
+    )
     token.hop += 1
     e.timers.set(Timer.TOKEN, now + e.timing.consensus)
     _send_on(e, token, now)

@@ -20,11 +20,11 @@ Not thread-safe: one thread calls all methods.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from vsync.engine import commit, gather, operational
+from vsync.engine import claims, commit, gather, operational
 from vsync.engine.change import Change
 from vsync.engine.commit import Forming
 from vsync.engine.gather import Gathering
@@ -56,10 +56,13 @@ from vsync.wire import (
     encode_probe,
 )
 
-__all__ = ["Engine", "UpperLayer"]
+__all__ = ["Engine", "Upper", "UpperLayer"]
 
-#: Reads what a member put into its commit entry: votes, announcements by tag, expected votes, mark. Must not raise.
-UpperLayer = Callable[[bytes], tuple[int, Mapping[int, bytes], int, RingId]]
+#: What the upper layers put into a commit entry: as of now, or as if these attempts had been installed one after
+#: the other, or with another mark.
+Upper = Callable[..., bytes]
+#: Reads it back: the fields of ``types.Entry`` from ``votes`` on. Must not raise.
+UpperLayer = Callable[[bytes], tuple[Any, ...]]
 
 MAX_BACKOFF = 4  #: token timeouts between two attempts at taking in one that cannot be taken in
 REMEMBERED = 8  #: a back-off is forgotten when so many times its length have passed without another one
@@ -81,7 +84,7 @@ class Engine:
         self,
         config: ClusterConfig,
         incarnation: int,
-        upper: Callable[[], bytes],
+        upper: Upper,
         decode_upper: UpperLayer,
         stored: bytes | None = None,
         start_seq: int = 0,
@@ -95,13 +98,17 @@ class Engine:
         self.me = Member(config.node, incarnation)
         self.upper = upper
         self.decode_upper = decode_upper
-        self.hello = Hello(config.cluster, own.addresses[0], WIRE_VERSION, WIRE_VERSION, rules)
-
         self.state = State.GATHER
         self.ring = Ring(NO_RING, (self.me,), self.me)  #: the ring last installed
         self.forming: Forming | None = None  #: the ring being formed, in Commit and Recovery
         self.gathering = Gathering((self.me,))
         self.record = Record(start_seq) if stored is None else Record.decode(stored)
+        self.hello = Hello(
+            config.cluster, own.addresses[0], WIRE_VERSION, WIRE_VERSION, rules, self.record.lineage
+        )
+        self.claims: list[Forming] = []  #: attempts whose end I reached and which broke (``claims``)
+        self.missed: tuple[RingId, ...] = ()  #: attempts I had committed to and whose end I did not reach
+        self.stored_claim = claims.left_over(self.record, config)  #: an attempt of a former life
         self.ring_seq = self.record.ring_seq + (stored is not None)  #: last one committed to; a new life goes on
         self.highest_ring_seq = self.ring_seq  #: last one heard of
         self.timers = TimerTable()
@@ -263,6 +270,8 @@ class Engine:
         self.last_change = self._change.report(str(self.ring.id))
         self.note("view_change", **self.last_change)
         self._change = Change()
+        self.claims.clear()
+        self.stored_claim = NO_RING
         self._back_off(now)
         self.gathering = Gathering(self.ring.members)
         self.leavers.clear()
@@ -343,9 +352,20 @@ class Engine:
         """Before anything behind it leaves, this is on disk."""
         self._out.append(Persist(record))
 
-    def mark(self, view: RingId, now: int) -> Persist:
+    def mark(self, view: RingId, lineage: int, base: tuple[tuple[int, int], ...], now: int) -> Persist:
         """This view is primary: the record that has to be stored before anything in it is told (pitfalls K8)."""
-        self.record = replace(self.record, mark=RingId(*view))
+        pairs = tuple((node, votes) for node, votes in base)
+        self.record = replace(self.record, mark=RingId(*view), lineage=lineage, base=pairs)
+        self.hello = replace(self.hello, lineage=lineage)
+        return self._settled(view)
+
+    def settled(self, view: RingId, now: int) -> Persist:
+        """This view, which is not primary, is installed: the record to store (K7)."""
+        return self._settled(view)
+
+    def _settled(self, view: RingId) -> Persist:
+        if self.record.attempt == RingId(*view):
+            self.record = replace(self.record, attempt=NO_RING, members=())
         return Persist(self.record.encode())
 
     def note(self, name: str, **fields: Any) -> None:
@@ -425,6 +445,12 @@ class Engine:
             raise FrameError(
                 f"node {sender.node} at {hello.address} is of cluster {hello.cluster!r}, "
                 f"not {self.config.cluster!r}: compare [cluster] name on both sides"
+            )
+        if hello.lineage and self.hello.lineage and hello.lineage != self.hello.lineage:
+            raise FrameError(
+                f"node {sender.node} at {hello.address} comes from another cluster of this name (lineage "
+                f"{hello.lineage:x}, here {self.hello.lineage:x}): a foreign disk, or bootstrapped apart; clear "
+                "the state directory of the one whose locks are not wanted"
             )
         if hello.address not in peer.addresses:
             raise FrameError(

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vsync.engine import commit, reach
+from vsync.engine import claims, commit, reach
 from vsync.engine.states import Reason, State
 from vsync.engine.timers import Timer
 from vsync.types import Member
@@ -70,6 +70,7 @@ class Gathering:
 
 def enter(e: Engine, reason: Reason, now: int, **details: object) -> None:
     """(Re-)enter Gather. What was learned in a former attempt at this ring is kept; a new attempt begins."""
+    claims.broke(e)
     e.forming = None
     e.enter(State.GATHER, reason, **details)
     e.gathering.proc.add(e.me)

@@ -1,7 +1,9 @@
 """What a node keeps in stable storage: enough never to use a ring id twice, and to know an overtaken state.
 
-``attempt`` and ``members`` are the last ring this node committed to (pitfalls K7); ``mark`` is the last primary
-view it installed (K8): a lock state older than a mark that is present has been overtaken.
+``attempt`` and ``members`` are the ring this node committed to last, as long as it is not known to have come to
+nothing or installed (pitfalls K7). ``mark`` is the last primary view it installed, ``base`` its members and their
+votes, ``lineage`` the chain of primary views it belongs to (K8, C7): a lock state older than a mark that is present
+has been overtaken.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from vsync.wire import MAX_RING_SEQ
 
 __all__ = ["Record"]
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,13 @@ class Record:
     ring_seq: int
     attempt: RingId = NO_RING
     members: tuple[Member, ...] = ()
-    old_ring: RingId = NO_RING
     mark: RingId = NO_RING
+    lineage: int = 0
+    base: tuple[tuple[int, int], ...] = ()
 
     def encode(self) -> bytes:
         """The bytes to store."""
-        row = (VERSION, self.ring_seq, self.attempt, self.members, self.old_ring, self.mark)
+        row = (VERSION, self.ring_seq, self.attempt, self.members, self.mark, self.lineage, self.base)
         packed: bytes = msgpack.packb(row)
         return packed
 
@@ -38,9 +41,10 @@ class Record:
     def decode(cls, stored: bytes) -> Record:
         """The inverse of ``encode``. Raises ``ValueError`` for anything else."""
         try:
-            version, seq, attempt, members, old_ring, mark = msgpack.unpackb(stored)
-            rings = RingId(*attempt), RingId(*old_ring), RingId(*mark)
-            record = cls(seq, rings[0], tuple(Member(*m) for m in members), *rings[1:])
+            version, seq, attempt, members, mark, lineage, base = msgpack.unpackb(stored)
+            rings = RingId(*attempt), RingId(*mark)
+            who = tuple(Member(*m) for m in members)
+            record = cls(seq, rings[0], who, rings[1], int(lineage), tuple((n, v) for n, v in base))
         except Exception as error:
             raise ValueError(f"the stored ring record is unreadable: {error!r}") from error
         if version != VERSION or type(seq) is not int or not 0 <= seq < MAX_RING_SEQ:

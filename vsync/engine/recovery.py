@@ -31,11 +31,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vsync.engine import operational
-from vsync.engine.outputs import Configuration, Install
+from vsync.engine import claims, operational
+from vsync.engine.outputs import Install
 from vsync.engine.timers import Timer
 from vsync.errors import FrameError
-from vsync.types import Entry, RingId
 from vsync.wire import (
     Packet,
     PacketFlag,
@@ -47,6 +46,7 @@ from vsync.wire import (
 )
 
 if TYPE_CHECKING:
+    from vsync.engine.commit import Forming
     from vsync.engine.engine import Engine
 
 __all__ = ["absorb", "begin", "next_body", "start_token", "step"]
@@ -56,7 +56,7 @@ def begin(e: Engine, now: int) -> None:
     """Steps 1 and 2: all entries are known; queue what somebody may miss."""
     forming = e.forming
     assert forming is not None
-    old = e.ring
+    old = claims.before(e, forming)
     entries = forming.entries
     forming.transitional = tuple(
         m for m in forming.ring.members if m in old.member_set and entries[m.node].old_ring == old.id
@@ -94,7 +94,7 @@ def absorb(e: Engine, packet: Packet) -> None:
     assert forming is not None
     if not packet.flags & PacketFlag.ENCAPSULATED:
         return
-    sender = forming.ring.by_node[packet.origin]
+    sender, ring = forming.ring.by_node[packet.origin], claims.before(e, forming)
     if sender not in forming.transitional:
         return  # of a ring that I was not in
     try:
@@ -103,8 +103,8 @@ def absorb(e: Engine, packet: Packet) -> None:
         e.bad_frame(sender.node, str(error))
         return
     for old in packets:
-        if old.origin in e.ring.by_node:
-            e.ring.add(old)
+        if old.origin in ring.by_node:
+            ring.add(old)
     sent = {p.seq for p in packets}
     forming.queue = [p for p in forming.queue if p.seq not in sent]
 
@@ -119,19 +119,32 @@ def step(e: Engine, token: Token) -> bool:
         forming.install_seq = token.seq
     forming.reached = forming.reached + 1 if token.aru >= forming.install_seq else 0
     if forming.reached:
-        e.ring.obliged |= frozenset(forming.transitional)
+        old = claims.before(e, forming)
+        old.obliged |= frozenset(forming.transitional)
+        forming.kept = old.aru, frozenset(old.packets)
     return forming.reached == 2
 
 
 def install(e: Engine, now: int) -> None:
-    """Step 5."""
+    """Step 5; before it, if an earlier attempt has turned out to be real, that one (pitfalls K7)."""
     forming = e.forming
     assert forming is not None
+    for attempt in claims.chain(forming):
+        _leave_for(e, attempt)
+    e.forming = None
+    e.installed(now)
+    operational.deliver(e, e.ring, installing=False)
+
+
+def _leave_for(e: Engine, forming: Forming) -> None:
+    """Out of the ring installed last, into this one."""
     assert forming.install_seq is not None
     old, new = e.ring, forming.ring
+    if forming is not e.forming:
+        old.keep(*forming.kept)  # others have installed this attempt with what there was then, and no more
     old.stable = max(forming.entries[m.node].stable for m in forming.transitional)  # what one knows, is so
     operational.deliver(e, old, installing=True)
-    e.output(Install(_configuration(e, transitional=True)))
+    e.output(Install(claims.configuration(e, forming, True, old.members, old.id)))
     old.stable = old.aru  # what is not stable by now is delivered to those that go together (EVS-E23)
     operational.deliver(e, old, installing=True)
     welcome = frozenset(forming.transitional).union(
@@ -141,30 +154,6 @@ def install(e: Engine, now: int) -> None:
         packet = old.packets[seq]
         if old.by_node[packet.origin] in welcome:
             operational.deliver_packet(e, old, packet, installing=True)
-    e.output(Install(_configuration(e, transitional=False)))
-
+    e.output(Install(claims.configuration(e, forming, False, old.members, old.id)))
     new.consume(forming.install_seq)
-    e.ring, e.forming = new, None
-    e.installed(now)
-    operational.deliver(e, new, installing=False)
-
-
-def _configuration(e: Engine, transitional: bool) -> Configuration:
-    forming = e.forming
-    assert forming is not None
-    new, trans = forming.ring, frozenset(forming.transitional)
-    entries = {
-        m.node: Entry(m, c.old_ring, *e.decode_upper(c.upper))
-        for m in new.members
-        for c in [forming.entries[m.node]]
-    }
-    return Configuration(
-        id=new.id,
-        members=forming.transitional if transitional else new.members,
-        joined=() if transitional else tuple(m for m in new.members if m not in trans),
-        left=tuple(m for m in e.ring.members if m not in trans),
-        transitional=transitional,
-        reason=e.change_reason(),
-        entries=entries,
-        previous=RingId(*e.ring.id),
-    )
+    e.ring = new

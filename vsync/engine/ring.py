@@ -126,6 +126,11 @@ class Ring:
             del self.packets[seq]
         self.released = max(self.released, up_to)
 
+    def keep(self, aru: int, packets: frozenset[int]) -> None:
+        """Forget the packets that came later than when these were all there was."""
+        self.packets = {seq: packet for seq, packet in self.packets.items() if seq in packets}
+        self.aru, self.high = aru, max(packets, default=aru)
+
     def consume(self, up_to: int) -> None:
         """Recovery is over: its packets up to here have done their work and all members have them."""
         self.delivered = max(self.delivered, up_to)

@@ -3,7 +3,8 @@
 By time alone two nodes can believe in two primary rings for as long as the losers need to notice (a token
 timeout); what keeps that harmless is that consecutive primary rings share a member, who leaves the first
 before the second can form, so that the first cannot order a message any more. That is what is checked here:
-every primary ring holds more than half of the votes, and neighbours in the chain of primary ids share a
+every primary ring holds more than half of the votes – a node without a mark has none, unless all configured nodes
+are there and none has one (K8) –, and neighbours in the chain of primary ids share a
 node. QUO-Q2 (one verdict per id, delivered with the view) stands in ``evs_views``.
 """
 
@@ -35,7 +36,9 @@ class QuorumRules:
         view = event.view
         if view.transitional or view.id in self._primaries:
             return
-        votes = sum(self._votes[node] for node in view.nodes)
+        marked = [node for node in view.nodes if view.entries[node].mark.seq]
+        voters = marked or (view.nodes if len(view.nodes) == len(self._votes) else ())
+        votes = sum(self._votes[node] for node in voters)
         majority = 2 * votes > sum(self._votes.values())
         if majority != view.primary:
             raise Violation(

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 from zlib import crc32
 
+from vsync import quorum
 from vsync.core import decode_upper
 from vsync.engine import Deliver, Install, Note, snapshot
 from vsync.engine.outputs import Configuration
 from vsync.errors import Backpressure, MessageTooLarge, RecordingError
-from vsync.quorum import is_primary
 from vsync.recorder import CHECKPOINT, INPUTS, NOTE, OUT, RECEIVE, SUBMIT, UPPER, Recording, digest
 from vsync.testing.evs_views import ViewRules
 from vsync.testing.story import story
@@ -107,7 +107,7 @@ class _Runner:
         except Exception as e:  # noqa: BLE001 - what it raised live it raises again: the end of the recording
             self.result.failure = f"{type(e).__name__}: {e}"
 
-    def _upper(self) -> bytes:
+    def _upper(self, *case: Any) -> bytes:
         """What the upper layers announced during this input: the records behind it say so."""
         self.announced = max(self.at, self.announced) + 1
         if self.announced >= len(self.records) or self.records[self.announced][0] != UPPER:
@@ -135,7 +135,7 @@ class _Runner:
             self._diverge(f"another state than the checkpoint there: {', '.join(differing) or 'attributes'}")
 
     def _view(self, c: Configuration) -> None:
-        primary = is_primary(c.entries.values())
+        primary = quorum.judge(c.entries).primary
         view = View(c.id, c.members, c.joined, c.left, primary, c.transitional, c.reason, c.entries, c.previous)
         self.result.events.append(Viewed(self.result.me, view, self.now))
 

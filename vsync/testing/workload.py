@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vsync.errors import Backpressure
@@ -69,7 +69,7 @@ class Recorder:
         self._host.event(NOTE, event=Viewed(self._host.me, view))
         self.views.append(view)
 
-    def announce(self) -> bytes:
+    def announce(self, attempts: Sequence[View] = ()) -> bytes:
         return b""
 
     def open(self, session: int, who: Credentials, now: int) -> None:

@@ -71,7 +71,7 @@ class Story:
         for node in map(int, nodes):
             self.lives[node] += 1
             life, record = self.lives[node], self.disk.get(node)
-            engine = Engine(self.config(node), life, lambda: b"", lambda _: NOTHING, record)
+            engine = Engine(self.config(node), life, lambda *case: b"", lambda _: NOTHING, record)
             self.engines[node] = engine
             engine.start(self.now)
             self._carry_out(node)
@@ -165,6 +165,8 @@ class Story:
             kind = "trans" if c.transitional else "VIEW "
             more = "".join(f" {k}={[m.node for m in v]}" for k, v in (("+", c.joined), ("-", c.left)) if v)
             self._write(node, f"{kind} {c.id} {[m.node for m in c.members]}{more}")
+            if not c.transitional:
+                self.disk[node] = self.engines[node].settled(c.id, self.now).record
         elif isinstance(output, Note) and output.name == "view_change":
             failed = "".join(f"; {n} failed: {why}" for n, why in output.fields["failed"].items())
             self._write(node, f"because {output.fields['reason']}{failed}")

@@ -11,7 +11,7 @@ from vsync.types import Member, RingId
 
 def test_round_trip() -> None:
     """What is stored comes back."""
-    record = Record(9, RingId(9, 1), (Member(1, 5), Member(2, 6)), RingId(7, 1), RingId(8, 2))
+    record = Record(9, RingId(9, 1), (Member(1, 5), Member(2, 6)), RingId(8, 2), 77, ((1, 1), (2, 3)))
     assert Record.decode(record.encode()) == record
 
 

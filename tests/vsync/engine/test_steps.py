@@ -25,7 +25,7 @@ class Pair:
 
     def engine(self, node: int) -> Engine:
         config = ClusterConfig("steps", node, PEERS, send_queue=100_000)
-        return Engine(config, 1, lambda: b"", lambda _: (1, {}, 0, NO_RING))
+        return Engine(config, 1, lambda *case: b"", lambda _: (1, {}, 0, NO_RING))
 
     def drain(self, node: int) -> None:
         before = len(self.got[node])
