@@ -13,6 +13,7 @@ import msgpack
 
 from dlm.messages import TAG, Message
 from dlm.table import Effects, Life, Table
+from vsync.quorum import judge
 from vsync.types import NO_RING, Entry, Member, RingId, View
 
 __all__ = [
@@ -81,7 +82,7 @@ def survivors(view: View) -> frozenset[int]:
     here has any more: it must not come back (K8, C5).
     """
     states = {node: pair for node, pair in announcements(view).items() if pair[1].complete}
-    if not states:
+    if not states or (view.primary and not judge(view.entries).chained):
         return frozenset()
     best_ring = max(said.ring for _, said in states.values())
     if best_ring < newest_mark(view.entries.values()):

@@ -57,12 +57,18 @@ def terms_of(config: QuorumConfig) -> Terms:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a view is primary, with how many of which votes, and why – in words for people."""
+    """Whether a view is primary, with how many of which votes, and why – in words for people.
+
+    ``chained``: the newest mark that is present is the newest there is. If not – all nodes are there, but most have
+    lost what they had stored – there is no other part of the cluster that could act, but an old state must not
+    go on.
+    """
 
     primary: bool
     votes: int
     expected: int
     why: str
+    chained: bool = True
 
 
 def tally(entries: Iterable[Entry]) -> tuple[int, int]:
@@ -97,7 +103,11 @@ def judge(entries: Mapping[int, Entry]) -> Verdict:
         voters = [entry for entry in every if entry.mark.seq]
     if len({entry.lineage for entry in voters if entry.lineage}) > 1:
         return Verdict(False, votes, expected, "nodes of two lineages: one has the disk of another cluster")
-    return _count(voters, newest, terms, expected, everybody)
+    verdict = _count(voters, newest, terms, expected, everybody)
+    if everybody and not verdict.primary:
+        why = f"all nodes are here, though {verdict.why} are of nodes that know this cluster: what was held is lost"
+        return Verdict(True, votes, expected, why, chained=False)
+    return verdict
 
 
 def _count(voters: list[Entry], newest: Entry, terms: Terms, expected: int, everybody: bool) -> Verdict:
@@ -125,7 +135,7 @@ def _count(voters: list[Entry], newest: Entry, terms: Terms, expected: int, ever
 
 
 def lineage_of(view: RingId, entries: Mapping[int, Entry]) -> int:
-    """The chain that a primary view belongs to, never 0: its members', or a new one named after its first view (C7).
+    """The chain that a primary view belongs to, never 0: its members', or a new one, named after its first (C7).
 
     A node that crashed in the first one has its mark, but not the name: so that is drawn from what it has stored.
     """

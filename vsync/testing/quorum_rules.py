@@ -4,7 +4,7 @@ By time alone two nodes can believe in two primary rings for as long as the lose
 timeout); what keeps that harmless is that consecutive primary rings share a member, who leaves the first
 before the second can form, so that the first cannot order a message any more. That is what is checked here:
 every primary ring holds more than half of the votes – a node without a mark has none, unless all configured nodes
-are there and none has one (K8) –, and neighbours in the chain of primary ids share a
+are there (K8) –, and neighbours in the chain of primary ids share a
 node. QUO-Q2 (one verdict per id, delivered with the view) stands in ``evs_views``.
 """
 
@@ -39,7 +39,7 @@ class QuorumRules:
         marked = [node for node in view.nodes if view.entries[node].mark.seq]
         voters = marked or (view.nodes if len(view.nodes) == len(self._votes) else ())
         votes = sum(self._votes[node] for node in voters)
-        majority = 2 * votes > sum(self._votes.values())
+        majority = 2 * votes > sum(self._votes.values()) or len(view.nodes) == len(self._votes)
         if majority != view.primary:
             raise Violation(
                 "QUO-Q1",
