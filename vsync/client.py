@@ -83,6 +83,17 @@ class Client:
         written: dict[str, Any] = self.channel.call("node", "record", {}, _RECORD_S)
         return written
 
+    def bootstrap(self, override: bool = False) -> bool:
+        """An operator's word that no other part of the cluster is alive; false if the view is primary already.
+
+        Without ``override``: nodes that have never been in this cluster may vote, so that a new cluster can begin
+        before all of its nodes are there; a majority is still needed. With it: the next view is primary whatever
+        the votes, which is safe only if every node that is not in it is off, and stays off until it can join.
+        Raises ``RequestFailed`` if that is not the user's to do, or the node has been in a primary view already.
+        """
+        answer = self.channel.call("node", "bootstrap", {"override": override}, _CALL_S)
+        return bool(answer["needed"])
+
     def views(self) -> Iterator[ClusterView]:
         """The cluster's views: the current one first (once there is one), then every change, for ever.
 

@@ -19,7 +19,7 @@ from vsync.errors import ConfigError
 from vsync.keys import ClusterKey, load_key
 from vsync.transport.address import parse_address
 from vsync.transport.options import TRANSPORTS, TransportConfig, check_addresses
-from vsync.types import ClusterConfig, Peer, Timing
+from vsync.types import POLICIES, ClusterConfig, Peer, QuorumConfig, Timing
 
 __all__ = ["DEFAULT_CONFIG", "DEFAULT_SOCKET", "DaemonConfig", "Settings", "load", "with_paths"]
 
@@ -85,10 +85,11 @@ def _settings(root: _Table, node: str | int | None) -> Settings:
     cluster.end()
     peers = _peers(root)
     me, listen = _own_peer(root, peers, node)
-    timing = _timing(root.table("timing"))
+    timing, quorum = _timing(root.table("timing")), _quorum(root.table("quorum"))
     daemon = _daemon(root.table("daemon"), me.name)
     root.end()
-    config, transport = ClusterConfig(name, me.node, peers, timing), replace(transport, listen=listen)
+    config = ClusterConfig(name, me.node, peers, timing, quorum=quorum)
+    transport = replace(transport, listen=listen)
     try:
         check_addresses(config, transport)
     except ConfigError as e:
@@ -182,6 +183,16 @@ def _timing(table: _Table) -> Timing:
         words = str(e).split()
         values = ", ".join(f"{name}_ms = {us / 1000:g}" for name, us in chosen.items() if name in words)
         table.fail("", f"{e} (here: {values})")
+
+
+def _quorum(table: _Table) -> QuorumConfig:
+    policy = table.choice("policy", POLICIES, "majority")
+    answers = [table.yes_or_no(key) for key in ("wait_for_all", "auto_tie_breaker", "unsafe")]
+    table.end()
+    try:
+        return QuorumConfig(policy, *answers)
+    except ValueError as e:
+        table.fail("", str(e))
 
 
 def _daemon(table: _Table, node: str) -> DaemonConfig:
@@ -293,6 +304,14 @@ class _Table:
         value = self.text(key, default)
         if value not in allowed:
             self.fail(key, f"{value!r} is not one of {', '.join(allowed)}{_meant(value, list(allowed))}")
+        return value
+
+    def yes_or_no(self, key: str) -> bool:
+        """true or false; false if absent."""
+        self._known.append(key)
+        value = self.values.get(key, False)
+        if not isinstance(value, bool):
+            self.fail(key, f"must be true or false, not {value!r}")
         return value
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:

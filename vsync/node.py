@@ -114,7 +114,8 @@ class Node:
             dumps = self._dumps()
             recorder = dumps.recorder if dumps else None
             try:
-                core = Core(self.config, storage.incarnation, services, storage.record, start_seq, recorder)
+                who = os.getuid()
+                core = Core(self.config, storage.incarnation, services, storage.record, start_seq, recorder, who)
             except ValueError as e:
                 raise StateDirectoryError(
                     f"state directory {self._state_dir}: the record cannot be used: {e}"

@@ -17,6 +17,7 @@ __all__ = [
     "INDEX_BITS",
     "MAX_MESSAGE",
     "NO_RING",
+    "POLICIES",
     "ClusterConfig",
     "Entry",
     "Member",
@@ -99,6 +100,9 @@ class Timing:
                 raise ValueError(text)
 
 
+POLICIES = ("majority", "last_man_standing", "two_node", "none")
+
+
 @dataclass(frozen=True, slots=True)
 class QuorumConfig:
     """When a view is primary (``docs/quorum.md``). Raises ``ValueError`` for what cannot go together."""
@@ -109,7 +113,7 @@ class QuorumConfig:
     unsafe: bool = False  #: locks under two_node or none although nothing fences the other side
 
     def __post_init__(self) -> None:
-        if self.policy not in ("majority", "last_man_standing", "two_node", "none"):
+        if self.policy not in POLICIES:
             raise ValueError(f"{self.policy!r} is no policy")
         if self.auto_tie_breaker and self.policy in ("two_node", "none"):
             raise ValueError(f"auto_tie_breaker has no meaning with policy {self.policy}")

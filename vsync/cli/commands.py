@@ -101,6 +101,28 @@ def watch(url: str | None, as_json: bool, count: int | None) -> int:
     return 0
 
 
+@cli.command()
+@_options
+@click.option("--override", is_flag=True, help="Primary whatever the votes. All absent nodes must be off.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def bootstrap(url: str | None, as_json: bool, override: bool, yes: bool) -> int:
+    """Let a new cluster begin before all of its nodes are there.
+
+    A node that was never in a primary view has no vote, as it may have lost one with its disk; so a new cluster
+    begins when all configured nodes are there. With this, a majority of them may begin without the others. It
+    goes to the log of all nodes.
+    """
+    if override and not yes:
+        click.confirm("Is every node outside this view off? If not, data will be lost", abort=True, err=True)
+    with _connect(url) as client:
+        needed = client.bootstrap(override)
+    if as_json:
+        _print_json({"needed": needed})
+    else:
+        click.echo("The next view may be primary" if needed else "Nothing to do: the view is primary")
+    return 0
+
+
 @cli.group()
 def bench() -> None:
     """Measure on this machine, with clusters of their own."""
