@@ -25,7 +25,7 @@ from vsync.testing.network import Network
 from vsync.testing.node import CoreFactory, CoreLike, SimNode
 from vsync.testing.options import Options, quiet
 from vsync.testing.plugin import Plugin
-from vsync.testing.rules import Rule
+from vsync.testing.rules import TYPE_AT, Rule
 from vsync.testing.scheduler import Scheduler
 from vsync.testing.trace import Trace
 from vsync.testing.violation import Violation
@@ -74,6 +74,8 @@ class SimCluster:
         self.plugins = tuple(plugins)
         self.rules: list[Rule] = []  #: nested faults that wait for their frame
         self.on_rule: Callable[[Rule, SimNode, int, bytes], bool] = lambda rule, node, peer, frame: False
+        self.on_state: Callable[[SimNode], None] = lambda node: None  #: while rules wait: after each of its inputs
+        self.heard: dict[tuple[int, int], tuple[int, bytes]] = {}  #: by receiver and type: the last one
         peers = tuple(Peer(i, f"n{i}", (f"127.0.0.1:{7000 + i}",)) for i in range(1, self.options.nodes + 1))
         self.checkers = Checkers(self.trace, peers, self.options.timing)
         self.network = Network(self.scheduler, self.options.links, self.options.seed, self._arrive)
@@ -107,14 +109,15 @@ class SimCluster:
         return iter(self.nodes.values())
 
     def _arrive(self, src: int, dst: int, frame: bytes) -> None:
-        if not self.rules or not self.broken(self.nodes[dst], "received", src, frame):
-            self.nodes[dst].receive(frame)
+        if self.options.nested:
+            self.heard[dst, frame[TYPE_AT]] = (src, frame)
+        self.nodes[dst].receive(src, frame)
 
     def broken(self, node: SimNode, side: str, peer: int, frame: bytes) -> bool:
         """Let the rules see a frame; true if it goes no further."""
         if not node.up:
             return False
-        state = node.state
+        state = node.phase if side == "sent" else node.state
         for rule in self.rules:
             if rule.fires(frame, state, side, node.id):
                 self.rules.remove(rule)

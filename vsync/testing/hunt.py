@@ -11,7 +11,7 @@ from functools import partial
 
 from vsync.testing.options import draw
 from vsync.testing.plugin import Plugin
-from vsync.testing.rules import ACTIONS, SIDES, STATES, TYPES
+from vsync.testing.rules import ACTIONS, CELLS, NEVER_SENT, POINTLESS, SIDES, STATES, TYPES, Cell
 from vsync.testing.run import run
 
 __all__ = ["STUCK", "Plugins", "Sum", "coverage", "hunt"]
@@ -30,7 +30,7 @@ class _Found:
     rule: str
     limit: bool
     cpu: float
-    fired: Counter[tuple[str, str, str, str]]
+    fired: Counter[Cell]
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Sum:
     cpu: float = 0.0
     failed: list[int] = field(default_factory=list)
     rules: dict[int, str] = field(default_factory=dict)  #: by seed that failed
-    fired: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    fired: Counter[Cell] = field(default_factory=Counter)
 
     def line(self) -> str:
         """For people."""
@@ -108,11 +108,31 @@ def _spread(one: Callable[[int], _Found], seeds: Sequence[int], jobs: int) -> It
                 return
 
 
-def coverage(fired: Counter[tuple[str, str, str, str]]) -> list[str]:
-    """A table: at how many frames of each type, sent or received in each state, something was broken on purpose."""
+def coverage(fired: Counter[Cell]) -> list[str]:
+    """A table: at how many frames of each type, sent or received in each state, something was broken on purpose.
+
+    Behind each number stands how many kinds of fault that were, if not all. Then what has not been met, and why
+    the rest never can be.
+    """
     lines = ["nested faults (type, side)".ljust(28) + "".join(state.rjust(13) for state in STATES)]
     for kind in TYPES:
         for side in SIDES:
-            counts = [sum(fired[kind, state, side, action] for action in ACTIONS) for state in STATES]
-            lines.append(f"{kind} {side}".ljust(28) + "".join(str(n or "-").rjust(13) for n in counts))
-    return lines
+            cells = ["" if _never(kind, state, side) else _counted(fired, kind, state, side) for state in STATES]
+            lines.append(f"{kind} {side}".ljust(28) + "".join((cell or "never").rjust(13) for cell in cells))
+    missing = [cell for cell in CELLS if not fired[cell]]
+    lines.append(f"{len(CELLS) - len(missing)} of {len(CELLS)} met" + (", not met:" if missing else ""))
+    lines += ["  " + " ".join(cell) for cell in missing]
+    reasons: dict[str, list[str]] = {}
+    for cell, why in [*NEVER_SENT.items(), *POINTLESS.items()]:
+        reasons.setdefault(why, []).append(" ".join(cell))
+    return lines + [f"never {', '.join(which)}: {why}" for why, which in reasons.items()]
+
+
+def _never(kind: str, state: str, side: str) -> bool:
+    return side == "sent" and (kind, state) in NEVER_SENT
+
+
+def _counted(fired: Counter[Cell], kind: str, state: str, side: str) -> str:
+    counts = [fired[kind, state, side, a] for a in ACTIONS if (kind, state, side, a) not in POINTLESS]
+    share = "" if all(counts) else f" {sum(map(bool, counts))}/{len(counts)}"
+    return f"{sum(counts)}{share}"

@@ -1,4 +1,4 @@
-"""The network: per-link delay, loss, duplication, reordering, one-way cuts; partition and heal.
+"""The network: per-link delay, loss, duplication, reordering, one-way cuts, size limits; partition and heal.
 
 Links are directed. Without reordering a link is first-in first-out, like a TCP connection, but what it
 loses is lost: the engine must live with both.
@@ -32,6 +32,7 @@ class Network:
         self._seed = seed
         self._deliver = deliver
         self._cut: set[tuple[int, int]] = set()
+        self._limits: dict[tuple[int, int], int] = {}
         self._rngs: dict[tuple[int, int], Random] = {}
         self._last_arrival: dict[tuple[int, int], int] = {}
         self.drop: Callable[[int, int, bytes], bool] | None = None  #: a test's own rule: True loses the frame
@@ -52,9 +53,14 @@ class Network:
         """From now on ``dst`` does not hear ``src`` (one way)."""
         self._cut.add((src, dst))
 
+    def limit(self, src: int, dst: int, size: int) -> None:
+        """From now on frames of more than ``size`` bytes do not get from ``src`` to ``dst`` (a path's MTU)."""
+        self._limits[src, dst] = size
+
     def heal(self) -> None:
         """Every link works again."""
         self._cut.clear()
+        self._limits.clear()
 
     def connected(self, src: int, dst: int) -> bool:
         """Whether frames from ``src`` reach ``dst``."""
@@ -67,6 +73,9 @@ class Network:
         self.sent += 1
         link = (src, dst)
         if link in self._cut or (self.drop is not None and self.drop(src, dst, frame)):
+            self.lost += 1
+            return
+        if self._limits and len(frame) > self._limits.get(link, len(frame)):
             self.lost += 1
             return
         options, rng = self.options, self._rng(link)

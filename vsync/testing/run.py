@@ -14,6 +14,7 @@ from vsync.testing.nemesis import Nemesis, Traffic
 from vsync.testing.node import SimNode
 from vsync.testing.options import Options
 from vsync.testing.plugin import Plugin
+from vsync.testing.rules import Cell
 from vsync.testing.trace import Trace
 from vsync.testing.violation import KnownLimit, Violation
 
@@ -38,7 +39,7 @@ class Result:
     views: int
     faults: int
     cpu: float
-    fired: Counter[tuple[str, str, str, str]]  #: nested faults, see ``vsync.testing.rules``
+    fired: Counter[Cell]  #: nested faults, see ``vsync.testing.rules``
 
     def line(self) -> str:
         """One line for people."""
