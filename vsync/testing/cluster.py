@@ -79,6 +79,7 @@ class SimCluster:
         peers = tuple(Peer(i, f"n{i}", (f"127.0.0.1:{7000 + i}",)) for i in range(1, self.options.nodes + 1))
         self.checkers = Checkers(self.trace, peers, self.options.timing)
         self.network = Network(self.scheduler, self.options.links, self.options.seed, self._arrive)
+        self.network.changed = self.disturbed
         config = ClusterConfig(
             "sim",
             1,
@@ -137,12 +138,14 @@ class SimCluster:
         while self.scheduler.step(until):
             pass
 
-    def run_until(self, condition: Callable[[], bool], within: float, what: str = "the condition") -> None:
+    def run_until(
+        self, condition: Callable[[], bool], within: float, what: str = "the condition", rule: str = "EVS-E26"
+    ) -> None:
         """Let time pass until ``condition()``; raises ``Violation`` unless it comes ``within`` seconds."""
         until = self.scheduler.now + round(within * SECOND)
         while not condition():
             if not self.scheduler.step(until):
-                raise Violation("EVS-E26", f"{what} did not come within {within:g} s of virtual time")
+                raise Violation(rule, f"{what} did not come within {within:g} s of virtual time")
 
     # -- trouble ----------------------------------------------------------------------------
 
@@ -154,6 +157,10 @@ class SimCluster:
         """Join all links again."""
         self.network.heal()
 
+    def disturbed(self) -> None:
+        """Something happens to a node or a link: it may cost views (EVS-E27)."""
+        self.checkers.liveness.disturbed(self.scheduler.now)
+
     def crash(self, node: int) -> None:
         """Kill a node's process; its disk stays."""
         self.nodes[node].crash()
@@ -161,6 +168,11 @@ class SimCluster:
     def restart(self, node: int) -> None:
         """Start a process again: a new incarnation with the kept record."""
         self.nodes[node].start()
+
+    @property
+    def patience(self) -> int:
+        """How long it may take until all is calm, in µs (EVS-E26); of plug-ins, for their own agreement, too."""
+        return convergence(self.options) + (2 * self.options.timing.lease if self.plugins else 0)
 
     # -- calm -------------------------------------------------------------------------------
 
@@ -200,7 +212,7 @@ class SimCluster:
         """
         timing = self.options.timing
         if within is None:
-            within = (convergence(timing) + (2 * timing.lease if self.plugins else 0)) / SECOND
+            within = self.patience / SECOND
         until = self.scheduler.now + round(within * SECOND)
         pause = max(timing.join // 4, 1_000)
         missing = "start"

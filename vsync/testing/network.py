@@ -35,12 +35,14 @@ class Network:
         self._limits: dict[tuple[int, int], int] = {}
         self._rngs: dict[tuple[int, int], Random] = {}
         self._last_arrival: dict[tuple[int, int], int] = {}
+        self.changed: Callable[[], None] = lambda: None  #: called when links are cut, limited or healed
         self.drop: Callable[[int, int, bytes], bool] | None = None  #: a test's own rule: True loses the frame
 
     # -- cutting and healing ----------------------------------------------------------------
 
     def partition(self, *groups: Iterable[int], nodes: Iterable[int]) -> None:
         """Only nodes of the same group hear each other; who is in no group is alone. Replaces former cuts."""
+        self.changed()
         side = {node: index for index, group in enumerate(groups) for node in group}
         self._cut = {
             (a, b)
@@ -51,14 +53,17 @@ class Network:
 
     def cut(self, src: int, dst: int) -> None:
         """From now on ``dst`` does not hear ``src`` (one way)."""
+        self.changed()
         self._cut.add((src, dst))
 
     def limit(self, src: int, dst: int, size: int) -> None:
         """From now on frames of more than ``size`` bytes do not get from ``src`` to ``dst`` (a path's MTU)."""
+        self.changed()
         self._limits[src, dst] = size
 
     def heal(self) -> None:
         """Every link works again."""
+        self.changed()
         self._cut.clear()
         self._limits.clear()
 

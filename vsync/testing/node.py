@@ -117,6 +117,7 @@ class SimNode:
         """Start a process: a new incarnation with the record that the disk kept."""
         if self.up:
             return
+        self.cluster.disturbed()
         self.incarnation += 1
         self.up, self.paused, self.leaving = True, False, False
         self._armed = None
@@ -169,11 +170,13 @@ class SimNode:
     def leave(self) -> None:
         """Ask the process to leave gracefully; it ends with its ``Stopped`` output."""
         if self.up and not self.paused:
+            self.cluster.disturbed()
             self.leaving = True
             self._do(lambda now: self.core.leave(now))
 
     def pause(self, frozen: bool = False) -> None:
         """Stop the process (SIGSTOP): frames pile up, no timer fires. ``frozen``: its clock stands still, too."""
+        self.cluster.disturbed()
         self.paused = self.up
         if frozen and self.up and self._frozen_at is None:
             self._frozen_at = self.cluster.scheduler.now
@@ -190,6 +193,7 @@ class SimNode:
         self._thaw()
         if not self.paused:
             return
+        self.cluster.disturbed()
         self.paused = False
         backlog, self._backlog = self._backlog, []
         for work in backlog:
@@ -228,10 +232,12 @@ class SimNode:
 
     def peer_gone(self, node: int) -> None:
         """The transport takes the process of this node for dead."""
+        self.cluster.disturbed()
         self._input(lambda now: self.core.peer_gone(node, "connection reset, then refused", now))
 
     def slow_down(self, lag: int) -> None:
         """From now on frames wait so long (µs) before they are taken, the oldest first; 0: no longer."""
+        self.cluster.disturbed()
         self._lag = lag
 
     def receive(self, src: int, frame: bytes) -> None:
@@ -346,6 +352,7 @@ class SimNode:
     def _end(self, how: str) -> None:
         self.up = self.paused = self.leaving = False
         self.stops += 1
+        self.cluster.disturbed()
         self._thaw()
         self._backlog.clear()
         self.cluster.trace.add(Crashed(self.me, how), self.cluster.scheduler.now)
