@@ -22,6 +22,7 @@ __all__ = ["LONG_S", "SEEDS", "commit_seed", "hunt_for"]
 
 ROOT = Path(__file__).parents[1]
 LONG_S = 90.0  #: real time for each simulator in the long selection
+LEAST = 8  #: seeds that are run however slow the machine is
 SEEDS = "seeds"  #: name of the property of a test's report that says what was run
 
 
@@ -51,7 +52,7 @@ def hunt_for(
     fresh = 1_000 + commit_seed()
     seeds = [seed for pair in zip(range(1, 1 + most), range(fresh, fresh + most), strict=True) for seed in pair]
     began = time.monotonic()
-    total = hunt(seeds, nodes, plugins, jobs=min(jobs, os.cpu_count() or 1), until=began + budget)
+    total = hunt(seeds, nodes, plugins, jobs=min(jobs, os.cpu_count() or 1), until=began + budget, least=LEAST)
     half = total.seeds // 2
     record(
         SEEDS,
@@ -60,7 +61,6 @@ def hunt_for(
     )
     for seed in total.failed:
         _fail(seed, nodes[seed % len(nodes)], prog, plugins, total)
-    assert total.seeds >= 10, "the machine is far too slow for the simulator"
 
 
 def _verdict(total: Sum) -> str:

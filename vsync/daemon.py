@@ -112,6 +112,7 @@ def _serve(settings: Settings) -> int:
         node.record(RECORD)
     if cause != ENDED:
         _log.info("leaving", signal=cause)
+        node.leave()  # before anything that may take time: the others wait for it
         notify("STOPPING=1")
         _on_second_signal(events)
         node.stop()

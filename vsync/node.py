@@ -136,6 +136,11 @@ class Node:
         self._thread.start()
         return self
 
+    def leave(self) -> None:
+        """Begin to leave the ring, and return; ``stop`` waits for the end of it. Idempotent."""
+        if self._loop is not None and os.getpid() == self._pid:
+            self._loop.leave()
+
     def stop(self, graceful: bool = True) -> None:
         """Leave the ring (``graceful``: the others are told, which costs milliseconds) and end all sessions.
 
@@ -144,7 +149,7 @@ class Node:
         if self._loop is None or self._thread is None or os.getpid() != self._pid:
             return
         if graceful and self._thread.is_alive():
-            self._loop.leave()
+            self.leave()
             self._thread.join(LEAVE_S)
             if self._thread.is_alive():
                 _log.warning("leave_cut_short", after_s=LEAVE_S)

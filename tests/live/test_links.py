@@ -1,12 +1,10 @@
 """Real daemons with two links each: one is cut, and nobody notices – no view change, no lock that waits for long.
 
-Link 0 of every node goes through a relay that can be cut: the address that the others have of a node is the
-relay's, and the node listens elsewhere (``[node] listen``).
+Link 0 of every node goes through a relay that can be cut (``vsync.bench.cables``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -15,37 +13,11 @@ import pytest
 
 import dlm
 from tests.live.helpers import status, until, view_ids, works
-from tests.vsync.transport.relay import TcpRelay, UdpRelay
+from vsync.bench.cables import Cables, relays
 from vsync.testcluster import LocalCluster
 from vsync.types import Timing
 
 pytestmark = pytest.mark.live
-
-
-class Cables:
-    """Puts a relay in front of link 0 of every node of a cluster that has not been started."""
-
-    def __init__(self, cluster: LocalCluster, kind: str) -> None:
-        relay = TcpRelay if kind == "zmq" else UdpRelay
-        self.relays = [relay(int(node.address.rpartition(":")[2])) for node in cluster.nodes]
-        for node in cluster.nodes:
-            text = node.config.read_text()
-            for other, cable in zip(cluster.nodes, self.relays, strict=True):
-                text = text.replace(f'"{other.address}"', f'"127.0.0.1:{cable.port}"')
-            listen = ", ".join(f'"{address}"' for address in node.addresses)
-            node.config.write_text(text.replace("[node]\n", f"[node]\nlisten = [{listen}]\n"))
-
-    def cut(self) -> None:
-        for relay in self.relays:
-            relay.cut()
-
-    def heal(self) -> None:
-        for relay in self.relays:
-            relay.heal()
-
-    def close(self) -> None:
-        for relay in self.relays:
-            relay.close()
 
 
 class Worker:
@@ -73,9 +45,8 @@ class Worker:
 
 @pytest.fixture(params=["zmq", "udp"])
 def cabled(request: pytest.FixtureRequest) -> Iterator[tuple[LocalCluster, Cables]]:
-    cluster = LocalCluster(3, links=2, settings={"transport": request.param})
-    with contextlib.closing(Cables(cluster, request.param)) as cables, cluster:
-        yield cluster, cables
+    with relays(request.param) as cabled:
+        yield cabled
 
 
 def states(cluster: LocalCluster, link: int) -> set[str]:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vsync.bench import corosync
-from vsync.bench.local import LocalSubject, transports
+from vsync.bench import cables, corosync, netns
+from vsync.bench.link_cut import summary, watch_a_cut
+from vsync.bench.local import CabledSubject, LocalSubject, transports
 from vsync.bench.subject import NotSeen
-from vsync.bench.view_change import FAULTS, Measured, measure
+from vsync.bench.view_change import CABLE_FAULTS, FAULTS, Measured, measure, measure_cables
 from vsync.cli.table import show
 from vsync.errors import VsyncError
 
 __all__ = ["view_change"]
+
+#: What is shown of ``summary``.
+LINK_ROWS = {
+    "longest_ms": "longest time from submission to delivery, ms",
+    "before_ms": "the same before the cut, ms",
+    "messages": "messages sent",
+    "wrong": "deliveries lost or out of order",
+    "view_changes": "view changes",
+}
 
 
 def view_change(
@@ -26,35 +36,59 @@ def view_change(
     unknown = [transport for transport in wanted if transport not in known]
     if unknown:
         raise VsyncError(f"transport {unknown[0]} is not available here; there is {', '.join(known)}")
-    measured: list[Measured] = []
+    no_namespaces = netns.missing()
     absent = corosync.missing() if peers else "not asked for"
+    measured: list[Measured] = []
     try:
         for transport in wanted or known:
-            with LocalSubject(transport) as subject:
-                measured.append(measure(f"vsyncd {transport}", subject, rounds, tell))
+            measured.append(_own(transport, rounds, not no_namespaces, tell))
         if not absent:
             with corosync.CorosyncSubject() as peer:
                 measured.append(measure("corosync", peer, rounds, tell))
+                measure_cables(measured[-1], peer, rounds, tell)
     except NotSeen as e:
         raise VsyncError(str(e)) from e
-    _print(measured, rounds, absent, as_json)
+    _print(measured, rounds, {"cables": no_namespaces, "corosync": absent}, as_json)
     return 0
 
 
-def _print(measured: Sequence[Measured], rounds: int, absent: str, as_json: bool) -> None:
+def _own(transport: str, rounds: int, namespaces: bool, tell: Callable[[str], None]) -> Measured:
+    with LocalSubject(transport) as subject:
+        measured = measure(f"vsyncd {transport}", subject, rounds, tell)
+    if namespaces:
+        with CabledSubject(transport) as subject:
+            measure_cables(measured, subject, rounds, tell)
+    with (cables.namespaces if namespaces else cables.relays)(transport) as (cluster, links):
+        for number in range(rounds):
+            tell(f"{measured.subject}: one of two links, cut {number + 1} of {rounds}")
+            measured.link_cuts.append(watch_a_cut(cluster, links))
+    return measured
+
+
+def _print(measured: Sequence[Measured], rounds: int, absent: Mapping[str, str], as_json: bool) -> None:
     machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
     if as_json:
         results = [m.to_json() for m in measured]
         answer: dict[str, Any] = {"v": 1, "bench": "view-change", "rounds": rounds, **machine, "results": results}
-        print(json.dumps({**answer, "corosync": absent or "measured"}, indent=2))
+        print(json.dumps({**answer, **{what: why or "measured" for what, why in absent.items()}}, indent=2))
         return
-    rows = [
-        (text, *(_ms(m.median(fault)) for m in measured)) for fault, text in FAULTS.items()
-    ]  # fmt: skip
-    show(("MEDIAN OF " + str(rounds) + ", MS", *(m.subject for m in measured)), rows)
+    columns = [m.subject for m in measured]
+    rows = [(text, *(_ms(m.median(fault)) for m in measured)) for fault, text in (FAULTS | CABLE_FAULTS).items()]
+    show((f"MEDIAN OF {rounds}, MS", *columns), rows)
+    print()
+    cuts = [summary(m.link_cuts) if m.link_cuts else {} for m in measured]
+    show(
+        (f"ONE OF TWO LINKS CUT, {rounds} TIMES", *columns),
+        [(text, *(_cell(cut.get(key)) for cut in cuts)) for key, text in LINK_ROWS.items()],
+    )
     print(f"3 nodes, default timers, {machine['cpus']} CPUs, Python {machine['python']}")
-    if absent:
-        print(f"corosync: not measured: {absent}")
+    for what, why in absent.items():
+        if why:
+            print(f"{what}: not measured: {why}")
+
+
+def _cell(value: float | int | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def _ms(value: float | None) -> str:

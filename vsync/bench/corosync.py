@@ -1,9 +1,8 @@
 """Three corosync daemons on this machine, as a subject of the bench: the yardstick beside our own figures.
 
-Each runs in a network namespace of its own, as corosync's nodes must differ by address: bridge ``vsbench0``,
-namespaces ``vsbench1..3``, addresses 10.97.0.1..3. Defaults of corosync, no encryption. Needs root, iproute2,
-corosync and libcpg. A process group, one member a node, tells the views; a node's member is back when its program
-has joined again.
+Each runs in a network namespace of its own, as corosync's nodes must differ by address. Defaults of corosync, no
+encryption. Needs root, iproute2, corosync and libcpg. A process group, one member a node, tells the views; a node's
+member is back when its program has joined again.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes.util
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -19,36 +17,31 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from vsync.bench import netns
 from vsync.bench.subject import NotSeen, Watch
-from vsync.errors import VsyncError
 from vsync.testcluster import die_with_parent
 
 __all__ = ["CorosyncSubject", "missing"]
 
 PREFIX = "vsbench"
-BRIDGE = f"{PREFIX}0"
-NET = "10.97.0"
+NET = "10.97"
 START_S = 30.0
 REST_S = 1.0
 
 
 def missing() -> str:
     """Why corosync cannot be measured here; empty if it can."""
-    if os.geteuid() != 0:
-        return "needs root for network namespaces"
-    for program, package in (("corosync", "corosync"), ("ip", "iproute2"), ("unshare", "util-linux")):
+    for program, package in (("corosync", "corosync"), ("unshare", "util-linux")):
         if shutil.which(program) is None:
             return f"{program} is not installed (package {package})"
     if ctypes.util.find_library("cpg") is None:
         return "libcpg is not installed (package libcpg4)"
-    probe = subprocess.run(["ip", "netns", "add", f"{PREFIX}probe"], capture_output=True, check=False)
-    subprocess.run(["ip", "netns", "del", f"{PREFIX}probe"], capture_output=True, check=False)
-    return "" if probe.returncode == 0 else "network namespaces are not allowed here"
+    return netns.missing()
 
 
 class CorosyncSubject:
@@ -58,6 +51,7 @@ class CorosyncSubject:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vsync-corosync-"))
+        self.network = netns.Network(PREFIX, NET, map(int, self.names))
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._watchers: dict[str, subprocess.Popen[str]] = {}
         self._followers: list[threading.Thread] = []
@@ -95,6 +89,14 @@ class CorosyncSubject:
         """SIGCONT."""
         self._daemons[name].send_signal(signal.SIGCONT)
 
+    def cut(self, name: str) -> None:
+        """Its cable is pulled."""
+        self.network.cut(int(name))
+
+    def mend(self, name: str) -> None:
+        """Its cable is back."""
+        self.network.mend(int(name))
+
     def restart(self, name: str) -> None:
         """Start daemon and group member again, when the old ones have ended."""
         processes: list[subprocess.Popen[Any]] = [self._daemons[name], self._watchers[name]]
@@ -115,7 +117,7 @@ class CorosyncSubject:
 
     def __enter__(self) -> Self:
         try:
-            self._make_network()
+            self.network.make()
             for name in self.names:
                 self._start(name)
             self.settle()
@@ -140,26 +142,8 @@ class CorosyncSubject:
             process.wait()
         for follower in self._followers:
             follower.join(5)
-        self._remove_network()
+        self.network.remove()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _remove_network(self) -> None:
-        for name in self.names:
-            _ip("netns", "del", f"{PREFIX}{name}", check=False)
-        _ip("link", "del", BRIDGE, check=False)
-
-    def _make_network(self) -> None:
-        self._remove_network()  # what a run that was killed left behind
-        _ip("link", "add", BRIDGE, "type", "bridge")
-        _ip("link", "set", BRIDGE, "up")
-        for name in self.names:
-            space = f"{PREFIX}{name}"
-            _ip("netns", "add", space)
-            _ip("link", "add", f"{PREFIX}l{name}", "type", "veth", "peer", "name", "e0", "netns", space)
-            _ip("link", "set", f"{PREFIX}l{name}", "master", BRIDGE, "up")
-            _ip("-n", space, "addr", "add", f"{NET}.{name}/24", "dev", "e0")
-            _ip("-n", space, "link", "set", "e0", "up")
-            _ip("-n", space, "link", "set", "lo", "up")
 
     def _start(self, name: str) -> None:
         """A daemon with a ``/run`` of its own, where its pid file lies, and a group member beside it."""
@@ -167,9 +151,9 @@ class CorosyncSubject:
         for sub in ("state", "run"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
         config = folder / "corosync.conf"
-        config.write_text(_config(self.names, folder))
+        config.write_text(_config({name: self.network.address(int(name)) for name in self.names}, folder))
         script = 'mount --bind "$0" /run && exec corosync -f -c "$1"'
-        inside = ["ip", "netns", "exec", f"{PREFIX}{name}"]
+        inside = self.network.inside(int(name))
         with open(self.folder / f"{name}.out", "ab") as out:
             self._daemons[name] = subprocess.Popen(
                 [*inside, "unshare", "-m", "sh", "-c", script, str(folder / "run"), str(config)],
@@ -199,8 +183,9 @@ class CorosyncSubject:
                     self._watch.saw(name, *self._present[name])
 
 
-def _config(names: Iterable[str], folder: Path) -> str:
-    nodes = [f"  node {{\n    nodeid: {n}\n    name: n{n}\n    ring0_addr: {NET}.{n}\n  }}" for n in names]
+def _config(addresses: Mapping[str, str], folder: Path) -> str:
+    node = "  node {{\n    nodeid: {0}\n    name: n{0}\n    ring0_addr: {1}\n  }}"
+    nodes = [node.format(*each) for each in addresses.items()]
     return "\n".join(
         [
             "totem {\n  version: 2\n  cluster_name: bench\n  transport: knet\n}",
@@ -210,9 +195,3 @@ def _config(names: Iterable[str], folder: Path) -> str:
             "logging {\n  to_stderr: yes\n  to_syslog: no\n}",
         ]
     ) + "\n"  # fmt: skip
-
-
-def _ip(*words: str, check: bool = True) -> None:
-    done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
-    if check and done.returncode:
-        raise VsyncError(f"ip {' '.join(words)}: {done.stderr.strip()}")

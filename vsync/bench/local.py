@@ -1,4 +1,4 @@
-"""Three ``vsyncd`` on the loopback, as a subject of the bench."""
+"""Three ``vsyncd`` on this machine, as a subject of the bench: on the loopback, or in network namespaces."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from types import TracebackType
 from typing import Self
 
 from vsync import client
+from vsync.bench.netns import NetnsCluster
 from vsync.bench.subject import Watch
 from vsync.clock import boot_us
 from vsync.config import load
 from vsync.errors import ConfigError, NotConnected
 from vsync.testcluster import LocalCluster
 
-__all__ = ["LocalSubject", "follow", "transports"]
+__all__ = ["CabledSubject", "LocalSubject", "follow", "transports"]
 
 TRANSPORTS = ("zmq", "udp")
 REST_S = 0.7  #: more than a merge interval and a hold: nothing of the last change goes on
 
 
 class LocalSubject:
-    """See ``Subject``. ``transport`` is what ``[cluster] transport`` may be; ``timing`` as in ``LocalCluster``."""
+    """See ``Subject``. ``transport`` is what ``[cluster] transport`` may be, ``cluster`` one not started."""
 
-    def __init__(self, transport: str, timing: dict[str, float] | None = None) -> None:
-        settings = {"transport": transport} if transport != TRANSPORTS[0] else {}
-        self.cluster = LocalCluster(3, timing=timing, settings=settings)
+    def __init__(self, transport: str, cluster: LocalCluster | None = None) -> None:
+        self.cluster = LocalCluster(3, settings={"transport": transport}) if cluster is None else cluster
 
     @property
     def names(self) -> list[str]:
@@ -82,7 +82,24 @@ class LocalSubject:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.cluster.close()
+        self.cluster.__exit__(kind, error, trace)
+
+
+class CabledSubject(LocalSubject):
+    """See ``Cabled``. Each daemon in a network namespace of its own; needs root (``netns.missing``)."""
+
+    cluster: NetnsCluster
+
+    def __init__(self, transport: str) -> None:
+        super().__init__(transport, NetnsCluster(prefix="vscab", net="10.98", transport=transport))
+
+    def cut(self, name: str) -> None:
+        """Its cable is pulled."""
+        self.cluster.cut(name)
+
+    def mend(self, name: str) -> None:
+        """Its cable is back."""
+        self.cluster.mend(name)
 
 
 def follow(name: str, session: client.Client, watch: Watch) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-__all__ = ["NotSeen", "Subject", "Watch"]
+__all__ = ["Cabled", "NotSeen", "Subject", "Watch"]
 
 
 class NotSeen(Exception):
@@ -67,3 +67,13 @@ class Subject(Protocol):
 
     def settle(self) -> None:
         """Wait until all nodes are in one view, and then until they are at rest."""
+
+
+class Cabled(Subject, Protocol):
+    """A cluster whose nodes have cables."""
+
+    def cut(self, name: str) -> None:
+        """A node's cable is pulled."""
+
+    def mend(self, name: str) -> None:
+        """It is back."""

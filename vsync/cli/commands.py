@@ -134,7 +134,7 @@ def bench() -> None:
 @click.option("--no-peers", is_flag=True, help="Do not measure corosync, even if it is installed.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 def view_change(rounds: int, transports: tuple[str, ...], no_peers: bool, as_json: bool) -> int:
-    """How long a failure takes to become a view: kill -9, SIGTERM, SIGSTOP, restart; beside corosync's."""
+    """How long failures take to become views, and what messages notice of a cut link; beside corosync."""
     from vsync.bench import command
 
     def tell(text: str) -> None:

@@ -123,6 +123,10 @@ def on_join(e: Engine, sender: Member, join: Join, now: int) -> None:
         _learn(e, sender, join)
         reason = Reason.RESTARTED if returned else Reason.JOIN
         enter(e, reason, now, node=sender.node, evidence=join.why)
+        if join.failed:
+            # It knows who is gone, and all else is well: agreed, without waiting until it says so again. After a
+            # lost token nobody knows what is broken: then its next JOIN will tell whom it hears.
+            _note_agreement(e, sender, join, now)
     elif e.state in (State.COMMIT, State.RECOVERY) and _concerns_forming(e, sender, join):
         _learn(e, sender, join)
         enter(e, Reason.JOIN, now, node=sender.node)
@@ -210,14 +214,18 @@ def _on_join_in_gather(e: Engine, sender: Member, join: Join, now: int) -> None:
     if e.me in join.failed and sender not in e.ring.member_set:
         return  # a stranger that gave me up in its former attempt; to give it up in turn would go on for ever
     _hear(g, sender, join)
-    if join.proc == g.proc and join.failed == g.failed:
-        if sender not in g.agreed:
-            g.agreed.add(sender)
-            _try_commit(e, now)
-    elif join.proc <= g.proc and join.failed <= g.failed:
-        pass  # it has yet to learn what I know
+    if join.proc <= g.proc and join.failed <= g.failed:
+        _note_agreement(e, sender, join, now)  # or it has yet to learn what I know
     elif _learn(e, sender, join):
         enter(e, Reason.JOIN, now, node=sender.node)
+
+
+def _note_agreement(e: Engine, sender: Member, join: Join, now: int) -> None:
+    g = e.gathering
+    same = join.proc == g.proc and join.failed == g.failed
+    if e.state is State.GATHER and same and sender not in g.agreed:
+        g.agreed.add(sender)
+        _try_commit(e, now)
 
 
 def _learn(e: Engine, sender: Member, join: Join) -> bool:

@@ -1,12 +1,22 @@
-"""Bounds in virtual time and in space: EVS-E12, E25..E28.
+"""Bounds in virtual time and in space: EVS-E12, E25..E28. ``docs/simulator.md`` says how close runs come to them.
+
+A *hop* is the longest delay of a link, a *rotation* one hop for each member. Nothing is lost any more.
 
 =======  ======================================================================================================
 E12      at the end no living process stands before a configuration that others installed with it as a member
-E25      in one ring, with nothing lost: a message is delivered everywhere within ``delivery`` – eight rotations of
-         the token, a hold of an idle ring, and two retransmissions of a token that was under way when faults ended
-E26      after the last fault: one ring of all within ``convergence`` – the longest back-off of a node that could
-         not be taken in (MAX_BACKOFF token timeouts), then three times token + consensus + merge
-E27      on the way there: at most ``VIEWS`` regular views at any node (in chaos: ``liveness_rules``)
+E25      in one ring a message is delivered everywhere
+         - within ``idle``, if the ring has been idle: a CANCEL, the token's way to the sender, the message's way
+         - within ``idle_safe``, if it is SAFE: two rotations more until all know that all have it, and a third if
+           the token overtook the message somewhere
+         - within ``delivery``, in a ring in which things were lost until now: the token is sent again after
+           ``token_retransmit``; then its way to the sender, and two rotations for packets to be requested and sent
+E26      after the last fault: one ring of all within ``convergence``
+         - a change that began before it may fail once more (token, consensus) and leave out who is alive
+         - who is left out is tried again after MAX_BACKOFF token timeouts at most, and found by the next probe
+         - the change that takes it in may find its own ring lost (token and consensus once more)
+         - each of the two changes takes eight rotations: JOINs, the commit token's two, five of recovery
+E27      on the way there: at most ``views`` regular views at any node – the change that was under way, and for each
+         other node one in which it comes back and one in which it is left out again. In chaos: ``liveness_rules``
 E28      the packets a node holds, its send queue and the pieces of large messages stay below fixed numbers
 =======  ======================================================================================================
 """
@@ -18,25 +28,45 @@ from typing import Any
 from vsync.engine.engine import MAX_BACKOFF
 from vsync.engine.operational import MAX_OUTSTANDING
 from vsync.testing.evs_views import ViewRules
+from vsync.testing.liveness_rules import views_to_merge
 from vsync.testing.options import Options
 from vsync.testing.violation import Violation
-from vsync.types import MAX_MESSAGE, Timing
+from vsync.types import MAX_MESSAGE
 
-__all__ = ["VIEWS", "check_buffers", "check_installed", "convergence", "delivery"]
+__all__ = ["check_buffers", "check_installed", "convergence", "delivery", "idle", "idle_safe", "views"]
 
-VIEWS = 15  #: regular views of one node between the last fault and the ring of all
 SPARE = 8  #: urgent messages of the layers above, beyond the send queue
 
 
-def convergence(timing: Timing) -> int:
+def convergence(options: Options) -> int:
     """E26, in µs."""
-    return MAX_BACKOFF * timing.token + 3 * (timing.token + timing.consensus + timing.merge)
+    timing, rotation = options.timing, _hops(options, options.nodes)
+    change = timing.token + timing.consensus + 8 * rotation
+    return MAX_BACKOFF * timing.token + 2 * timing.merge + 2 * change
+
+
+def views(options: Options) -> int:
+    """E27, a number."""
+    return views_to_merge(options.nodes)
 
 
 def delivery(options: Options) -> int:
-    """E25, in µs."""
-    rotation = options.nodes * options.links.delay_high
-    return 8 * rotation + options.timing.hold + 2 * options.timing.token_retransmit
+    """E25 in a ring that has just become calm, in µs."""
+    return options.timing.token_retransmit + _hops(options, 3 * options.nodes + 2)
+
+
+def idle(options: Options) -> int:
+    """E25 in an idle ring, in µs."""
+    return _hops(options, options.nodes + 2)
+
+
+def idle_safe(options: Options) -> int:
+    """E25 for a SAFE message in an idle ring, in µs."""
+    return _hops(options, 4 * options.nodes + 2)
+
+
+def _hops(options: Options, count: int) -> int:
+    return count * options.links.delay_high
 
 
 def check_installed(views: ViewRules) -> None:

@@ -20,6 +20,6 @@ class Checkers:
         self.views = ViewRules()
         self.messages = MessageRules()
         self.quorum = QuorumRules(peers)
-        self.liveness = LivenessRules(timing)
+        self.liveness = LivenessRules(timing, len(peers))
         for checker in (self.views, self.messages, self.quorum, self.liveness):
             checker.watch(trace)

@@ -25,7 +25,7 @@ from vsync.testing.network import Network
 from vsync.testing.node import CoreFactory, CoreLike, SimNode
 from vsync.testing.options import Options, quiet
 from vsync.testing.plugin import Plugin
-from vsync.testing.rules import Rule
+from vsync.testing.rules import TYPE_AT, Rule
 from vsync.testing.scheduler import Scheduler
 from vsync.testing.trace import Trace
 from vsync.testing.violation import Violation
@@ -74,9 +74,12 @@ class SimCluster:
         self.plugins = tuple(plugins)
         self.rules: list[Rule] = []  #: nested faults that wait for their frame
         self.on_rule: Callable[[Rule, SimNode, int, bytes], bool] = lambda rule, node, peer, frame: False
+        self.on_state: Callable[[SimNode], None] = lambda node: None  #: while rules wait: after each of its inputs
+        self.heard: dict[tuple[int, int], tuple[int, bytes]] = {}  #: by receiver and type: the last one
         peers = tuple(Peer(i, f"n{i}", (f"127.0.0.1:{7000 + i}",)) for i in range(1, self.options.nodes + 1))
         self.checkers = Checkers(self.trace, peers, self.options.timing)
         self.network = Network(self.scheduler, self.options.links, self.options.seed, self._arrive)
+        self.network.changed = self.disturbed
         config = ClusterConfig(
             "sim",
             1,
@@ -107,14 +110,15 @@ class SimCluster:
         return iter(self.nodes.values())
 
     def _arrive(self, src: int, dst: int, frame: bytes) -> None:
-        if not self.rules or not self.broken(self.nodes[dst], "received", src, frame):
-            self.nodes[dst].receive(frame)
+        if self.options.nested:
+            self.heard[dst, frame[TYPE_AT]] = (src, frame)
+        self.nodes[dst].receive(src, frame)
 
     def broken(self, node: SimNode, side: str, peer: int, frame: bytes) -> bool:
         """Let the rules see a frame; true if it goes no further."""
         if not node.up:
             return False
-        state = node.state
+        state = node.phase if side == "sent" else node.state
         for rule in self.rules:
             if rule.fires(frame, state, side, node.id):
                 self.rules.remove(rule)
@@ -134,12 +138,14 @@ class SimCluster:
         while self.scheduler.step(until):
             pass
 
-    def run_until(self, condition: Callable[[], bool], within: float, what: str = "the condition") -> None:
+    def run_until(
+        self, condition: Callable[[], bool], within: float, what: str = "the condition", rule: str = "EVS-E26"
+    ) -> None:
         """Let time pass until ``condition()``; raises ``Violation`` unless it comes ``within`` seconds."""
         until = self.scheduler.now + round(within * SECOND)
         while not condition():
             if not self.scheduler.step(until):
-                raise Violation("EVS-E26", f"{what} did not come within {within:g} s of virtual time")
+                raise Violation(rule, f"{what} did not come within {within:g} s of virtual time")
 
     # -- trouble ----------------------------------------------------------------------------
 
@@ -151,6 +157,10 @@ class SimCluster:
         """Join all links again."""
         self.network.heal()
 
+    def disturbed(self) -> None:
+        """Something happens to a node or a link: it may cost views (EVS-E27)."""
+        self.checkers.liveness.disturbed(self.scheduler.now)
+
     def crash(self, node: int) -> None:
         """Kill a node's process; its disk stays."""
         self.nodes[node].crash()
@@ -158,6 +168,11 @@ class SimCluster:
     def restart(self, node: int) -> None:
         """Start a process again: a new incarnation with the kept record."""
         self.nodes[node].start()
+
+    @property
+    def patience(self) -> int:
+        """How long it may take until all is calm, in µs (EVS-E26); of plug-ins, for their own agreement, too."""
+        return convergence(self.options) + (2 * self.options.timing.lease if self.plugins else 0)
 
     # -- calm -------------------------------------------------------------------------------
 
@@ -197,7 +212,7 @@ class SimCluster:
         """
         timing = self.options.timing
         if within is None:
-            within = (convergence(timing) + (2 * timing.lease if self.plugins else 0)) / SECOND
+            within = self.patience / SECOND
         until = self.scheduler.now + round(within * SECOND)
         pause = max(timing.join // 4, 1_000)
         missing = "start"

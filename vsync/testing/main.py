@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from vsync.testing import replay
-from vsync.testing.hunt import Plugins, coverage, hunt
+from vsync.testing.hunt import Plugins, bounds, coverage, hunt
 from vsync.testing.options import SECOND, Options, draw
 from vsync.testing.run import Result, run
 from vsync.testing.shrink import parse, shrink, spell
@@ -62,6 +62,8 @@ def _hunt(args: argparse.Namespace, prog: str, plugins: Plugins, chaos: int | No
     )
     if args.coverage:
         print("\n".join(coverage(total.fired)))
+    if args.bounds:
+        print("\n".join(bounds(total.measured)))
     if total.failed:
         seed = total.failed[0]
         options = draw(seed, args.nodes, chaos)
@@ -87,6 +89,7 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="with --seeds: so many processes (default 1)")
     parser.add_argument("--keep-going", action="store_true", help="with --seeds: go on after a failure")
     parser.add_argument("--coverage", action="store_true", help="print which frames met a nested fault")
+    parser.add_argument("--bounds", action="store_true", help="with --seeds: how close the runs came to each bound")
     parser.add_argument(
         "--shrink",
         type=float,

@@ -7,10 +7,13 @@ from random import Random
 
 from vsync.testing.cluster import SimCluster
 from vsync.testing.node import SimNode
-from vsync.testing.rules import Rule, draw_rule
+from vsync.testing.rules import Cell, Rule, draw_rule
 from vsync.testing.trace import Crashed
 
 __all__ = ["Nemesis", "Traffic"]
+
+
+SIZES = (150, 250, 400, 1_400, 9_000)  #: bytes that a narrow path lets through: of small packets or of large ones
 
 
 class Nemesis:
@@ -31,14 +34,15 @@ class Nemesis:
             self.slow: options.slow,
             self.nested: options.nested,
             self.rumour: options.rumour,
+            self.mtu: options.mtu,
         }
         if not any(self._weights.values()):
             self._weights[self.partition] = 1
         trusting = any(plugin.trusts_hosts for plugin in cluster.plugins)
         self._lost_disk = 0.0 if trusting else options.lost_disk
         self._frozen = 0.0 if trusting else options.frozen
-        self.fired: Counter[tuple[str, str, str, str]] = Counter()  #: rules that have met their frame
-        cluster.on_rule = self._break
+        self.fired: Counter[Cell] = Counter()  #: rules that have met their frame
+        cluster.on_rule, cluster.on_state = self._break, self._lure
         cluster.trace.subscribe(Crashed, self._witness)
         self._active = True
 
@@ -100,9 +104,7 @@ class Nemesis:
         """One node leaves gracefully."""
         living = [node for node in self.cluster.nodes.values() if node.up and not node.paused]
         if living:
-            node = self._rng.choice(living)
-            node.leave()
-            self._restart_later(node)
+            self._bow_out(self._rng.choice(living))
 
     def partition(self) -> None:
         """Split the nodes into groups, or heal: a blip, a long cut, or a changed cut."""
@@ -131,6 +133,19 @@ class Nemesis:
                 if other != src:
                     cluster.network.cut(src, other)
         cluster.scheduler.after(self._duration(), cluster.heal)
+
+    def mtu(self) -> None:
+        """Links lose all frames beyond some size: JOINs and tokens may pass while packets do not."""
+        cluster, rng = self.cluster, self._rng
+        src, size = rng.choice(sorted(cluster.nodes)), rng.choice(SIZES)
+        both = rng.random() < 0.5
+        for other in cluster.nodes:
+            if other != src and rng.random() < 0.6:
+                cluster.network.limit(src, other, size)
+                if both:
+                    cluster.network.limit(other, src, size)
+        if rng.random() < 0.7:  # else until something else is mended
+            cluster.scheduler.after(self._duration(), cluster.heal)
 
     def pause(self) -> None:
         """Stop a process for a while (SIGSTOP), shorter or longer than the token timeout."""
@@ -204,10 +219,30 @@ class Nemesis:
         elif rule.action == "duplicate":
             for share in (0.01, 0.3):
                 again = int(cluster.options.timing.token * share * self._rng.random())
-                cluster.scheduler.after(again, cluster.nodes[dst].receive, frame)
+                cluster.scheduler.after(again, cluster.nodes[dst].receive, src, frame)
         elif rule.action == "pause":
             cluster.scheduler.at(cluster.scheduler.now, self._stop, node)
+        elif rule.action == "leave":
+            cluster.scheduler.at(cluster.scheduler.now, self._bow_out, node)
         return rule.action in ("drop", "cut") or (rule.action == "crash" and self._rng.random() < 0.5)
+
+    def _lure(self, node: SimNode) -> None:
+        """A node has come to a state: what a rule waits for in it may need help."""
+        cluster, now = self.cluster, self.cluster.scheduler.now
+        for rule in cluster.rules:
+            if not rule.lures or rule.state != node.state or rule.node not in (None, node.id):
+                continue
+            if rule.takes_a_leave:
+                rule.lures = 0
+                cluster.scheduler.at(now, self._bow_out, node)
+            elif rule.side == "received" and (node.id, rule.kind) in cluster.heard:
+                rule.lures -= 1
+                cluster.scheduler.at(now, node.receive, *cluster.heard[node.id, rule.kind])
+
+    def _bow_out(self, node: SimNode) -> None:
+        if node.up and not node.paused:
+            node.leave()
+            self._restart_later(node)
 
     def _duration(self) -> int:
         """From a blip to much longer than it takes to notice."""

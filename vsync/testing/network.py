@@ -1,4 +1,4 @@
-"""The network: per-link delay, loss, duplication, reordering, one-way cuts; partition and heal.
+"""The network: per-link delay, loss, duplication, reordering, one-way cuts, size limits; partition and heal.
 
 Links are directed. Without reordering a link is first-in first-out, like a TCP connection, but what it
 loses is lost: the engine must live with both.
@@ -32,14 +32,17 @@ class Network:
         self._seed = seed
         self._deliver = deliver
         self._cut: set[tuple[int, int]] = set()
+        self._limits: dict[tuple[int, int], int] = {}
         self._rngs: dict[tuple[int, int], Random] = {}
         self._last_arrival: dict[tuple[int, int], int] = {}
+        self.changed: Callable[[], None] = lambda: None  #: called when links are cut, limited or healed
         self.drop: Callable[[int, int, bytes], bool] | None = None  #: a test's own rule: True loses the frame
 
     # -- cutting and healing ----------------------------------------------------------------
 
     def partition(self, *groups: Iterable[int], nodes: Iterable[int]) -> None:
         """Only nodes of the same group hear each other; who is in no group is alone. Replaces former cuts."""
+        self.changed()
         side = {node: index for index, group in enumerate(groups) for node in group}
         self._cut = {
             (a, b)
@@ -50,11 +53,19 @@ class Network:
 
     def cut(self, src: int, dst: int) -> None:
         """From now on ``dst`` does not hear ``src`` (one way)."""
+        self.changed()
         self._cut.add((src, dst))
+
+    def limit(self, src: int, dst: int, size: int) -> None:
+        """From now on frames of more than ``size`` bytes do not get from ``src`` to ``dst`` (a path's MTU)."""
+        self.changed()
+        self._limits[src, dst] = size
 
     def heal(self) -> None:
         """Every link works again."""
+        self.changed()
         self._cut.clear()
+        self._limits.clear()
 
     def connected(self, src: int, dst: int) -> bool:
         """Whether frames from ``src`` reach ``dst``."""
@@ -67,6 +78,9 @@ class Network:
         self.sent += 1
         link = (src, dst)
         if link in self._cut or (self.drop is not None and self.drop(src, dst, frame)):
+            self.lost += 1
+            return
+        if self._limits and len(frame) > self._limits.get(link, len(frame)):
             self.lost += 1
             return
         options, rng = self.options, self._rng(link)

@@ -12,6 +12,7 @@ from vsync.engine.outputs import Note, Persist, Send, Stopped
 from vsync.service import Credentials, Service
 from vsync.testing.bounds import check_buffers
 from vsync.testing.disk import Disk
+from vsync.testing.rules import STATES, check_sent
 from vsync.testing.trace import Crashed, Frame, Noted, Started
 from vsync.testing.violation import Violation
 from vsync.testing.workload import NOTE, Recorder
@@ -26,6 +27,7 @@ SESSION = 1  #: the recorder's own session; plug-ins use larger numbers
 _START_SEQ = 50_000_000  # of a node without a record: what a wall clock showed at the beginning of the run
 _TICK = 1_000  # µs; it counts faster than seconds, as simulated rings change faster than real ones
 _SLOW_QUEUE = 300  # frames that the kernel keeps for a process that does not take them
+_ENTERED = {f"{state}_entered": state for state in (*STATES, "stopped")}  # notes of the engine
 
 
 class CoreLike(Protocol):
@@ -80,10 +82,11 @@ class SimNode:
         self._fuse_counts_frames = False  # ... or only frames left
         self._die_at_persist = ""
         self._doomed = False
-        self._backlog: list[Callable[[int], None]] = []  # inputs of a stopped process
+        self.phase = ""  #: the state in which the engine made the output that is being carried out
+        self._backlog: list[Callable[[], None]] = []  # inputs of a stopped process
         self._frozen_at: int | None = None  # true time at which its clock stopped
         self._lag = 0  # µs that frames wait before a slow process takes them
-        self._late: deque[bytes] = deque()  # such frames
+        self._late: deque[tuple[int, bytes]] = deque()  # such frames, with their senders
 
     # -- clocks -----------------------------------------------------------------------------
 
@@ -114,6 +117,7 @@ class SimNode:
         """Start a process: a new incarnation with the record that the disk kept."""
         if self.up:
             return
+        self.cluster.disturbed()
         self.incarnation += 1
         self.up, self.paused, self.leaving = True, False, False
         self._armed = None
@@ -166,11 +170,13 @@ class SimNode:
     def leave(self) -> None:
         """Ask the process to leave gracefully; it ends with its ``Stopped`` output."""
         if self.up and not self.paused:
+            self.cluster.disturbed()
             self.leaving = True
             self._do(lambda now: self.core.leave(now))
 
     def pause(self, frozen: bool = False) -> None:
         """Stop the process (SIGSTOP): frames pile up, no timer fires. ``frozen``: its clock stands still, too."""
+        self.cluster.disturbed()
         self.paused = self.up
         if frozen and self.up and self._frozen_at is None:
             self._frozen_at = self.cluster.scheduler.now
@@ -187,10 +193,11 @@ class SimNode:
         self._thaw()
         if not self.paused:
             return
+        self.cluster.disturbed()
         self.paused = False
         backlog, self._backlog = self._backlog, []
         for work in backlog:
-            self._do(work)
+            work()
         self._wake(None)
 
     # -- what it is asked to do -------------------------------------------------------------
@@ -225,30 +232,37 @@ class SimNode:
 
     def peer_gone(self, node: int) -> None:
         """The transport takes the process of this node for dead."""
+        self.cluster.disturbed()
         self._input(lambda now: self.core.peer_gone(node, "connection reset, then refused", now))
 
     def slow_down(self, lag: int) -> None:
         """From now on frames wait so long (µs) before they are taken, the oldest first; 0: no longer."""
+        self.cluster.disturbed()
         self._lag = lag
 
-    def receive(self, frame: bytes) -> None:
-        """A frame arrives from the network."""
+    def receive(self, src: int, frame: bytes) -> None:
+        """A frame of node ``src`` arrives from the network."""
         if not self.up:
             return
         if not self._lag and not self._late:
-            self._input(lambda now: self.core.receive(frame, now))
+            self._take(src, frame)
         elif len(self._late) < _SLOW_QUEUE:  # what does not fit is lost
-            self._late.append(frame)
+            self._late.append((src, frame))
             self.cluster.scheduler.after(self._lag, self._take_late, self.stops)
 
     def _take_late(self, stops: int) -> None:
         if self.up and self.stops == stops and self._late:
-            frame = self._late.popleft()
-            self._input(lambda now: self.core.receive(frame, now))
+            self._take(*self._late.popleft())
+
+    def _take(self, src: int, frame: bytes) -> None:
+        if self.paused:
+            self._backlog.append(lambda: self._take(src, frame))
+        elif self.up and not (self.cluster.rules and self.cluster.broken(self, "received", src, frame)):
+            self._do(lambda now: self.core.receive(frame, now))
 
     def _input(self, work: Callable[[int], None]) -> None:
         if self.paused:
-            self._backlog.append(work)
+            self._backlog.append(lambda: self._do(work))
         elif self.up:
             self._do(work)
 
@@ -258,6 +272,7 @@ class SimNode:
         """One input to the core, then its outputs, then its timer."""
         if not self.up:
             return
+        self.phase = self.state
         try:
             work(self.clock())
             outputs = self.core.take_outputs()
@@ -274,6 +289,8 @@ class SimNode:
         if self.cluster.scheduler.steps % 16 == 0:
             check_buffers(self.id, self.core)
         self._arm()
+        if self.cluster.rules:
+            self.cluster.on_state(self)
 
     def _carry_out(self, output: Any) -> bool:
         """Do what one output says. False if the process died before it or with it."""
@@ -290,6 +307,7 @@ class SimNode:
             return self._survives()
         if kind is Note:
             event = output.fields["event"] if output.name == NOTE else None
+            self.phase = _ENTERED.get(output.name, self.phase)
             cluster.trace.add(event or Noted(self.me, output.name, output.fields), cluster.scheduler.now)
         elif kind is Persist:
             if self._die_at_persist != "before":
@@ -317,6 +335,8 @@ class SimNode:
     def _send(self, to: tuple[int, ...], frame: bytes) -> None:
         cluster = self.cluster
         cluster.trace.add(Frame(self.me, to, frame), cluster.scheduler.now)
+        if self.phase:  # else it is a core without an engine
+            check_sent(frame, self.phase, self.id)
         for node in to:
             if not cluster.rules or not cluster.broken(self, "sent", node, frame):
                 cluster.network.send(self.id, node, frame)
@@ -332,6 +352,7 @@ class SimNode:
     def _end(self, how: str) -> None:
         self.up = self.paused = self.leaving = False
         self.stops += 1
+        self.cluster.disturbed()
         self._thaw()
         self._backlog.clear()
         self.cluster.trace.add(Crashed(self.me, how), self.cluster.scheduler.now)

@@ -49,6 +49,7 @@ class Options:
     slow: int = 0  #: a node takes what it receives late
     nested: int = 0  #: something breaks at one frame of one kind in one state (``vsync.testing.rules``)
     rumour: int = 0  #: a transport holds a living process for dead
+    mtu: int = 0  #: links lose what is larger than so many bytes
     frozen: float = 0.0  #: share of pauses during which the node's clock stands still, too
     lost_disk: float = 0.0  #: share of restarts that find an empty disk
     evidence: float = 0.0  #: chance that a transport sees a peer die
@@ -131,5 +132,6 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
         slow=rng.choice([1, 2, 4]) if rng.random() < 0.35 else 0,
         nested=rng.choice([2, 4, 8]) if rng.random() < 0.6 else 0,
         rumour=rng.choice([1, 2]) if rng.random() < 0.25 else 0,
+        mtu=rng.choice([1, 2, 4]) if rng.random() < 0.25 else 0,
         **weights,
     )

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from random import Random
 
-from vsync.testing.bounds import VIEWS, check_installed, delivery
+from vsync.testing.bounds import check_installed, delivery, idle, idle_safe, views
 from vsync.testing.cluster import SimCluster
 from vsync.testing.groups_workload import GroupPlugin
 from vsync.testing.nemesis import Nemesis, Traffic
 from vsync.testing.node import SimNode
 from vsync.testing.options import Options
 from vsync.testing.plugin import Plugin
+from vsync.testing.rules import Cell
 from vsync.testing.trace import Trace
 from vsync.testing.violation import KnownLimit, Violation
 
-__all__ = ["Result", "run"]
+__all__ = ["Measured", "Result", "run"]
+
+Measured = dict[str, tuple[int, int]]
 
 SECOND = 1_000_000
 _LAST = b"the last message"
@@ -38,7 +43,8 @@ class Result:
     views: int
     faults: int
     cpu: float
-    fired: Counter[tuple[str, str, str, str]]  #: nested faults, see ``vsync.testing.rules``
+    fired: Counter[Cell]  #: nested faults, see ``vsync.testing.rules``
+    measured: Measured  #: what ``vsync.testing.bounds`` bounds: how much, and its bound
 
     def line(self) -> str:
         """One line for people."""
@@ -66,9 +72,10 @@ def run(
     nemesis, traffic = Nemesis(cluster), Traffic(cluster)
     violation: Violation | None = None
     limit: KnownLimit | None = None
+    measured: Measured = {}
     try:
         _chaos(cluster, nemesis, traffic)
-        _calm(cluster, nemesis, traffic)
+        _calm(cluster, nemesis, traffic, measured)
     except KnownLimit as found:
         limit, violation = found, found if strict else None
     except Violation as found:
@@ -86,6 +93,7 @@ def run(
         faults=nemesis.actions,
         cpu=time.process_time() - began,
         fired=nemesis.fired,
+        measured=measured,
     )
 
 
@@ -99,8 +107,8 @@ def _chaos(cluster: SimCluster, nemesis: Nemesis, traffic: Traffic) -> None:
     cluster.advance(options.chaos / SECOND)
 
 
-def _calm(cluster: SimCluster, nemesis: Nemesis, traffic: Traffic) -> None:
-    """Second phase (EVS-E12, E25, E26): one view of all, all pending delivered, one last message each."""
+def _calm(cluster: SimCluster, nemesis: Nemesis, traffic: Traffic, measured: Measured) -> None:
+    """Second phase (EVS-E12, E25..E27): one view of all, all pending delivered, then some messages more."""
     options = cluster.options
     traffic.stop()
     nemesis.mend()
@@ -110,27 +118,59 @@ def _calm(cluster: SimCluster, nemesis: Nemesis, traffic: Traffic) -> None:
     cluster.network.options = replace(options.links, loss=0.0, reorder=0.0)
     nodes = cluster.nodes.values()
     cluster.run_until(lambda: all(n.up and not n.leaving for n in nodes), 10.0, "the end of every leave")
-    before = {node.me: len(node.recorder.views) for node in nodes}
-    cluster.settle()
-    for node in nodes:
-        regular = (len(node.recorder.views) - before[node.me]) // 2  # each has its transitional one
-        if regular > VIEWS:
-            raise Violation("EVS-E27", f"node {node.id} went through {regular} views after the last fault")
+    _converge(cluster, measured)
     check_installed(cluster.checkers.views)
-    count = len(cluster.nodes)
-    for node in cluster.nodes.values():
-        node.send(_LAST)
-    cluster.run_until(  # EVS-E25
-        lambda: all(_lasts(node) == count for node in cluster.nodes.values()),
-        within=delivery(options) / SECOND,
-        what="the last message of every node at every node",
-    )
-    order = cluster.nodes[1].delivered[-count:]
-    for node in cluster.nodes.values():
-        if node.delivered[-count:] != order:
-            raise Violation("EVS-E19", f"node {node.id} has the last messages in another order than node 1")
+    _say_last(cluster, measured)
+    _say_into_silence(cluster, measured)
     for plugin in cluster.plugins:
         plugin.finish(cluster)
+
+
+def _converge(cluster: SimCluster, measured: Measured) -> None:
+    """E26 and E27."""
+    nodes, healed = cluster.nodes.values(), cluster.scheduler.now
+    before = {node.me: len(node.recorder.views) for node in nodes}
+    cluster.settle()
+    measured["E26 µs until all is calm"] = (cluster.scheduler.now - healed, cluster.patience)
+    measured["E27 views in a token timeout"] = cluster.checkers.liveness.closest
+    most = views(cluster.options)
+    for node in nodes:
+        regular = (len(node.recorder.views) - before[node.me]) // 2  # each has its transitional one
+        measured["E27 views until calm"] = max(measured.get("E27 views until calm", (0, most)), (regular, most))
+        if regular > most:
+            raise Violation("EVS-E27", f"node {node.id} went through {regular} views after the last fault")
+
+
+def _say_last(cluster: SimCluster, measured: Measured) -> None:
+    """E25 and E19: a message of each node, at once."""
+    nodes, count, began = cluster.nodes.values(), len(cluster.nodes), cluster.scheduler.now
+    for node in nodes:
+        node.send(_LAST)
+    within = delivery(cluster.options)
+    what = "the last message of every node at every node"
+    cluster.run_until(lambda: all(_lasts(node) == count for node in nodes), within / SECOND, what, "EVS-E25")
+    measured["E25 µs to deliver"] = (cluster.scheduler.now - began, within)
+    order = cluster.nodes[1].delivered[-count:]
+    for node in nodes:
+        if node.delivered[-count:] != order:
+            raise Violation("EVS-E19", f"node {node.id} has the last messages in another order than node 1")
+
+
+def _say_into_silence(cluster: SimCluster, measured: Measured) -> None:
+    """E25 when the representative holds the token: one node has a message, then one has a SAFE one."""
+    nodes, timing, rng = cluster.nodes.values(), cluster.options.timing, Random(f"silence/{cluster.options.seed}")
+    for safe, within, name in ((False, idle(cluster.options), ""), (True, idle_safe(cluster.options), " if SAFE")):
+        cluster.advance((timing.hold + timing.token_retransmit) / SECOND)
+        data, began = b"into silence" + name.encode(), cluster.scheduler.now
+        cluster.nodes[rng.randint(1, len(cluster.nodes))].send(data, safe=safe)
+        cluster.run_until(
+            partial(_all_end_with, nodes, data), within / SECOND, f"a message in an idle ring{name}", "EVS-E25"
+        )
+        measured[f"E25 µs to deliver in an idle ring{name}"] = (cluster.scheduler.now - began, within)
+
+
+def _all_end_with(nodes: Collection[SimNode], data: bytes) -> bool:
+    return all(node.delivered[-1][1] == data for node in nodes)
 
 
 def _lasts(node: SimNode) -> int:

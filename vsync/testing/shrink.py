@@ -19,8 +19,9 @@ __all__ = ["parse", "shrink", "spell"]
 
 TRIES = 6  #: seeds for each step
 _OFF = (
-    *("herd", "slow", "nested", "rumour", "one_way", "pause", "leave", "partition", "crash", "lost_disk", "frozen"),
-    *("evidence", "group_interval", "big", "safe", "accelerated", "drift_ppm", "start_spread", "fast_restart"),
+    *("herd", "slow", "nested", "rumour", "mtu", "one_way", "pause", "leave", "partition", "crash", "lost_disk"),
+    *("frozen", "evidence", "group_interval", "big", "safe", "accelerated", "drift_ppm", "start_spread"),
+    "fast_restart",
 )
 _LINKS = ("loss", "duplicate", "reorder", "cut_in_flight")
 

@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from tests.vsync.transport.ports import free_ports
-from tests.vsync.transport.relay import TcpRelay, UdpRelay
+from vsync.bench.relay import TcpRelay, UdpRelay
 from vsync.clock import boot_us
 from vsync.transport import Transport
 from vsync.transport.dial import TRIES_US

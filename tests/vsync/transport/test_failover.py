@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.vsync.transport.ports import free_ports
-from tests.vsync.transport.relay import TcpRelay, UdpRelay
 from tests.vsync.transport.test_evidence import closing, turn, until
+from vsync.bench.relay import TcpRelay, UdpRelay
 from vsync.keys import ClusterKey
 from vsync.transport import Transport
 from vsync.transport.links import LinkTiming

@@ -7,7 +7,7 @@ import selectors
 import socket
 import threading
 
-from tests.vsync.transport.ports import free_ports
+from vsync.testcluster import free_ports
 
 __all__ = ["TcpRelay", "UdpRelay"]
 
