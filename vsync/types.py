@@ -129,7 +129,7 @@ class ClusterConfig:
     timing: Timing = field(default_factory=Timing)
     send_queue: int = 4096  #: messages waiting for the token before ``submit`` raises ``Backpressure``
     packet_bytes: int = 60_000  #: payload of a packet; larger messages are cut in pieces
-    accelerated: int = 0  #: packets sent after the token instead of before it (accelerated ring)
+    accelerated: int = 8  #: packets, at most, that a visit sends behind the token instead of before it
     quorum: QuorumConfig = field(default_factory=QuorumConfig)
 
     def peer(self, node: int) -> Peer | None:

@@ -11,7 +11,8 @@ The same visit serves Recovery and Operational; only the source of packets diffe
 4. Recovery only: is it complete? Then install (``recovery``).
 5. Hold: a representative with nothing going on keeps the token for a while, so that an idle ring costs nothing.
 6. Send: pack waiting messages into packets, as many as flow control allows; large ones are cut in pieces. With an
-   accelerated window the last packets of a visit leave behind the token (the token counts them already).
+   accelerated window the last packets of a visit leave behind the token (the token counts them already): the next
+   member works while they are sent. Not so SAFE ones: who sees the token before them holds the aru down for a turn.
 7. Account: aru, backlog, fcc. 8. Pass the token on. 9. Deliver, after passing on, for the ring's latency; a SAFE
    packet, and whatever stands behind it, only when it is stable: released by step 2 (EVS-E22, E24).
 
@@ -267,7 +268,7 @@ def _may_hold(e: Engine, ring: Ring, token: Token) -> bool:
 
 
 def _finish(e: Engine, ring: Ring, token: Token, sent: int, now: int, fresh: bool = True) -> None:
-    frames = _new_frames(e, ring, token, sent) if fresh else []
+    frames, safe = _new_frames(e, ring, token, sent) if fresh else ([], 0)
     sent += len(frames)
     if ring.aru < token.aru or token.aru_node in (0, e.me.node):
         token.aru = ring.aru
@@ -278,7 +279,7 @@ def _finish(e: Engine, ring: Ring, token: Token, sent: int, now: int, fresh: boo
     ring.backlog_told, ring.sent_last_visit = backlog, sent
     ring.last_seq = token.seq
     tail = e.config.accelerated if e.state is State.OPERATIONAL else 0
-    ahead = max(0, len(frames) - tail)
+    ahead = max(safe, len(frames) - tail)
     for frame in frames[:ahead]:
         e.multicast(ring, frame)
     _pass_on(e, ring, token, now)
@@ -288,12 +289,15 @@ def _finish(e: Engine, ring: Ring, token: Token, sent: int, now: int, fresh: boo
         deliver(e, ring, installing=False)
 
 
-def _new_frames(e: Engine, ring: Ring, token: Token, already: int) -> list[bytes]:
-    """Sequence and keep as many packets as flow control allows; the frames to be sent."""
+def _new_frames(e: Engine, ring: Ring, token: Token, already: int) -> tuple[list[bytes], int]:
+    """Sequence and keep as many packets as flow control allows; the frames to be sent, and how many of them there
+    are up to the last SAFE one.
+    """
     allowed = max(1, min(PACKETS_PER_VISIT, WINDOW - token.fcc) - already)
     if token.seq - token.aru > MAX_OUTSTANDING:
         allowed = 0
     frames: list[bytes] = []
+    safe = 0
     while len(frames) < allowed:
         if e.forming is not None:
             body, flags = recovery.next_body(e, e.config.packet_bytes), int(PacketFlag.ENCAPSULATED)
@@ -305,8 +309,10 @@ def _new_frames(e: Engine, ring: Ring, token: Token, already: int) -> list[bytes
         packet = Packet(token.seq, e.me.node, flags, body)
         ring.add(packet)
         frames.append(encode_data(e.header(FrameType.DATA), ring.id, packet))
+        if flags & PacketFlag.SAFE:
+            safe = len(frames)
     e.count("mcast_tx", len(frames))
-    return frames
+    return frames, safe
 
 
 def _next_body(e: Engine) -> tuple[bytes | None, int]:

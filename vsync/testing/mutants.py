@@ -248,6 +248,11 @@ def _half_sent_message_dropped(e: Engine, now: int) -> None:
     _INSTALLED(e, now)
 
 
+def _queue_forgotten(e: Engine, now: int) -> None:
+    e.queue.clear()
+    _INSTALLED(e, now)
+
+
 def _nothing_recovered(e: Engine, packet: Any) -> None:
     if not packet.flags & PacketFlag.ENCAPSULATED:
         _ABSORB(e, packet)
@@ -314,6 +319,8 @@ MUTANTS = (
         (recovery, "install", _nobody_unwelcome),), seed=28),
     Mutant("a large message that was half sent is dropped", "", (
         (Engine, "installed", _half_sent_message_dropped),), seed=1, stress=LARGE),
+    Mutant("what waits for the token is lost at a view change", "", (
+        (Engine, "installed", _queue_forgotten),), seed=1),
     Mutant("a restarted node is taken for its former life", "", (
         (Engine, "__init__", _incarnation_ignored),)),
 )  # fmt: skip

@@ -9,10 +9,12 @@ from vsync.testing.cluster import SimCluster
 from vsync.testing.node import SimNode
 from vsync.testing.rules import Cell, Rule, draw_rule
 from vsync.testing.trace import Crashed
+from vsync.types import MAX_MESSAGE
 
 __all__ = ["Nemesis", "Traffic"]
 
 
+PIECES = (1.5, 2.0, 3.7, 5.0, 30.0)  #: packets that a large message takes: 30 are more than a visit may send
 SIZES = (150, 250, 400, 1_400, 9_000)  #: bytes that a narrow path lets through: of small packets or of large ones
 
 
@@ -297,6 +299,7 @@ class Traffic:
             options = self.cluster.options
             big = options.big and rng.random() < options.big
             safe = bool(options.safe and rng.random() < options.safe)
-            size = int(options.packet_bytes * rng.uniform(1.5, 5)) if big else rng.randrange(0, 64)
+            size = int(options.packet_bytes * rng.choice(PIECES)) if big else rng.randrange(0, 64)
+            size = min(size, MAX_MESSAGE - 100)
             node.send(size=size, safe=safe)
         self._later(node)
