@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dlm.recovery import Announcement, newest_mark
+from dlm.recovery import Announcement
+from vsync.quorum import newest_mark
 from vsync.service import Host
 from vsync.types import Entry, Member, RingId, View
 

@@ -13,7 +13,7 @@ import msgpack
 
 from dlm.messages import TAG, Message
 from dlm.table import Effects, Life, Table
-from vsync.quorum import judge
+from vsync.quorum import judge, newest_mark
 from vsync.types import NO_RING, Entry, Member, RingId, View
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "announcements",
     "as_if_installed",
     "empty_view",
-    "newest_mark",
     "primary_view",
     "survivors",
 ]
@@ -108,11 +107,6 @@ def as_if_installed(said: Announcement, view: View, me: int) -> Announcement:
     life = said.life if me in going_on else view.id
     ring = view.id if complete else NO_RING
     return Announcement(ring, 0, complete, life, True, view.members if complete else ())
-
-
-def newest_mark(entries: Iterable[Entry]) -> RingId:
-    """The newest primary view that any of these members is known to have installed."""
-    return max((entry.mark for entry in entries), default=NO_RING)
 
 
 @dataclass(slots=True)

@@ -17,11 +17,12 @@ from typing import Any
 import msgpack
 
 from vsync.engine import Configuration, Deliver, Engine, Install, Note, Persist, Send, State, Stopped
+from vsync.engine.record import Attempt
 from vsync.groups import GroupService
-from vsync.quorum import Says, Terms, Verdict, base_of, judge, lineage_of, terms_of
+from vsync.quorum import Says, Terms, Verdict, base_of, bootstrapped, judge, lineage_of, terms_of
 from vsync.recorder import RecordedEngine, Recorder
 from vsync.service import Credentials, Service
-from vsync.types import NO_RING, ClusterConfig, Member, RingId, View, position
+from vsync.types import ClusterConfig, Member, RingId, View, position
 
 __all__ = ["Core", "CoreOutput", "Push", "Reply", "decode_upper", "view_dict"]
 
@@ -91,7 +92,7 @@ class Core:
         self._leave_by: int | None = None
         self._left = False
         self._waiting = True  #: not in a primary view since the start (wait_for_all)
-        self._bootstrap = False  #: an operator: nodes without a mark may vote (K8)
+        self._bootstrap = False  #: an operator: in the next view nodes without a mark may vote (K8)
         self._override = False  #: an operator: the next view is primary, whatever the votes
         self._now = 0
         self._view_since = 0
@@ -319,9 +320,10 @@ class Core:
 
     def _store(self, view: View, now: int) -> Persist:
         """What has to be on disk before anything of a view is told (K7, K8)."""
+        self._bootstrap = self._override = False  # a word about this view, not about later ones
         if not view.primary:
             return self.engine.settled(view.id, now)
-        self._waiting, self._bootstrap, self._override = False, False, False
+        self._waiting = False
         return self.engine.mark(view.id, lineage_of(view.id, view.entries), base_of(view.entries), now)
 
     def _say_alone(self) -> None:
@@ -339,31 +341,32 @@ class Core:
             self.engine.leave(now)
             self._dispatch(self.engine.take_outputs(), now)
 
-    def _upper(self, attempts: Sequence[Configuration] = (), reached: RingId = NO_RING) -> bytes:
-        """This node's part of a commit entry: as of now, or as if these attempts had been installed, or with a mark
-        that it would have if it had gone on to ``reached`` (K7).
+    def _upper(self, attempts: Sequence[Configuration] = (), reached: Sequence[Attempt] = ()) -> bytes:
+        """This node's part of a commit entry: as of now, or with the marks of attempts that a former life may have
+        ``reached``, and as if those of this life had been installed (K7).
         """
         own = self.config.peer(self.config.node)
         assert own is not None
         record = self.engine.record
         views = [_view(configuration) for configuration in attempts]
-        mark, lineage, base = record.mark, record.lineage, record.base
+        mark, lineage, bases = record.mark, record.lineage, record.bases
+        for attempt in reached:
+            mark, lineage, bases = attempt.ring, attempt.lineage or lineage, (attempt.base, *bases)
         for view in views:
             if view.primary:
-                mark, lineage, base = view.id, lineage_of(view.id, view.entries), base_of(view.entries)
-        if reached != NO_RING:
-            votes = {p.node: p.votes for p in self.config.peers}
-            mark, base = reached, tuple((m.node, votes.get(m.node, 0)) for m in record.members)
+                mark, lineage = view.id, lineage_of(view.id, view.entries)
+                bases = (base_of(view.entries), *bases)
         announcements = {s.tag: s.announce(views) for s in self.services}
         voting = [p for p in self.config.peers if p.votes]
         configured = len(self.config.peers), min(p.node for p in voting), int(terms_of(self.config.quorum))
         expected = sum(p.votes for p in voting)
-        row = own.votes, announcements, expected, mark, lineage, base, *configured, int(self._says())
+        row = own.votes, announcements, expected, mark, lineage, bases, *configured, int(self._says(views))
         packed: bytes = msgpack.packb(row)
         return packed
 
-    def _says(self) -> Says:
-        said = Says.WAITING if self._waiting else Says(0)
+    def _says(self, attempts: Sequence[View]) -> Says:
+        waits = self._waiting and not any(view.primary for view in attempts)
+        said = Says.WAITING if waits else Says(0)
         if self._bootstrap:
             said |= Says.BOOTSTRAP
         return said | Says.OVERRIDE if self._override else said
@@ -398,12 +401,16 @@ class Core:
         elif self.view is not None and self.view.primary:
             self.reply(session, rid, {"needed": False})
         elif not override and self.engine.record.mark.seq:
-            self.refuse(session, rid, "invalid", f"this node has been in a primary view: {self.verdict.why}")
+            why = f"this node has been in a primary view, so others may go on without it: {self.verdict.why}"
+            self.refuse(session, rid, "invalid", why)
+        elif not override and self.view is not None and not judge(bootstrapped(self.view.entries)).primary:
+            why = judge(bootstrapped(self.view.entries)).why
+            self.refuse(session, rid, "invalid", f"that would not make this view primary: {why}")
         else:
             self._bootstrap, self._override = self._bootstrap or not override, self._override or override
             self.event("quorum_override" if override else "bootstrap", uid=who.uid, pid=who.pid, program=who.name)
             self.reply(session, rid, {"needed": True})
-            self.engine.reform("an operator: bootstrap", self._now)
+            self.engine.reform(f"an operator: {'override' if override else 'bootstrap'}", self._now)
 
     def _describe(self, member: Member) -> dict[str, Any]:
         return {"id": member.node, "name": self.config.name(member.node), "incarnation": member.incarnation}
@@ -432,12 +439,13 @@ def decode_upper(raw: bytes) -> tuple[Any, ...]:
     """Read a member's entry; nonsense counts as nothing at all, the same at every member."""
     try:
         row = msgpack.unpackb(raw, strict_map_key=False)
-        votes, announcements, expected, (seq, rep), lineage, base, *rest = row
-        pairs = tuple((node, vote) for node, vote in base)
-        numbers = (votes, expected, seq, rep, lineage, *rest, *(number for pair in pairs for number in pair))
+        votes, announcements, expected, (seq, rep), lineage, bases, *rest = row
+        read = tuple(tuple((node, vote) for node, vote in base) for base in bases)
+        pairs = (number for base in read for pair in base for number in pair)
+        numbers = (votes, expected, seq, rep, lineage, *rest, *pairs)
         if len(rest) == 4 and all(type(n) is int and n >= 0 for n in numbers):
             said = {int(k): bytes(v) for k, v in announcements.items()}
-            return votes, said, expected, RingId(seq, rep), lineage, pairs, *rest
+            return votes, said, expected, RingId(seq, rep), lineage, read, *rest
     except Exception:  # noqa: BLE001 - whatever a peer's bytes do to the decoder
         pass
     return (0, {})

@@ -11,12 +11,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 
-from vsync.types import Entry, QuorumConfig, RingId
+from vsync.types import NO_RING, Entry, QuorumConfig, RingId
 
-__all__ = ["Says", "Terms", "Verdict", "base_of", "judge", "lineage_of", "tally", "terms_of"]
+__all__ = [
+    "Says",
+    "Terms",
+    "Verdict",
+    "base_of",
+    "bootstrapped",
+    "judge",
+    "lineage_of",
+    "marked",
+    "newest_mark",
+    "tally",
+    "terms_of",
+]
 
 
 class Terms(IntFlag):
@@ -32,7 +44,7 @@ class Terms(IntFlag):
 class Says(IntFlag):
     """What else a member says."""
 
-    BOOTSTRAP = 1  #: an operator: nodes without a mark may vote
+    BOOTSTRAP = 1  #: an operator: nodes without a mark may vote, if nobody here has one
     WAITING = 2  #: it has not been in a primary view since it started (wait_for_all)
     OVERRIDE = 4  #: an operator: primary, whatever the votes
 
@@ -92,59 +104,102 @@ def judge(entries: Mapping[int, Entry]) -> Verdict:
         return Verdict(True, votes, expected, "policy none: every view is primary")
     if any(entry.says & Says.OVERRIDE for entry in every):
         return Verdict(True, votes, expected, "an operator has overridden the quorum")
-    newest = max(every, key=lambda entry: entry.mark)
-    if newest.mark.seq == 0:
+    if len({entry.lineage for entry in every if entry.lineage}) > 1:
+        return Verdict(False, votes, expected, "nodes of two lineages: one has the disk of another cluster")
+    voters = marked(every)
+    if not voters:
         if not everybody and not any(entry.says & Says.BOOTSTRAP for entry in every):
             missing = max(entry.nodes for entry in every) - len(every)
             why = f"no node here has been in this cluster yet: {missing} more must come, or run vsync bootstrap"
             return Verdict(False, 0, expected, why)
         voters = every
-    else:
-        voters = [entry for entry in every if entry.mark.seq]
-    if len({entry.lineage for entry in voters if entry.lineage}) > 1:
-        return Verdict(False, votes, expected, "nodes of two lineages: one has the disk of another cluster")
-    verdict = _count(voters, newest, terms, expected, everybody)
+    verdict = _count(voters, terms, expected, everybody)
     if everybody and not verdict.primary:
         why = f"all nodes are here, though {verdict.why} are of nodes that know this cluster: what was held is lost"
         return Verdict(True, votes, expected, why, chained=False)
     return verdict
 
 
-def _count(voters: list[Entry], newest: Entry, terms: Terms, expected: int, everybody: bool) -> Verdict:
-    base = dict(newest.base)
-    first = newest.first
-    if terms & Terms.LAST_MAN_STANDING and base:
-        votes = sum(base.get(entry.member.node, 0) for entry in voters)
-        expected = sum(base.values())
-        first = min((node for node, vote in base.items() if vote), default=0)
-    else:
+def _count(voters: list[Entry], terms: Terms, expected: int, everybody: bool) -> Verdict:
+    if terms & Terms.WAIT_FOR_ALL and not everybody and all(entry.says & Says.WAITING for entry in voters):
         votes = sum(entry.votes for entry in voters)
+        return Verdict(False, votes, expected, "wait_for_all: all nodes must come together once after a start")
+    verdict = Verdict(False, 0, expected, "")
+    for electorate in _electorates(voters, terms, expected):
+        verdict = _poll(voters, electorate, terms)
+        if not verdict.primary:
+            break
+    return verdict
+
+
+_Electorate = tuple[dict[int, int], int, int]  #: votes by node, votes in all, the node that breaks a tie
+
+
+def _electorates(voters: list[Entry], terms: Terms, expected: int) -> list[_Electorate]:
+    """In each of these a majority is needed.
+
+    With ``last_man_standing`` they are the members of the last primary view – and if it is not certain that the
+    newest one came to be, also of the one before: whoever knows that it did not counts from there (K7, C8).
+    """
+    newest = max(voters, key=lambda entry: (entry.mark, -len(entry.bases)))
+    if terms & Terms.LAST_MAN_STANDING and newest.mark.seq and newest.bases:
+        bases = [dict(base) for base in newest.bases]
+        return [(base, sum(base.values()), min((n for n in base if base[n]), default=0)) for base in bases]
+    return [({entry.member.node: entry.votes for entry in voters}, expected, newest.first)]
+
+
+def _poll(voters: list[Entry], electorate: _Electorate, terms: Terms) -> Verdict:
+    base, expected, first = electorate
+    votes = sum(base.get(entry.member.node, 0) for entry in voters)
     enough = f"{votes} of {expected} votes"
     tie_broken = terms & Terms.AUTO_TIE_BREAKER and any(entry.member.node == first for entry in voters)
     if votes * 2 > expected:
-        why = enough
-    elif votes * 2 == expected and tie_broken:
-        why = f"{enough}, with node {first}, which breaks the tie"
-    elif terms & Terms.TWO_NODE and votes and expected == 2:
-        why = f"{enough}, policy two_node"
-    else:
-        return Verdict(False, votes, expected, f"only {enough}")
-    if terms & Terms.WAIT_FOR_ALL and not everybody and all(entry.says & Says.WAITING for entry in voters):
-        return Verdict(False, votes, expected, "wait_for_all: all nodes must come together once after a start")
-    return Verdict(True, votes, expected, why)
+        return Verdict(True, votes, expected, enough)
+    if votes * 2 == expected and tie_broken:
+        return Verdict(True, votes, expected, f"{enough}, with node {first}, which breaks the tie")
+    if terms & Terms.TWO_NODE and votes and expected == 2:
+        return Verdict(True, votes, expected, f"{enough}, policy two_node")
+    return Verdict(False, votes, expected, f"only {enough}")
+
+
+def marked(entries: Iterable[Entry]) -> list[Entry]:
+    """Those that have a mark of the chain that these nodes belong to (K8, C7).
+
+    Who crashed at the very beginning of a chain does not know whether that came to be (K7): its mark is without a
+    lineage, and counts unless the others belong to another chain.
+    """
+    every = [entry for entry in entries if entry.mark.seq]
+    chains = {entry.lineage for entry in every if entry.lineage}
+    if every and not chains:
+        chains = {_lineage(max(every, key=lambda entry: entry.mark))}
+    return [entry for entry in every if _lineage(entry) in chains]
+
+
+def newest_mark(entries: Iterable[Entry]) -> RingId:
+    """The newest primary view that any of these nodes knows of."""
+    return max((entry.mark for entry in marked(entries)), default=NO_RING)
+
+
+def bootstrapped(entries: Mapping[int, Entry]) -> dict[int, Entry]:
+    """The entries, had an operator said that nodes without a mark may vote."""
+    return {node: replace(entry, says=entry.says | Says.BOOTSTRAP) for node, entry in entries.items()}
 
 
 def lineage_of(view: RingId, entries: Mapping[int, Entry]) -> int:
-    """The chain that a primary view belongs to, never 0: its members', or a new one, named after its first (C7).
-
-    A node that crashed in the first one has its mark, but not the name: so that is drawn from what it has stored.
-    """
+    """The chain that a primary view belongs to, never 0: its members', or a new one, named after its first (C7)."""
     known = max(entry.lineage for entry in entries.values())
-    if known:
-        return known
-    newest = max(entries.values(), key=lambda entry: entry.mark)
-    first, base = (newest.mark, newest.base) if newest.mark.seq else (view, base_of(entries))
-    seed = repr((tuple(first), [node for node, _ in base])).encode()
+    if not known:
+        first = max(marked(entries.values()), key=lambda entry: entry.mark, default=None)
+        known = _name(view, entries) if first is None else _lineage(first)
+    return known
+
+
+def _lineage(entry: Entry) -> int:
+    return entry.lineage or _name(entry.mark, [node for node, _ in entry.bases[0]] if entry.bases else [])
+
+
+def _name(first: RingId, nodes: Iterable[int]) -> int:
+    seed = repr((tuple(first), sorted(nodes))).encode()
     return int.from_bytes(hashlib.blake2b(seed, digest_size=8).digest(), "big") >> 1 | 1
 
 

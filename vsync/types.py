@@ -157,7 +157,8 @@ class Entry:
     expected_votes: int = 0  #: sum of the votes of all nodes in the member's configuration
     mark: RingId = NO_RING  #: the last primary view that the member installed, in this or a former life (K8)
     lineage: int = 0  #: the chain of primary views that the mark belongs to (C7)
-    base: tuple[tuple[int, int], ...] = ()  #: nodes and votes of the view that the mark names
+    #: nodes and votes of the view that the mark names; if it may never have come to be, of those before it, too
+    bases: tuple[tuple[tuple[int, int], ...], ...] = ()
     nodes: int = 0  #: how many nodes the member has configured
     first: int = 0  #: the lowest of them that has a vote
     terms: int = 0  #: its policy (``quorum.Terms``)

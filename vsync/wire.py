@@ -194,6 +194,7 @@ class Claim:
     high: int
     stable: int
     upper: bytes
+    obliged: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,16 +425,16 @@ def decode_commit(frame: bytes) -> Commit:
 
 
 def _entry_fields(e: CommitEntry) -> tuple[Any, ...]:
-    claims = [(c.ring, c.old_ring, c.aru, c.high, c.stable, c.upper) for c in e.claims]
+    claims = [(c.ring, c.old_ring, c.aru, c.high, c.stable, c.upper, c.obliged) for c in e.claims]
     return e.old_ring, e.aru, e.high, e.upper, e.obliged, e.stable, claims, e.missed
 
 
 def _claim(raw: Any) -> Claim:
     match raw:
-        case [list(ring), list(old_ring), int(aru), int(high), int(stable), bytes(upper)] if (
+        case [list(ring), list(old), int(aru), int(high), int(stable), bytes(upper), list(obliged)] if (
             0 <= stable <= aru <= high
         ):
-            return Claim(_ring(ring), _ring(old_ring), aru, high, stable, upper)
+            return Claim(_ring(ring), _ring(old), aru, high, stable, upper, _members(obliged))
         case _:
             _bad("malformed claim of an attempt")
 

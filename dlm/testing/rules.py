@@ -3,19 +3,19 @@
 GRANT-Q2  At no instant of true time are two incompatible handles both valid.
 FENCE-K14 Fences of incompatible grants of a name rise in true time, and none is given twice.
 ANSWER    Every operation has exactly one answer (K9), and after healing it comes.
-CHAIN-K8  A primary view goes on with the state of the last one before it, or with none (a known limit so far).
+CHAIN-K8  A primary view goes on with the state of the last one before it, or with none.
 TABLE     Full members have equal tables at equal positions (K2); the table's own invariants hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right, insort
 from typing import TYPE_CHECKING
 
 from dlm.modes import COMPATIBLE, MODES, NAMES
-from dlm.recovery import announcements
+from dlm.recovery import announcements, survivors
 from dlm.testing.clients import Handle
-from vsync.testing.violation import KnownLimit, Violation
+from vsync.testing.violation import Violation
 from vsync.types import RingId, View
 
 if TYPE_CHECKING:
@@ -80,38 +80,25 @@ class FenceRules:
 
 
 class ChainRules:
-    """CHAIN-K8: nobody goes on with an old state after a newer one was in force.
-
-    It can happen as long as a broken attempt is not resolved (pitfalls C3, rule K7): a member installs a primary
-    view and vanishes before another one does, so nobody who is present knows the mark. ``broken`` says so; what
-    else is found then about grants and fences is a known limit, not a finding.
-    """
+    """CHAIN-K8: nobody goes on with an old state after a newer one was in force."""
 
     def __init__(self) -> None:
-        self.broken = ""
-        self._went_on_with: dict[RingId, RingId | None] = {}  # by primary view; ``None``: began empty
+        self._went_on_with: dict[RingId, RingId] = {}  # by primary view; not those that began empty
+        self._views: list[RingId] = []
 
-    def viewed(self, view: View) -> None:
-        """A regular view was given to somebody."""
-        if not view.primary or view.id in self._went_on_with:
-            return
+    def in_force(self, view: View) -> None:
+        """Somebody works in this primary view. Raises ``Violation``."""
         states = [said.ring for _, said in announcements(view).values() if said.complete]
-        self._went_on_with[view.id] = max(states, default=None)
+        if survivors(view):
+            self._went_on_with[view.id] = max(states)
+        insort(self._views, view.id)
         for later, state in self._went_on_with.items():
-            for earlier in self._went_on_with:
-                if state is not None and state < earlier < later:
-                    self.broken = (
-                        f"primary view {later} goes on with the state of {state}, after {earlier} (CHAIN-K8)"
-                    )
-
-    def judge(self, check: Callable[[Handle], None], handle: Handle) -> None:
-        """Run a check of grants or fences. Raises ``Violation``, or ``KnownLimit`` if the chain is broken."""
-        try:
-            check(handle)
-        except Violation as found:
-            if self.broken:
-                raise KnownLimit(found.rule, f"{found.text}; {self.broken}") from found
-            raise
+            between = bisect_right(self._views, state)
+            if self._views[between] < later:
+                raise Violation(
+                    "CHAIN-K8",
+                    f"primary view {later} goes on with the state of {state}, after {self._views[between]}",
+                )
 
 
 class TableRules:

@@ -19,7 +19,6 @@ from vsync.service import Service
 from vsync.testing.cluster import SimCluster
 from vsync.testing.node import SimNode
 from vsync.testing.plugin import Plugin
-from vsync.testing.trace import Viewed
 from vsync.testing.violation import Violation
 from vsync.types import ClusterConfig
 
@@ -64,7 +63,7 @@ class LockOptions:
 class LockPlugin(Plugin):
     """One per run. ``services[node]`` is the lock manager of the node's present process."""
 
-    trusts_hosts = True  #: leases need clocks that run, and one lost disk too many loses the chain of primary views
+    trusts_clocks = True  #: leases need them: without, only fences protect
 
     def __init__(self, seed: int, options: LockOptions | None = None) -> None:
         self.options = options
@@ -90,14 +89,10 @@ class LockPlugin(Plugin):
     def begin(self, cluster: SimCluster) -> None:
         """Draw what was not given."""
         self._cluster = cluster
-        cluster.trace.subscribe(Viewed, self._on_viewed)
+        cluster.checkers.quorum.on_primary.append(self._chain.in_force)
         if self.options is None:
             options = cluster.options
             self.options = LockOptions.draw(self._seed, options.chaos, options.timing.token)
-
-    def _on_viewed(self, event: Viewed) -> None:
-        if not event.view.transitional:
-            self._chain.viewed(event.view)
 
     def services(self, config: ClusterConfig) -> Sequence[Service]:
         """A lock manager for a process that starts."""
@@ -199,11 +194,6 @@ class LockPlugin(Plugin):
 
     def _running(self) -> list[tuple[int, DlmService]]:
         return [(node, self.lockers[node]) for node in sorted(self.lockers) if self._cluster[node].up]
-
-    @property
-    def broken_chain(self) -> str:
-        """Empty, or how an old lock state came back: a known limit (``rules.ChainRules``)."""
-        return self._chain.broken
 
     @property
     def _drawn(self) -> LockOptions:
@@ -331,9 +321,9 @@ class LockPlugin(Plugin):
         handle.mode = handle.granted = operation.mode
         handle.fence, handle.generation = data["fence"], data["generation"]
         self.granted += 1
-        self._chain.judge(self._holders.granted, handle)
+        self._holders.granted(handle)
         if new_fence:
-            self._chain.judge(self._fences.granted, handle)
+            self._fences.granted(handle)
 
     def _failed(self, client: Client, operation: Operation, data: dict[str, Any]) -> None:
         handle, verb, code = operation.handle, operation.verb, data["code"]
@@ -360,7 +350,7 @@ class LockPlugin(Plugin):
         for client in self.clients:
             if client.node is node:
                 for handle in client.handles.values():
-                    self._chain.judge(self._holders.check, handle)
+                    self._holders.check(handle)
 
     # -- the end of a run -------------------------------------------------------------------
 

@@ -214,7 +214,7 @@ class TestScenarios:
             stage.cluster.restart(node)
         stage.cluster.settle()
         stage.cluster.advance(1.0)
-        assert not held.valid(), stage.locks.broken_chain
+        assert not held.valid()
 
     def test_d2_clocks_that_drift(self) -> None:
         """The horizon outlasts the lease by what two clocks may drift apart; a busy ring leaves no slack."""

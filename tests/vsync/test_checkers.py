@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
 from vsync.testing.checkers import Checkers
 from vsync.testing.trace import Crashed, Delivered, Event, Sent, Started, Trace, Viewed, Withdrawn
 from vsync.testing.violation import Violation
-from vsync.types import NO_RING, Entry, Member, Peer, RingId, Timing, View
+from vsync.types import NO_RING, Entry, Member, Peer, QuorumConfig, RingId, Timing, View
 
 A, B, C, D, E = (Member(n, 1) for n in range(1, 6))
 PEERS = tuple(Peer(n, f"n{n}", (f"127.0.0.1:{n}",)) for n in range(1, 6))
@@ -25,9 +26,13 @@ def view(
     stayed: Iterable[Member] = (),
     came_from: dict[Member, RingId] | None = None,
     primary: bool | None = None,
+    mark: RingId | None = None,
+    base: Iterable[Member] = (),
 ) -> View:
     """A regular view; joined, left and entries as they ought to be unless told otherwise."""
     members, old, stayed = tuple(members), tuple(old), tuple(stayed)
+    mark = RingId(ring.seq - 1, 1) if mark is None else mark
+    bases = (tuple((m.node, 1) for m in base),)
     came_from = came_from or {m: previous if m in stayed else NO_RING for m in members}
     return View(
         id=ring,
@@ -37,7 +42,10 @@ def view(
         primary=len(members) >= 3 if primary is None else primary,
         transitional=False,
         reason="test",
-        entries={m.node: Entry(m, came_from.get(m, NO_RING), 1, {}) for m in members},
+        entries={
+            m.node: Entry(m, came_from.get(m, NO_RING), 1, {}, mark=mark, lineage=int(mark > NO_RING), bases=bases)
+            for m in members
+        },
         previous=previous,
     )
 
@@ -94,11 +102,12 @@ def got(
     return Delivered(who, origin, author or origin, number, number if digest is None else digest, position, False)
 
 
-def check(*events: Event | list[Event]) -> Checkers:
+def check(*events: Event | list[Event], quorum: QuorumConfig | None = None) -> Checkers:
     trace = Trace()
-    checkers = Checkers(trace, PEERS, Timing())
+    checkers = Checkers(trace, PEERS, Timing(), quorum)
     for time, event in enumerate(e for part in events for e in (part if isinstance(part, list) else [part])):
         trace.add(event, time)
+    assert checkers.quorum.chain is not None  # the last ones are judged when they are asked for
     return checkers
 
 
@@ -400,14 +409,38 @@ class TestQuorum:
         breaks("QUO-Q1", started(A, B, C), change(A, view(R1, (A, B, C), stayed=(A,), primary=False), (A,)))
 
     def test_q1_two_primaries_without_a_common_member(self) -> None:
-        """Cannot be with one majority rule; it can with votes that differ, here forged."""
+        """As last_man_standing could have it, if marks did not tell who may vote."""
+        quorum = QuorumConfig("last_man_standing")
+        first = view(R1, (A, B, C), stayed=(A,), came_from={}, base=(A, B, C))
+        apart = view(R2, (D, E), stayed=(D,), came_from={}, base=(D, E), primary=True)
+        with pytest.raises(Violation, match=r"QUO-Q1.*shares nobody"):
+            check(started(A, D), change(A, first, (A,)), change(D, apart, (D,)), quorum=quorum)
+
+    def test_k8_nobody_knows_of_the_one_before(self) -> None:
+        """C wiped its disk and votes with D and E all the same."""
+        later = view(R3, (C, D, E), stayed=(C,), came_from={}, mark=RingId(5, 1))
+        with pytest.raises(Violation, match=r"CHAIN-K8: nobody in primary 1.1e \(3, 4, 5\) knows of primary 1.a"):
+            check(first_view(A, B, C), started(D), change(D, replace(later, joined=(C, E)), (D,)))
+
+    def test_k8_without_a_mark_no_vote(self) -> None:
+        bare = view(R1, (A, B, C), stayed=(A,), came_from={}, mark=NO_RING)
+        breaks("QUO-Q1", started(A), change(A, bare, (A,)))
+
+    def test_k8_all_are_there_and_begin_anew(self) -> None:
+        new = view(R2, (A, B, C, D, E), stayed=(A,), came_from={}, mark=NO_RING)
+        assert check(first_view(B, C, D), started(A), change(A, new, (A,))).quorum.chain == [R1, R2]
+
+    def test_k7_a_view_that_was_gone_through_in_an_instant_was_not_in_force(self) -> None:
+        """A has to install the attempt R2 before R3; B and C, who know that nobody did, have gone on without."""
         trace = Trace()
         checkers = Checkers(trace, PEERS, Timing())
-        checkers.quorum._primaries[R4] = (4, 5)
-        checkers.quorum.chain.append(R4)
-        with pytest.raises(Violation, match=r"QUO-Q1.*shares nobody"):
-            for event in first_view(A, B, C):
-                trace.add(event, 0)
+        for event in first_view(A, B, C):
+            trace.add(event, 1)
+        attempt = together(R2, (A, B, C), R1, (A, B, C))
+        alone = view(R3, (A,), R2, old=(A, B, C), stayed=(A,))
+        for event in change(A, attempt, (A, B, C)) + change(A, alone, (A,)):
+            trace.add(event, 2)
+        assert checkers.quorum.chain == [R1]
 
     def test_q2_two_verdicts(self) -> None:
         other = view(R1, (A, B, C), stayed=(B,), primary=False)

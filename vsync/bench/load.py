@@ -49,7 +49,7 @@ class Load:
     def attach(self, host: Host, now: int) -> None:
         self._host = host
 
-    def announce(self) -> bytes:
+    def announce(self, attempts: Sequence[View] = ()) -> bytes:
         return b""
 
     def deliver(self, origin: Member, position: int, payload: bytes, installing: bool, now: int) -> None:

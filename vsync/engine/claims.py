@@ -10,8 +10,12 @@ installs knows that all have reached. So with the next commit token everybody kn
   worked in it: what was sent there they get by recovery like any member.
 
 Only attempts at a primary ring are claimed: in the others nobody could act. A claim made in an attempt that is
-claimed itself stands or falls with it. A node that crashed does not know how far it came, so it claims what it
-had stored; having lost all state it only brings the mark along.
+claimed itself stands or falls with it.
+
+A crash may come at any point, so what is claimed is on disk before the commit token leaves (``stored``), and stays
+there until it is resolved, however many attempts follow. A node that crashed does not know how far it came, so it
+claims what it had stored; having lost all state it only brings the mark along. In a view that is not primary
+nothing is acted upon, so there such a claim stays open.
 """
 
 from __future__ import annotations
@@ -21,19 +25,63 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vsync.engine.outputs import Configuration
-from vsync.quorum import judge
-from vsync.types import NO_RING, ClusterConfig, Entry, Member, RingId
-from vsync.wire import Claim
+from vsync.engine.record import Attempt
+from vsync.quorum import base_of, judge
+from vsync.types import NO_RING, Entry, Member, RingId
+from vsync.wire import Claim, Commit
 
 if TYPE_CHECKING:
     from vsync.engine.commit import Forming
     from vsync.engine.engine import Engine
-    from vsync.engine.record import Record
     from vsync.engine.ring import Ring
 
-__all__ = ["before", "broke", "chain", "configuration", "entries_of", "left_over", "mine", "resolve"]
+__all__ = [
+    "before",
+    "broke",
+    "chain",
+    "configuration",
+    "correct",
+    "entries_of",
+    "installed",
+    "mine",
+    "resolve",
+    "stored",
+]
 
-MISSED = 16  #: attempts that a node remembers to have missed
+MISSED = 16  #: attempts that a node remembers to have missed; to forget one makes a claim real that might be void
+CLAIMED = 16  #: attempts in a row, each broken at its very end, that are remembered: the bound of a commit entry
+
+
+def stored(e: Engine, token: Commit) -> tuple[Attempt, ...]:
+    """What to store when committing to a ring: what is open, and this attempt if it may be a primary one.
+
+    That is known when the token comes round again, and is then corrected; mostly this guess is right, which saves
+    a write. A wrong one does no harm before: nobody can go on to the end of an attempt without this node.
+    """
+    votes = {peer.node: peer.votes for peer in e.config.peers}
+    base = tuple((member.node, votes.get(member.node, 0)) for member in token.members)
+    likely = e.record.lineage and e.config.quorum.policy in ("majority", "last_man_standing")
+    if likely and 2 * sum(vote for _, vote in base) > sum(votes.values()):
+        return _newest(e.record.attempts, Attempt(token.ring, e.record.lineage, base))
+    return e.record.attempts
+
+
+def correct(e: Engine, forming: Forming) -> None:
+    """All entries are known, so whether the attempt is a primary one: before the token goes on, that is stored."""
+    ring, entries = forming.ring.id, entries_of(e, forming)
+    others = tuple(attempt for attempt in e.record.attempts if attempt.ring != ring)
+    if not judge(entries).primary or e.config.quorum.policy in ("two_node", "none"):
+        e.record = replace(e.record, attempts=others)  # with the next write
+        return
+    lineage = max(entry.lineage for entry in entries.values())
+    attempts = _newest(others, Attempt(ring, lineage, base_of(entries)))
+    if attempts != e.record.attempts:
+        e.record = replace(e.record, attempts=attempts)
+        e.persist(e.record.encode())
+
+
+def _newest(attempts: tuple[Attempt, ...], more: Attempt) -> tuple[Attempt, ...]:
+    return (*attempts, more)[-CLAIMED:]
 
 
 def broke(e: Engine) -> None:
@@ -43,28 +91,33 @@ def broke(e: Engine) -> None:
         return
     if not forming.reached:
         e.missed = (*e.missed, forming.ring.id)[-MISSED:]
+        _forget(e, {forming.ring.id})
     elif judge(entries_of(e, forming)).primary:
-        e.claims.append(forming)
+        e.claims = [*e.claims, forming][-CLAIMED:]
 
 
-def left_over(record: Record, config: ClusterConfig) -> RingId:
-    """The attempt that a former life stored and did not resolve, if it can have been a primary one."""
-    votes = {peer.node: peer.votes for peer in config.peers}
-    present = sum(votes.get(member.node, 0) for member in record.members)
-    voting = config.quorum.policy in ("majority", "last_man_standing")
-    return record.attempt if voting and 2 * present >= sum(votes.values()) else NO_RING
+def _forget(e: Engine, void: set[RingId]) -> None:
+    """These are known to have come to nothing."""
+    e.claims = [forming for forming in e.claims if forming.ring.id not in void]
+    open_ones = tuple(attempt for attempt in e.record.attempts if attempt.ring not in void)
+    e.record = replace(e.record, attempts=open_ones)
 
 
 def mine(e: Engine) -> tuple[Claim, ...]:
-    """What this node claims, the newest first."""
+    """What this node claims, the newest first: what it reached in this life, then what a former one may have."""
     made: list[Claim] = []
+    known = {forming.ring.id for forming in e.claims}
+    former = tuple(attempt for attempt in e.record.attempts if attempt.ring not in known)
     for forming in reversed(e.claims):
         ring, views = forming.ring, tuple(configuration(e, each, False) for each in chain(forming))
-        made.append(Claim(ring.id, ring.id, ring.aru, ring.high, ring.stable, e.upper(views)))
-    if e.stored_claim != NO_RING:
-        old = e.ring
-        made.append(Claim(e.stored_claim, old.id, old.aru, old.high, old.stable, e.upper((), e.stored_claim)))
+        made.append(_claim(ring.id, ring, e.upper(views, former)))
+    for count in range(len(former), 0, -1):
+        made.append(_claim(former[count - 1].ring, e.ring, e.upper((), former[:count])))
     return tuple(made)
+
+
+def _claim(attempt: RingId, ring: Ring, upper: bytes) -> Claim:
+    return Claim(attempt, ring.id, ring.aru, ring.high, ring.stable, upper, tuple(sorted(ring.obliged)))
 
 
 def resolve(e: Engine, forming: Forming) -> None:
@@ -80,13 +133,19 @@ def resolve(e: Engine, forming: Forming) -> None:
                 aru=real.aru,
                 high=real.high,
                 stable=real.stable,
-                obliged=(),
+                obliged=real.obliged,
                 upper=real.upper,
             )
     own = forming.entries[e.me.node].real
     forming.first = next((claimed for claimed in e.claims if claimed.ring.id == own), None)
     for claim in forming.entries[e.me.node].claims:
-        e.note("attempt_resolved", ring=str(claim.ring), real=claim.ring == own)
+        e.note("attempt_resolved", ring=str(claim.ring), real=claim.ring not in missed)
+    _forget(e, missed)
+
+
+def installed(e: Engine) -> None:
+    """The new ring is installed, and before it what was real of this life's claims: they are resolved."""
+    _forget(e, {forming.ring.id for forming in e.claims})
 
 
 def chain(forming: Forming | None) -> Iterator[Forming]:

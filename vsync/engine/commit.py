@@ -5,9 +5,9 @@ adds its entry: the ring it comes from, what it has of it, and the upper layers'
 each sees all entries and goes to Recovery. When the token comes back to the representative once more, it starts
 the regular token of the new ring.
 
-The ring id is in stable storage, together with the members of the attempt, *before* the token leaves (K7): no
-restart can use it again. While a node is committed its old ring's window is frozen – it takes packets of the old
-ring only through the new one – because the entry says what it holds.
+The ring id is in stable storage *before* the token leaves, and with it that this attempt may become a primary
+view (K7): no restart can use the id again. While a node is committed its old ring's window is frozen – it takes
+packets of the old ring only through the new one – because the entry says what it holds.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def on_commit(e: Engine, sender: Member, token: Commit, now: int) -> None:
     if e.state is State.COMMIT and None not in token.entries:
         forming.entries = {m.node: x for m, x in zip(token.members, token.entries, strict=True) if x}
         claims.resolve(e, forming)
+        claims.correct(e, forming)
         e.enter(State.RECOVERY)
         recovery.begin(e, now)
         token.hop += 1
@@ -102,7 +103,7 @@ def _accept(e: Engine, token: Commit, now: int) -> None:
     e.enter(State.COMMIT)
     old = e.ring
     claimed = claims.mine(e)
-    e.record = replace(e.record, ring_seq=e.ring_seq, attempt=token.ring, members=token.members)
+    e.record = replace(e.record, ring_seq=e.ring_seq, attempts=claims.stored(e, token))
     e.persist(e.record.encode())
     place = token.members.index(e.me)
     token.entries[place] = CommitEntry(

@@ -59,7 +59,7 @@ from vsync.wire import (
 __all__ = ["Engine", "Upper", "UpperLayer"]
 
 #: What the upper layers put into a commit entry: as of now, or as if these attempts had been installed one after
-#: the other, or with another mark.
+#: the other, or with the mark of an attempt of a former life.
 Upper = Callable[..., bytes]
 #: Reads it back: the fields of ``types.Entry`` from ``votes`` on. Must not raise.
 UpperLayer = Callable[[bytes], tuple[Any, ...]]
@@ -108,7 +108,6 @@ class Engine:
         )
         self.claims: list[Forming] = []  #: attempts whose end I reached and which broke (``claims``)
         self.missed: tuple[RingId, ...] = ()  #: attempts I had committed to and whose end I did not reach
-        self.stored_claim = claims.left_over(self.record, config)  #: an attempt of a former life
         self.ring_seq = self.record.ring_seq + (stored is not None)  #: last one committed to; a new life goes on
         self.highest_ring_seq = self.ring_seq  #: last one heard of
         self.timers = TimerTable()
@@ -270,8 +269,7 @@ class Engine:
         self.last_change = self._change.report(str(self.ring.id))
         self.note("view_change", **self.last_change)
         self._change = Change()
-        self.claims.clear()
-        self.stored_claim = NO_RING
+        claims.installed(self)
         self._back_off(now)
         self.gathering = Gathering(self.ring.members)
         self.leavers.clear()
@@ -354,18 +352,22 @@ class Engine:
 
     def mark(self, view: RingId, lineage: int, base: tuple[tuple[int, int], ...], now: int) -> Persist:
         """This view is primary: the record that has to be stored before anything in it is told (pitfalls K8)."""
-        pairs = tuple((node, votes) for node, votes in base)
-        self.record = replace(self.record, mark=RingId(*view), lineage=lineage, base=pairs)
+        bases: tuple[tuple[tuple[int, int], ...], ...] = (tuple((node, votes) for node, votes in base),)
+        if view != self.ring.id:  # an attempt, left at once: perhaps nobody has acted in it
+            bases += tuple(a.base for a in reversed(self.record.attempts) if a.ring < view) + self.record.bases
+        open_ones = tuple(attempt for attempt in self.record.attempts if attempt.ring > view)
+        self.record = replace(self.record, attempts=open_ones, mark=RingId(*view), lineage=lineage, bases=bases)
         self.hello = replace(self.hello, lineage=lineage)
-        return self._settled(view)
+        return Persist(self.record.encode())
 
     def settled(self, view: RingId, now: int) -> Persist:
-        """This view, which is not primary, is installed: the record to store (K7)."""
-        return self._settled(view)
+        """This view, which is not primary, is installed: the record to store (K7).
 
-    def _settled(self, view: RingId) -> Persist:
-        if self.record.attempt == RingId(*view):
-            self.record = replace(self.record, attempt=NO_RING, members=())
+        What a former life may have reached stays open: in this view nobody acts on it, and somebody who comes later
+        may know that it came to nothing.
+        """
+        open_ones = tuple(attempt for attempt in self.record.attempts if attempt.ring != view)
+        self.record = replace(self.record, attempts=open_ones)
         return Persist(self.record.encode())
 
     def note(self, name: str, **fields: Any) -> None:

@@ -1,23 +1,33 @@
 """What a node keeps in stable storage: enough never to use a ring id twice, and to know an overtaken state.
 
-``attempt`` and ``members`` are the ring this node committed to last, as long as it is not known to have come to
-nothing or installed (pitfalls K7). ``mark`` is the last primary view it installed, ``base`` its members and their
-votes, ``lineage`` the chain of primary views it belongs to (K8, C7): a lock state older than a mark that is present
-has been overtaken.
+``attempts`` are rings that this node committed to and whose end it may have reached, that may be primary views in
+which others act, and of which it is not known yet that they came to nothing (pitfalls K7). ``mark`` is the last
+primary view it installed, ``bases`` its members and their votes – and those of the view before, if nobody may ever
+have acted in it –, ``lineage`` the chain of primary views it belongs to (K8, C7): a lock state older than a mark
+that is present has been overtaken.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import msgpack
 
-from vsync.types import NO_RING, Member, RingId
+from vsync.types import NO_RING, RingId
 from vsync.wire import MAX_RING_SEQ
 
-__all__ = ["Record"]
+__all__ = ["Attempt", "Record"]
 
 VERSION = 2
+
+
+class Attempt(NamedTuple):
+    """A primary view that this node may be a member of: what its mark would be. ``lineage`` 0: the first one."""
+
+    ring: RingId
+    lineage: int
+    base: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +35,14 @@ class Record:
     """The stable record. ``ring_seq`` is the sequence of the last ring committed to."""
 
     ring_seq: int
-    attempt: RingId = NO_RING
-    members: tuple[Member, ...] = ()
+    attempts: tuple[Attempt, ...] = ()  #: oldest first
     mark: RingId = NO_RING
     lineage: int = 0
-    base: tuple[tuple[int, int], ...] = ()
+    bases: tuple[tuple[tuple[int, int], ...], ...] = ()
 
     def encode(self) -> bytes:
         """The bytes to store."""
-        row = (VERSION, self.ring_seq, self.attempt, self.members, self.mark, self.lineage, self.base)
+        row = (VERSION, self.ring_seq, self.attempts, self.mark, self.lineage, self.bases)
         packed: bytes = msgpack.packb(row)
         return packed
 
@@ -41,12 +50,15 @@ class Record:
     def decode(cls, stored: bytes) -> Record:
         """The inverse of ``encode``. Raises ``ValueError`` for anything else."""
         try:
-            version, seq, attempt, members, mark, lineage, base = msgpack.unpackb(stored)
-            rings = RingId(*attempt), RingId(*mark)
-            who = tuple(Member(*m) for m in members)
-            record = cls(seq, rings[0], who, rings[1], int(lineage), tuple((n, v) for n, v in base))
+            version, seq, attempts, mark, lineage, bases = msgpack.unpackb(stored)
+            made = tuple(Attempt(RingId(*ring), int(name), _pairs(votes)) for ring, name, votes in attempts)
+            record = cls(seq, made, RingId(*mark), int(lineage), tuple(map(_pairs, bases)))
         except Exception as error:
             raise ValueError(f"the stored ring record is unreadable: {error!r}") from error
         if version != VERSION or type(seq) is not int or not 0 <= seq < MAX_RING_SEQ:
             raise ValueError(f"the stored ring record has an unknown form: {(version, seq)!r}")
         return record
+
+
+def _pairs(raw: Any) -> tuple[tuple[int, int], ...]:
+    return tuple((int(node), int(votes)) for node, votes in raw)

@@ -8,18 +8,20 @@ from vsync.testing.liveness_rules import LivenessRules
 from vsync.testing.quorum_rules import QuorumRules
 from vsync.testing.trace import Trace
 from vsync.testing.violation import Violation
-from vsync.types import Peer, Timing
+from vsync.types import Peer, QuorumConfig, Timing
 
 __all__ = ["Checkers", "LivenessRules", "MessageRules", "QuorumRules", "Trace", "ViewRules", "Violation"]
 
 
 class Checkers:
-    """EVS-E1..E24, E27 and QUO-Q1/Q2, incremental: each event costs a few dictionary look-ups."""
+    """EVS-E1..E24, E27, QUO-Q1/Q2 and CHAIN-K8, incremental: each event costs a few dictionary look-ups."""
 
-    def __init__(self, trace: Trace, peers: tuple[Peer, ...], timing: Timing) -> None:
+    def __init__(
+        self, trace: Trace, peers: tuple[Peer, ...], timing: Timing, quorum: QuorumConfig | None = None
+    ) -> None:
         self.views = ViewRules()
         self.messages = MessageRules()
-        self.quorum = QuorumRules(peers)
+        self.quorum = QuorumRules(peers, quorum)
         self.liveness = LivenessRules(timing, len(peers))
         for checker in (self.views, self.messages, self.quorum, self.liveness):
             checker.watch(trace)

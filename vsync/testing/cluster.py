@@ -76,8 +76,9 @@ class SimCluster:
         self.on_rule: Callable[[Rule, SimNode, int, bytes], bool] = lambda rule, node, peer, frame: False
         self.on_state: Callable[[SimNode], None] = lambda node: None  #: while rules wait: after each of its inputs
         self.heard: dict[tuple[int, int], tuple[int, bytes]] = {}  #: by receiver and type: the last one
-        peers = tuple(Peer(i, f"n{i}", (f"127.0.0.1:{7000 + i}",)) for i in range(1, self.options.nodes + 1))
-        self.checkers = Checkers(self.trace, peers, self.options.timing)
+        votes = self.options.votes or (1,) * self.options.nodes
+        peers = tuple(Peer(i, f"n{i}", (f"127.0.0.1:{7000 + i}",), vote) for i, vote in enumerate(votes, 1))
+        self.checkers = Checkers(self.trace, peers, self.options.timing, self.options.quorum)
         self.network = Network(self.scheduler, self.options.links, self.options.seed, self._arrive)
         self.network.changed = self.disturbed
         config = ClusterConfig(
@@ -88,6 +89,7 @@ class SimCluster:
             packet_bytes=self.options.packet_bytes,
             accelerated=self.options.accelerated,
             send_queue=self.options.send_queue,
+            quorum=self.options.quorum,
         )
         self.nodes = {peer.node: SimNode(self, replace(config, node=peer.node)) for peer in peers}
         for plugin in self.plugins:

@@ -28,7 +28,6 @@ class _Found:
     seed: int
     line: str
     rule: str
-    limit: bool
     cpu: float
     fired: Counter[Cell] = field(default_factory=Counter)
     measured: Measured = field(default_factory=dict)
@@ -39,7 +38,6 @@ class Sum:
     """What came of many seeds."""
 
     seeds: int = 0
-    limits: int = 0
     cpu: float = 0.0
     failed: list[int] = field(default_factory=list)
     rules: dict[int, str] = field(default_factory=dict)  #: by seed that failed
@@ -48,9 +46,8 @@ class Sum:
 
     def line(self) -> str:
         """For people."""
-        ended = f" ({self.limits} ended early at a known limit)" if self.limits else ""
         verdict = f"{len(self.failed)} with a violation: {self.failed[:20]}" if self.failed else "no violation"
-        return f"{self.seeds} seeds, {verdict}{ended}, {self.cpu / max(self.seeds, 1):.3f} s CPU per seed"
+        return f"{self.seeds} seeds, {verdict}, {self.cpu / max(self.seeds, 1):.3f} s CPU per seed"
 
 
 def hunt(
@@ -59,7 +56,6 @@ def hunt(
     plugins: Plugins,
     *,
     chaos: int | None = None,
-    strict: bool = False,
     jobs: int = 1,
     until: float | None = None,
     least: int = 0,
@@ -73,10 +69,9 @@ def hunt(
     than 1, ``plugins`` must be a function that another process can import, and a run that does not end is noticed.
     """
     total = Sum()
-    one = partial(_one, nodes=nodes, plugins=plugins, chaos=chaos, strict=strict)
+    one = partial(_one, nodes=nodes, plugins=plugins, chaos=chaos)
     for found in _spread(one, seeds, jobs):
         total.seeds += 1
-        total.limits += found.limit
         total.cpu += found.cpu
         total.fired += found.fired
         for name, (value, bound) in found.measured.items():
@@ -94,12 +89,11 @@ def hunt(
     return total
 
 
-def _one(seed: int, nodes: int | Sequence[int], plugins: Plugins, chaos: int | None, strict: bool) -> _Found:
+def _one(seed: int, nodes: int | Sequence[int], plugins: Plugins, chaos: int | None) -> _Found:
     count = nodes if isinstance(nodes, int) else nodes[seed % len(nodes)]
-    result = run(draw(seed, count, chaos), plugins(seed), 1, strict)
+    result = run(draw(seed, count, chaos), plugins(seed), 1)
     rule = result.violation.rule if result.violation else ""
-    limit = result.limit is not None
-    return _Found(seed, result.line(), rule, limit, result.cpu, result.fired, result.measured)
+    return _Found(seed, result.line(), rule, result.cpu, result.fired, result.measured)
 
 
 def _spread(one: Callable[[int], _Found], seeds: Sequence[int], jobs: int) -> Iterator[_Found]:
@@ -112,7 +106,7 @@ def _spread(one: Callable[[int], _Found], seeds: Sequence[int], jobs: int) -> It
             try:
                 yield coming.next(PATIENCE_S)
             except multiprocessing.TimeoutError:
-                yield _Found(seed, f"seed {seed}: does not end", STUCK, False, PATIENCE_S)
+                yield _Found(seed, f"seed {seed}: does not end", STUCK, PATIENCE_S)
                 return
 
 

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None, prog: str, plugins: Plugins) -> int:
         return _hunt(args, prog, plugins, chaos)
     options = args.options or draw(args.seed, args.nodes, chaos)
     print(f"seed {options.seed}, options: {' '.join(options.lines())}", flush=True)
-    result = run(options, plugins(options.seed), None if args.trace else 4_000, args.strict)
+    result = run(options, plugins(options.seed), None if args.trace else 4_000)
     if args.trace:
         print("\n".join(story(result.trace, options.nodes, 10**9, frames=True)))
     if args.coverage:
@@ -54,7 +54,6 @@ def _hunt(args: argparse.Namespace, prog: str, plugins: Plugins, chaos: int | No
         args.nodes,
         plugins,
         chaos=chaos,
-        strict=args.strict,
         jobs=args.jobs,
         until=until,
         keep_going=args.keep_going,
@@ -68,7 +67,7 @@ def _hunt(args: argparse.Namespace, prog: str, plugins: Plugins, chaos: int | No
         seed = total.failed[0]
         options = draw(seed, args.nodes, chaos)
         print(f"seed {seed}, options: {' '.join(options.lines())}")
-        _tell(run(options, plugins(seed), strict=args.strict), prog, f"--seed {seed} --nodes {args.nodes}")
+        _tell(run(options, plugins(seed)), prog, f"--seed {seed} --nodes {args.nodes}")
     print(total.line())
     return 1 if total.failed else 0
 
@@ -99,7 +98,6 @@ def _parse(argv: Sequence[str] | None, prog: str) -> argparse.Namespace:
         help="with --seed: look for a shorter run that fails alike, for so much real time (default 60)",
     )
     parser.add_argument("--trace", action="store_true", help="print every event, frames too")
-    parser.add_argument("--strict", action="store_true", help="a known limit counts as a broken property")
     parser.add_argument("--verbose", action="store_true", help="with --seeds: one line per seed")
     args = parser.parse_args(argv)
     if not 1 <= args.nodes <= 16:

@@ -21,7 +21,6 @@ from unittest.mock import patch
 
 from vsync.engine import commit, gather, operational, recovery
 from vsync.engine.engine import Engine
-from vsync.engine.record import Record
 from vsync.engine.states import State
 from vsync.testing.options import LinkOptions, Options, draw, scaled
 from vsync.testing.run import run
@@ -193,8 +192,10 @@ def _first_token_twice(e: Engine, sender: Member, token: Any, now: int) -> None:
     _ON_COMMIT(e, sender, token, now)
 
 
-def _record_of_installed_ring(seq: int, ring: Any, members: Any, old: Any, mark: Any) -> Record:
-    return Record(old.seq, ring, members, old, mark)
+def _record_of_installed_ring(e: Engine, token: Any, now: int) -> None:
+    _ACCEPT(e, token, now)
+    e.record = replace(e.record, ring_seq=e.ring.id.seq)
+    e.persist(e.record.encode())
 
 
 def _ring_sequence_restored(e: Engine, *args: Any, **more: Any) -> None:
@@ -274,6 +275,7 @@ def _incarnation_ignored(e: Engine, config: Any, incarnation: int, *args: Any, *
 
 _ON_TOKEN, _VISIT, _FINISH = operational.on_token, operational.visit, operational._finish
 _DELIVER, _ON_DATA = operational.deliver, operational.on_data
+_ACCEPT = commit._accept
 _ON_COMMIT, _STEP, _BEGIN, _INSTALL = commit.on_commit, recovery.step, recovery.begin, recovery.install
 _ABSORB, _ENTER, _LEARN = recovery.absorb, gather.enter, gather._learn
 _INSTALLED, _INIT, _TAKE_OUTPUTS = Engine.installed, Engine.__init__, Engine.take_outputs
@@ -286,7 +288,7 @@ MUTANTS = (
     Mutant("the ring's sequence is restored when recovery fails", "corosync 6aa47fde", (
         (gather, "enter", _ring_sequence_restored),), seed=3),
     Mutant("a restarted node loads the id of a ring it was in", "corosync 3675dace", (
-        (commit, "Record", _record_of_installed_ring),), seed=3),
+        (commit, "_accept", _record_of_installed_ring),), seed=3),
     Mutant("the old ring is saved at every attempt", "corosync ef05817c", (
         (gather, "enter", _old_ring_saved_again),), seed=1),
     Mutant("a duplicate commit token starts the first token again", "corosync 4ee84c51", (

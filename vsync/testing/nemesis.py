@@ -40,13 +40,12 @@ class Nemesis:
         }
         if not any(self._weights.values()):
             self._weights[self.partition] = 1
-        trusting = any(plugin.trusts_hosts for plugin in cluster.plugins)
-        self._lost_disk = 0.0 if trusting else options.lost_disk
+        trusting = any(plugin.trusts_clocks for plugin in cluster.plugins)
         self._frozen = 0.0 if trusting else options.frozen
         self.fired: Counter[Cell] = Counter()  #: rules that have met their frame
         cluster.on_rule, cluster.on_state = self._break, self._lure
         cluster.trace.subscribe(Crashed, self._witness)
-        self._active = True
+        self.active = True  #: the first phase goes on
 
     def begin(self) -> None:
         """Schedule the first action."""
@@ -54,7 +53,7 @@ class Nemesis:
 
     def mend(self) -> None:
         """End of the first phase: all links work, all nodes run."""
-        self._active = False
+        self.active = False
         self.cluster.heal()
         self.cluster.rules.clear()
         for node in self.cluster.nodes.values():
@@ -75,7 +74,7 @@ class Nemesis:
         self.cluster.scheduler.after(delay, action, *args)  # type: ignore[arg-type]
 
     def _act(self) -> None:
-        if not self._active:
+        if not self.active:
             return
         action = self._rng.choices(list(self._weights), list(self._weights.values()))[0]
         action()
@@ -193,7 +192,7 @@ class Nemesis:
                 cluster.scheduler.after(delay, self._tell, other, event.who.node)
 
     def _tell(self, node: SimNode, gone: int) -> None:
-        if self._active:  # what comes after the healing would be a new fault
+        if self.active:  # what comes after the healing would be a new fault
             node.peer_gone(gone)
 
     def nested(self) -> None:
@@ -258,12 +257,12 @@ class Nemesis:
 
     def _restart(self, node: SimNode, stops: int, tries: int) -> None:
         """Start the node ``node`` – if it has really ended by now; a slow death is waited for."""
-        if not self._active:
+        if not self.active:
             return
         if node.up and node.stops == stops and tries < 50:
             self.cluster.scheduler.after(self.cluster.options.timing.join, self._restart, node, stops, tries + 1)
             return
-        if not node.up and self._rng.random() < self._lost_disk:
+        if not node.up and self._rng.random() < self.cluster.options.lost_disk:
             node.disk.wipe()
         node.start()
 

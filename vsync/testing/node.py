@@ -9,6 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vsync.engine.outputs import Note, Persist, Send, Stopped
+from vsync.engine.record import Record
 from vsync.service import Credentials, Service
 from vsync.testing.bounds import check_buffers
 from vsync.testing.disk import Disk
@@ -95,6 +96,12 @@ class SimNode:
         """The engine's state, in a word; empty for a core without one."""
         engine = getattr(self.core, "engine", None)
         return engine.state.value if engine is not None else ""
+
+    @property
+    def may_be_primary(self) -> bool:
+        """Whether this node has been in a primary view, or may have a companion that is (K7)."""
+        stored = Record.decode(self.disk.record) if self.disk.record is not None else Record(0)
+        return bool(stored.mark.seq or stored.attempts)
 
     @property
     def me(self) -> Member:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from random import Random
 
-from vsync.types import Timing
+from vsync.types import QuorumConfig, Timing
 
 __all__ = ["LinkOptions", "Options", "draw", "quiet", "scaled"]
 
@@ -61,12 +61,16 @@ class Options:
     packet_bytes: int = 60_000  #: small ones give many packets: recoveries of more than a visit, more pieces
     accelerated: int = 0  #: packets sent behind the token
     send_queue: int = 4_096  #: messages that may wait for the token: small ones give back-pressure
+    quorum: QuorumConfig = field(default_factory=QuorumConfig)
+    votes: tuple[int, ...] = ()  #: of node 1, 2, ..; empty: each has one
+    bootstrap: bool = False  #: an operator makes the first view that can be primary so, before all nodes are there
     group_interval: int = 0  #: mean time between two actions of the members of process groups; 0: there are none
 
     def lines(self) -> list[str]:
         """The options for people, one ``name=value`` each; defaults are printed too."""
         flat = asdict(self)
         flat.update({f"links.{k}": v for k, v in flat.pop("links").items()})
+        flat.update({f"quorum.{k}": v for k, v in flat.pop("quorum").items()})
         flat.update({f"timing.{k}": v for k, v in flat.pop("timing").items()})
         return [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in flat.items()]
 
@@ -108,6 +112,7 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
     if not any(weights.values()):
         weights["crash"] = weights["partition"] = 1
     drawn = int(rng.choice([2, 4, 6]) * SECOND * max(factor, 0.25) * 2)
+    quorum, votes, bootstrap = _quorum(seed, nodes)
     return Options(
         seed=seed,
         nodes=nodes,
@@ -133,5 +138,22 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
         nested=rng.choice([2, 4, 8]) if rng.random() < 0.6 else 0,
         rumour=rng.choice([1, 2]) if rng.random() < 0.25 else 0,
         mtu=rng.choice([1, 2, 4]) if rng.random() < 0.25 else 0,
+        quorum=quorum,
+        votes=votes,
+        bootstrap=bootstrap,
         **weights,
     )
+
+
+def _quorum(seed: int, nodes: int) -> tuple[QuorumConfig, tuple[int, ...], bool]:
+    """When a view is primary. A policy that is not safe is not drawn: nothing is promised under it."""
+    rng = Random(f"options/quorum/{seed}/{nodes}")
+    votes = (1,) * nodes
+    if rng.random() < 0.2:
+        votes = tuple(rng.choice([0, 1, 1, 2]) for _ in range(nodes))
+    quorum = QuorumConfig(
+        policy="last_man_standing" if rng.random() < 0.25 else "majority",
+        wait_for_all=rng.random() < 0.15,
+        auto_tie_breaker=rng.random() < 0.25,
+    )
+    return quorum, votes if any(votes) else (1,) * nodes, rng.random() < 0.4

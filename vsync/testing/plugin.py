@@ -22,8 +22,8 @@ class Plugin:
     Work on a core is done from an event of its own: ``cluster.scheduler.after(delay, f)``.
     """
 
-    #: what is promised on it rests on clocks that run (leases) and records that stay: spare it other faults
-    trusts_hosts = False
+    #: what is promised on it rests on clocks that run (leases): spare it others
+    trusts_clocks = False
 
     def begin(self, cluster: SimCluster) -> None:
         """Before any node starts: keep ``cluster``, schedule the workload."""

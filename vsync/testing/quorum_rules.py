@@ -1,60 +1,141 @@
-"""QUO-Q1: never two primary components that could both act.
+"""QUO-Q1 and CHAIN-K8: never two primary components that could both act.
 
 By time alone two nodes can believe in two primary rings for as long as the losers need to notice (a token
 timeout); what keeps that harmless is that consecutive primary rings share a member, who leaves the first
-before the second can form, so that the first cannot order a message any more. That is what is checked here:
-every primary ring holds more than half of the votes – a node without a mark has none, unless all configured nodes
-are there (K8) –, and neighbours in the chain of primary ids share a
-node. QUO-Q2 (one verdict per id, delivered with the view) stands in ``evs_views``.
+before the second can form, so that the first cannot order a message any more. Checked here, in the configuration's
+own words and not those of ``vsync.quorum``:
+
+QUO-Q1    A view is primary exactly when its policy says so; neighbours in the chain of primary ids share a node.
+CHAIN-K8  Some member of a primary view has the mark of the primary view before it, or knows that it may have been
+          one (K7); else all nodes are there, too few of them with a mark, and no older state goes on.
+
+The chain is of views *in force*. A node that has to install a broken attempt before the next view (K7) goes through
+it in an instant: unless a companion worked in it, that view was never anywhere.
+
+QUO-Q2 (one verdict per id, delivered with the view) stands in ``evs_views``.
 """
 
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 
+from vsync.quorum import Says
 from vsync.testing.trace import Trace, Viewed
 from vsync.testing.violation import Violation
-from vsync.types import Peer, RingId
+from vsync.types import Entry, Peer, QuorumConfig, RingId, View
 
 __all__ = ["QuorumRules"]
 
 
-class QuorumRules:
-    """Judges the primary regular views of a cluster with these configured ``peers``."""
+@dataclass(frozen=True, slots=True)
+class _Primary:
+    view: View
+    knows: RingId  #: the newest mark among its members'
+    anew: bool  #: too few of them have a mark: primary because all are there
 
-    def __init__(self, peers: tuple[Peer, ...]) -> None:
+
+class QuorumRules:
+    """Judges the regular views of a cluster with these configured ``peers``."""
+
+    def __init__(self, peers: tuple[Peer, ...], quorum: QuorumConfig | None = None) -> None:
         self._votes = {peer.node: peer.votes for peer in peers}
-        self._primaries: dict[RingId, tuple[int, ...]] = {}
-        self.chain: list[RingId] = []  #: ids of primary views, ascending
+        self._quorum = quorum or QuorumConfig()
+        self._judged: dict[RingId, _Primary | None] = {}
+        self._entered: dict[int, tuple[int, _Primary]] = {}  # by node: since when, if nothing has followed yet
+        self._in_force: dict[RingId, _Primary] = {}
+        self._chain: list[RingId] = []
+        self.on_primary: list[Callable[[View], None]] = []  #: told of each primary view that is in force
 
     def watch(self, trace: Trace) -> None:
         """Subscribe to what this checker needs."""
         trace.subscribe(Viewed, self.on_viewed)
 
+    @property
+    def chain(self) -> list[RingId]:
+        """The ids of the primary views in force so far, ascending. The last ones are judged when this is asked."""
+        self._settle(None)
+        return self._chain
+
     def on_viewed(self, event: Viewed) -> None:
         """Judge a regular view's verdict; link a new primary into the chain."""
-        view = event.view
-        if view.transitional or view.id in self._primaries:
+        view, node = event.view, event.who.node
+        if view.transitional:
+            since, _ = self._entered.get(node, (None, None))
+            if since == event.time:
+                del self._entered[node]  # left in the same instant
             return
-        marked = [node for node in view.nodes if view.entries[node].mark.seq]
-        voters = marked or (view.nodes if len(view.nodes) == len(self._votes) else ())
-        votes = sum(self._votes[node] for node in voters)
-        majority = 2 * votes > sum(self._votes.values()) or len(view.nodes) == len(self._votes)
-        if majority != view.primary:
+        self._settle(event.time)
+        if view.id not in self._judged:
+            self._judged[view.id] = self._judge(view)
+        primary = self._judged[view.id]
+        if primary is not None and view.id not in self._in_force:
+            self._entered[node] = event.time, primary
+
+    def _settle(self, now: int | None) -> None:
+        for node, (since, primary) in list(self._entered.items()):
+            if since != now:
+                del self._entered[node]
+                if primary.view.id not in self._in_force:
+                    self._link(primary)
+
+    def _judge(self, view: View) -> _Primary | None:
+        counted, said = self._count(view)
+        everybody = len(view.nodes) == len(self._votes)
+        if (counted or everybody) != view.primary:
             raise Violation(
-                "QUO-Q1",
-                f"view {view.id} of nodes {view.nodes} has {votes} of {sum(self._votes.values())} votes "
-                f"and primary={view.primary}",
+                "QUO-Q1", f"view {view.id} of nodes {view.nodes} has {said} and primary={view.primary}"
             )
-        if not view.primary:
-            return
-        self._primaries[view.id] = view.nodes
-        insort(self.chain, view.id)
-        place = self.chain.index(view.id)
-        for neighbour in self.chain[max(0, place - 1) : place + 2]:
-            if not set(view.nodes) & set(self._primaries[neighbour]):
+        knows = max(entry.mark for entry in view.entries.values())
+        return _Primary(view, knows, anew=not counted) if view.primary else None
+
+    def _count(self, view: View) -> tuple[bool, str]:
+        """Whether those of its members that may vote have the votes that it takes."""
+        entries = view.entries
+        voters = self._voters(view)
+        newest = max((entries[node] for node in voters or view.nodes), key=lambda e: (e.mark, -len(e.bases)))
+        if not voters and any(entries[node].says & Says.BOOTSTRAP for node in view.nodes):
+            voters = list(view.nodes)
+        enough, said = True, "votes"
+        for electorate in self._electorates(newest):
+            have, of = sum(electorate.get(node, 0) for node in voters), sum(electorate.values())
+            breaker = min((node for node in electorate if electorate[node]), default=0)
+            tie = 2 * have == of and self._quorum.auto_tie_breaker and breaker in voters
+            enough, said = enough and (2 * have > of or tie), f"{said}, {have} of {of}"
+        if self._quorum.wait_for_all and all(entries[node].says & Says.WAITING for node in voters):
+            return False, f"{said}, of nodes that have just started"
+        return enough, said
+
+    def _voters(self, view: View) -> list[int]:
+        """Nodes with a mark; not those whose mark is a first view that nobody ever saw, if others know better."""
+        marked = {node: view.entries[node] for node in view.nodes if view.entries[node].mark.seq}
+        sure = any(entry.lineage for entry in marked.values())
+        return [n for n, e in marked.items() if e.lineage or not sure or self._judged.get(e.mark) is not None]
+
+    def _electorates(self, newest: Entry) -> list[dict[int, int]]:
+        if self._quorum.policy != "last_man_standing" or not newest.mark.seq:
+            return [dict(self._votes)]
+        return [{node: self._votes[node] for node, _ in base} for base in newest.bases]
+
+    def _link(self, primary: _Primary) -> None:
+        ring = primary.view.id
+        self._in_force[ring] = primary
+        insort(self._chain, ring)
+        place = self._chain.index(ring)
+        for one, other in pairwise(self._chain[max(0, place - 1) : place + 2]):
+            earlier, later = self._in_force[one], self._in_force[other]
+            if not set(earlier.view.nodes) & set(later.view.nodes):
                 raise Violation(
                     "QUO-Q1",
-                    f"primary {view.id} {view.nodes} shares nobody with primary {neighbour} "
-                    f"{self._primaries[neighbour]}",
+                    f"primary {other} {later.view.nodes} shares nobody with primary {one} {earlier.view.nodes}",
                 )
+            if later.knows < one and not later.anew:
+                raise Violation(
+                    "CHAIN-K8",
+                    f"nobody in primary {other} {later.view.nodes} knows of primary {one} "
+                    f"{earlier.view.nodes}: the newest they know is {later.knows}",
+                )
+        for tell in self.on_primary:
+            tell(primary.view)

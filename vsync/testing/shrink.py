@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from vsync.testing.options import LinkOptions, Options, scaled
+from vsync.testing.options import Options, scaled
 from vsync.testing.plugin import Plugin
 from vsync.testing.run import Result, run
+from vsync.types import QuorumConfig
 
 __all__ = ["parse", "shrink", "spell"]
 
@@ -21,8 +22,9 @@ TRIES = 6  #: seeds for each step
 _OFF = (
     *("herd", "slow", "nested", "rumour", "mtu", "one_way", "pause", "leave", "partition", "crash", "lost_disk"),
     *("frozen", "evidence", "group_interval", "big", "safe", "accelerated", "drift_ppm", "start_spread"),
-    "fast_restart",
+    *("fast_restart", "bootstrap"),
 )
+_NESTED = ("links", "quorum")  #: options that have fields of their own
 _LINKS = ("loss", "duplicate", "reorder", "cut_in_flight")
 
 
@@ -67,7 +69,13 @@ def _steps(result: Result) -> Iterator[tuple[str, Options]]:
     if o.chaos > 200_000:
         yield "half the time", replace(o, chaos=o.chaos // 2)
     if o.nodes > 2:
-        yield "one node less", replace(o, nodes=o.nodes - 1)
+        yield "one node less", replace(o, nodes=o.nodes - 1, votes=o.votes[:-1])
+    if o.votes != (1,) * len(o.votes):
+        yield "a vote each", replace(o, votes=())
+    for name in ("policy", "wait_for_all", "auto_tie_breaker"):
+        if getattr(o.quorum, name) != getattr(QuorumConfig(), name):
+            usual = replace(o.quorum, **{name: getattr(QuorumConfig(), name)})
+            yield f"{name} as usual", replace(o, quorum=usual)
     for name in _OFF:
         if getattr(o, name):
             yield f"no {name}", replace(o, **{name: type(getattr(o, name))(0)})
@@ -90,9 +98,9 @@ def spell(options: Options) -> str:
         value, usual = getattr(options, field.name), getattr(plain, field.name)
         if field.name == "timing":
             parts += [f"timing={value.token / usual.token:g}"] if value != usual else []
-        elif field.name == "links":
+        elif field.name in _NESTED:
             changed = asdict(value).items() - asdict(usual).items()
-            parts += [f"links.{name}={_text(v)}" for name, v in sorted(changed)]
+            parts += [f"{field.name}.{name}={_text(v)}" for name, v in sorted(changed)]
         elif value != usual or field.name in ("seed", "nodes"):
             parts.append(f"{field.name}={_text(value)}")
     return ",".join(parts)
@@ -100,24 +108,33 @@ def spell(options: Options) -> str:
 
 def parse(text: str) -> Options:
     """Options from their spelling. Raises ``ValueError`` for what is no option."""
-    plain, links = Options(), {}
+    plain = Options()
     found: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {name: {} for name in _NESTED}
     for part in text.split(","):
         name, _, value = part.partition("=")
+        whole, _, inner = name.partition(".")
         if name == "timing":
             found["timing"] = scaled(float(value))
-        elif name.startswith("links.") and hasattr(plain.links, name[6:]):
-            links[name[6:]] = _value(getattr(plain.links, name[6:]), value)
-        elif hasattr(plain, name) and name != "links":
+        elif whole in _NESTED and hasattr(getattr(plain, whole), inner):
+            nested[whole][inner] = _value(getattr(getattr(plain, whole), inner), value)
+        elif hasattr(plain, name) and name not in _NESTED:
             found[name] = _value(getattr(plain, name), value)
         else:
             raise ValueError(f"{name!r} is no option of a run")
-    return replace(plain, links=replace(LinkOptions(), **links), **found)
+    found.update({name: replace(getattr(plain, name), **given) for name, given in nested.items()})
+    return replace(plain, **found)
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(str, value))
+    if isinstance(value, str):
+        return value
     return str(int(value)) if isinstance(value, bool) else repr(value)
 
 
 def _value(like: Any, text: str) -> Any:
+    if isinstance(like, tuple):
+        return tuple(map(int, text.split("+")))
     return bool(int(text)) if isinstance(like, bool) else type(like)(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["KnownLimit", "Violation"]
+__all__ = ["Violation"]
 
 
 class Violation(AssertionError):
@@ -15,10 +15,3 @@ class Violation(AssertionError):
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.text}"
-
-
-class KnownLimit(Violation):
-    """The run has come to a situation that this version does not promise to survive (see ``ARCHITECTURE.md``).
-
-    It ends the run, which then says nothing about what would follow; ``--strict`` counts it as broken.
-    """

@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from vsync.engine.record import Record
-from vsync.types import Member, RingId
+from vsync.engine.record import Attempt, Record
+from vsync.types import RingId
 
 
 def test_round_trip() -> None:
     """What is stored comes back."""
-    record = Record(9, RingId(9, 1), (Member(1, 5), Member(2, 6)), RingId(8, 2), 77, ((1, 1), (2, 3)))
+    attempts = Attempt(RingId(9, 1), 77, ((1, 1), (2, 3))), Attempt(RingId(10, 2), 0, ((2, 3),))
+    record = Record(11, attempts, RingId(8, 2), 77, (((1, 1), (2, 3)), ((1, 1),)))
     assert Record.decode(record.encode()) == record
 
 
