@@ -94,6 +94,8 @@ class QuorumRules:
     def _count(self, view: View) -> tuple[bool, str]:
         """Whether those of its members that may vote have the votes that it takes."""
         entries = view.entries
+        if any(entries[node].says & Says.OVERRIDE for node in view.nodes):
+            return True, "an operator's word"
         voters = self._voters(view)
         newest = max((entries[node] for node in voters or view.nodes), key=lambda e: (e.mark, -len(e.bases)))
         if not voters and any(entries[node].says & Says.BOOTSTRAP for node in view.nodes):
