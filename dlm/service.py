@@ -36,6 +36,10 @@ from vsync.types import NO_RING, ClusterConfig, Member, View
 
 __all__ = ["DlmService"]
 
+UNSAFE = (
+    "[quorum] policy = {policy!r} lets both parts of a cut cluster grant the same lock: use 'majority' with a "
+    "third node, or set unsafe = true if nothing depends on it (docs/quorum.md)"
+)
 MAX_PROGRAM = 40  #: characters of a client's name that are kept with its locks
 NUMBERS_LIMIT = 1 << 31  #: the ring re-forms long before the 32 bits of a view's fence numbers run out (B4)
 
@@ -400,6 +404,8 @@ class DlmService:
             self.host.refuse(session, rid, "exists", f"handle {h} is in use")
         elif self._leaving:
             self.host.refuse(session, rid, "lost", "this node is leaving")
+        elif not self._config.quorum.excludes:
+            self.host.refuse(session, rid, "unsafe", UNSAFE.format(policy=self._config.quorum.policy))
         else:
             self.home.lock(Handle(session, h, key_of(arguments.space(args), name), request))
 

@@ -112,6 +112,11 @@ class QuorumConfig:
     auto_tie_breaker: bool = False  #: exactly half of the votes are enough with the node of the lowest id
     unsafe: bool = False  #: locks under two_node or none although nothing fences the other side
 
+    @property
+    def excludes(self) -> bool:
+        """Whether never two parts of a cluster may act, or the operator does not mind."""
+        return self.unsafe or self.policy not in ("two_node", "none")
+
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ValueError(f"{self.policy!r} is no policy")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dlm.home import LOCKS_PER_NAME
 from dlm.messages import Kind
 from dlm.modes import EX, NL
 from dlm.service import NUMBERS_LIMIT
-from tests.dlm.bus import LEASE, MS, Bus
+from tests.dlm.bus import LEASE, MS, Bus, FakeHost
 from vsync.errors import Backpressure
 from vsync.service import Credentials
-from vsync.types import MAX_MESSAGE
+from vsync.types import MAX_MESSAGE, QuorumConfig
 
 
 def test_spaces_do_not_meet() -> None:
@@ -23,6 +25,25 @@ def test_spaces_do_not_meet() -> None:
     assert bus.granted(second)
     rows = bus.result(bus.call(1, "ls", space="other"))
     assert [(row["name"], row["space"], row["owner"]) for row in rows] == [(b"x", "other", 2)]
+
+
+@pytest.mark.parametrize("policy", ["two_node", "none"])
+def test_no_locks_under_a_policy_that_does_not_exclude(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C8: both parts of a cut cluster would grant."""
+    config, told = Bus.config, []
+    monkeypatch.setattr(Bus, "config", lambda bus, node: replace(config(bus, node), quorum=quorum))
+    monkeypatch.setattr(FakeHost, "refuse", lambda host, session, rid, *why, **more: told.append(why))
+    for unsafe in (False, True):
+        quorum = QuorumConfig(policy, unsafe=unsafe)
+        bus = Bus()
+        rid, _ = bus.lock(1, b"x", EX)
+        bus.run()
+        if unsafe:
+            assert bus.granted(rid)
+    [(code, text)] = told
+    assert code == "unsafe"
+    assert f"policy = {policy!r}" in text
+    assert "unsafe = true" in text
 
 
 def test_a_full_send_queue_delays_but_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

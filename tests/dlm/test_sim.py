@@ -216,6 +216,27 @@ class TestScenarios:
         stage.cluster.advance(1.0)
         assert not held.valid()
 
+    def test_c3_the_ring_breaks_between_two_installations(self) -> None:
+        """3 holds; 1 and 2 form a primary view without it, which only one of them has installed when it breaks. That
+        one may grant 3's lock to its own client. So the other, which meets 3, must not go on with what 3 has."""
+        stage = Stage()
+        _, held = stage.holding(3)
+        stage.cluster.network.options = replace(stage.cluster.network.options, cut_in_flight=True)
+        stage.cluster.partition({1, 2}, {3})
+        both = [stage.cluster[node] for node in (1, 2)]
+        stage.until(lambda: any(node.core.view.nodes == (1, 2) and node.core.view.primary for node in both))
+        first = next(node for node in both if node.core.view.nodes == (1, 2))
+        other = next(node for node in both if node is not first)
+        assert other.core.view.nodes == (1, 2, 3)
+        operation = stage.locks.lock(stage.client(first.id), b"r")
+        stage.cluster.partition({first.id}, {other.id, 3})
+        stage.until(lambda: other.core.view.nodes == tuple(sorted((other.id, 3))))
+        assert other.core.view.primary
+        stage.until(lambda: held.over)
+        stage.granted(stage.locks.lock(stage.client(other.id), b"r"))
+        assert operation.ok is None
+        stage.end()
+
     def test_d2_clocks_that_drift(self) -> None:
         """The horizon outlasts the lease by what two clocks may drift apart; a busy ring leaves no slack."""
         for seed in range(16):

@@ -71,6 +71,17 @@ def test_the_example_documents_the_defaults() -> None:
     assert load(CONFIGS / "three-nodes.toml", "a").cluster.timing == Timing()
 
 
+def test_quorum(tmp_path: Path) -> None:
+    from vsync.types import QuorumConfig
+
+    assert load(write(tmp_path, GOOD)).cluster.quorum == QuorumConfig() == QuorumConfig("majority")
+    text = '\n[quorum]\npolicy = "last_man_standing"\nwait_for_all = true\nauto_tie_breaker = true\n'
+    assert load(write(tmp_path, GOOD + text)).cluster.quorum == QuorumConfig("last_man_standing", True, True)
+    text = '\n[quorum]\npolicy = "two_node"\nunsafe = true\n'
+    assert load(write(tmp_path, GOOD + text)).cluster.quorum == QuorumConfig("two_node", unsafe=True)
+    assert load(CONFIGS / "three-nodes.toml", "a").cluster.quorum == QuorumConfig()
+
+
 def test_the_development_example_needs_no_node() -> None:
     assert load(CONFIGS / "development.toml").cluster.node == 1
 
@@ -102,6 +113,11 @@ def test_the_development_example_needs_no_node() -> None:
         ('socket = "/tmp/x/{node}.sock"', 'log_level = "inf"', r"log_level: 'inf' .*did you mean 'info'"),
         ('socket = "/tmp/x/{node}.sock"', f'socket = "/{LONG}"', r"daemon\.socket: is longer"),
         ("votes = 3", "votes = 3 3", r"is not valid TOML: .*line"),
+        ("[timing]", '[quorum]\npolicy = "majorty"\n[timing]', r"quorum\.policy: .*did you mean 'majority'"),
+        ("[timing]", "[quorum]\nwait_for_all = 1\n[timing]", r"quorum\.wait_for_all: must be true or false, not 1"),
+        ("[timing]", "[quorum]\nwait_for_al = true\n[timing]", r"quorum\.wait_for_al: unknown key; did you mean"),
+        ("[timing]", '[quorum]\npolicy = "two_node"\nauto_tie_breaker = true\n[timing]',
+         r"quorum: auto_tie_breaker has no meaning with policy two_node"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_key(tmp_path: Path, old: str, new: str, says: str) -> None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from vsync import wire
 from vsync.errors import FrameError
-from vsync.types import Member, RingId
+from vsync.types import NO_RING, Member, RingId
 
 TAG = wire.cluster_tag("test")
 ME = Member(1, 100)
 RING = RingId(7, 1)
-HELLO = wire.Hello("test", "127.0.0.1:7410", 1, 1, (("dlm", 1), ("group", 1)))
+HELLO = wire.Hello("test", "127.0.0.1:7410", 1, 1, (("dlm", 1), ("group", 1)), 0xFACE)
 
 
 def header(kind: wire.FrameType) -> bytes:
     return wire.encode_header(kind, TAG, ME)
 
+
+CLAIM = wire.Claim(RingId(6, 2), RingId(3, 2), 4, 6, 3, b"if so", (ME,))
+CLAIMING = wire.CommitEntry(RingId(3, 2), 4, 6, b"up", (ME,), 2, (CLAIM,), (RingId(5, 1), RingId(4, 1)))
 
 FRAMES = {
     "data": wire.encode_data(
@@ -34,6 +38,9 @@ FRAMES = {
         header(wire.FrameType.COMMIT),
         wire.Commit(RING, 1, (ME, Member(2, 5)), [wire.CommitEntry(RingId(3, 2), 4, 6, b"up"), None]),
     ),
+    "commit with claims": wire.encode_commit(
+        header(wire.FrameType.COMMIT), wire.Commit(RING, 1, (ME, Member(2, 5)), [CLAIMING, None])
+    ),
 }
 DECODERS = {
     "data": wire.decode_data,
@@ -42,6 +49,7 @@ DECODERS = {
     "probe": wire.decode_probe,
     "cancel": wire.decode_cancel,
     "commit": wire.decode_commit,
+    "commit with claims": wire.decode_commit,
 }
 REENCODE = {
     "data": lambda x: wire.encode_data(header(wire.FrameType.DATA), *x),
@@ -50,6 +58,7 @@ REENCODE = {
     "probe": lambda x: wire.encode_probe(header(wire.FrameType.PROBE), x),
     "cancel": lambda x: wire.encode_cancel(header(wire.FrameType.CANCEL), x),
     "commit": lambda x: wire.encode_commit(header(wire.FrameType.COMMIT), x),
+    "commit with claims": lambda x: wire.encode_commit(header(wire.FrameType.COMMIT), x),
 }
 
 
@@ -57,7 +66,7 @@ REENCODE = {
 def test_round_trip(kind: str) -> None:
     """Decoding and encoding again gives the same bytes."""
     frame = FRAMES[kind]
-    assert wire.decode_header(frame, TAG) == wire.Header(wire.FrameType[kind.upper()], ME)
+    assert wire.decode_header(frame, TAG) == wire.Header(wire.FrameType[kind.split()[0].upper()], ME)
     assert REENCODE[kind](DECODERS[kind](frame)) == frame
 
 
@@ -125,3 +134,26 @@ def test_ring_sequences_beyond_31_bits_are_refused() -> None:
     join = wire.Join(HELLO, 1 << 31, frozenset({ME}), frozenset(), leaving=False)
     with pytest.raises(FrameError, match="31 bits"):
         wire.decode_join(wire.encode_join(header(wire.FrameType.JOIN), join))
+
+
+def test_claims_and_missed_attempts_arrive() -> None:
+    """K7. Whether a claim is real is found out, not told."""
+    entry = wire.decode_commit(FRAMES["commit with claims"]).entries[0]
+    assert entry == CLAIMING
+    assert entry.real == NO_RING
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        replace(CLAIMING, claims=(replace(CLAIM, aru=7),)),
+        replace(CLAIMING, claims=(replace(CLAIM, stable=5),)),
+        replace(CLAIMING, missed=tuple(RingId(n, 1) for n in range(1, 1100))),
+    ],
+    ids=["beyond the highest", "stable beyond the aru", "too many"],
+)
+def test_a_claim_that_contradicts_itself_is_refused(entry: wire.CommitEntry) -> None:
+    commit = wire.Commit(RING, 1, (ME, Member(2, 5)), [entry, None])
+    frame = wire.encode_commit(header(wire.FrameType.COMMIT), commit)
+    with pytest.raises(FrameError, match="malformed"):
+        wire.decode_commit(frame)

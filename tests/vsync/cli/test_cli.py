@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -82,6 +83,31 @@ def test_status_as_json_has_everything(url: str, capsys: pytest.CaptureFixture[s
     assert {"node", "ring", "services", "votes", "expected_votes", "io"} <= set(answer)
 
 
+def test_bootstrap_is_not_needed_when_primary(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bootstrap", "--url", url]) == 0
+    assert capsys.readouterr().out == "Nothing to do: the view is primary\n"
+    assert run(["bootstrap", "--url", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"v": 1, "needed": False}
+
+
+def test_bootstrap_that_would_not_be_enough(minority: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bootstrap", "--url", minority]) == 1
+    assert "that would not make this view primary: only 1 of 2 votes" in capsys.readouterr().err
+    assert run(["status", "--url", minority]) == 3
+    assert "Quorum  no node here has been in this cluster yet" in capsys.readouterr().out
+
+
+def test_override_asks_first(
+    minority: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert run(["bootstrap", "--override", "--url", minority]) != 0
+    assert "Is every node outside this view off?" in capsys.readouterr().err
+    assert run(["status", "--url", minority]) == 3
+    assert run(["bootstrap", "--override", "--yes", "--url", minority]) == 0
+    assert run(["status", "--url", minority]) == 0
+
+
 @pytest.mark.parametrize("command", ["status", "members"])
 def test_not_primary_is_3(minority: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--url", minority]) == 3
@@ -89,7 +115,7 @@ def test_not_primary_is_3(minority: str, command: str, capsys: pytest.CaptureFix
     assert "alpha" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["status", "members", "groups", "watch"])
+@pytest.mark.parametrize("command", ["status", "members", "groups", "watch", "bootstrap"])
 def test_no_daemon_is_4(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"unix://{tmp_path}/none"
     assert run([command, "--url", url]) == 4
