@@ -30,15 +30,19 @@ class Handle:
     """One lock of one local session. ``mode`` is what the client has been told that it holds."""
 
     __slots__ = (
-        "advised", "blocking", "cancel_rid", "ending", "fence", "h", "key", "mode", "outcome", "persistent",
-        "request", "sent", "session", "unlock_rid",
+        "advised", "blocking", "cancel_rid", "ending", "fence", "h", "key", "mode", "outcome", "owner",
+        "persistent", "request", "sent", "session", "unlock_rid", "xid",
     )  # fmt: skip
 
-    def __init__(self, session: int, h: int, key: bytes, request: Request) -> None:
+    def __init__(
+        self, session: int, h: int, key: bytes, request: Request, xid: int = 0, owner: int = 0
+    ) -> None:
         self.session = session
         self.h = h
         self.key = key
         self.request: Request | None = request
+        self.xid = xid  #: the transaction it is for, 0 if none
+        self.owner = owner  #: who in the session asks, for the search of deadlocks; 0: the session itself
         self.mode = NONE
         self.fence = 0
         self.sent = False  #: something of it is, or will be, in the table of this life

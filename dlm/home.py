@@ -1,9 +1,7 @@
-"""The home of local sessions: handles, requests, and what clients are told (pitfalls K9–K12, D4, D8).
+"""The home of local sessions: handles, requests, and the way of their operations into the table (pitfalls K12, D8).
 
-A handle goes *asked -> told -> ending*. What the table decides about it becomes an answer only when an answer
-may be given: not in a non-primary view (K9), and a grant not before the horizon (K10). Until then the client
-still waits, so if this life ends the request can be made again in the next one, and nobody has been promised
-anything.
+A handle goes *asked -> told -> ending*. Where this node decides about a name alone, an operation is carried out at
+once; everything else takes its place in the ordered stream. ``dlm.telling`` says what the clients hear of it.
 """
 
 from __future__ import annotations
@@ -12,15 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dlm.advice import Advice
 from dlm.handle import Handle, Request, Session
 from dlm.lease import Lease
 from dlm.messages import Kind
-from dlm.modes import DEMOTED, FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT, is_down
+from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT
 from dlm.names import FENCE_BLOCK, Form, Name
 from dlm.outbox import Outbox
 from dlm.resource import Effect, Lock, What
 from dlm.table import Composed, Effects, Purge, Table
+from dlm.telling import Teller
 from vsync.service import Host
 from vsync.types import RingId
 
@@ -28,15 +26,6 @@ __all__ = ["Handle", "Home", "Request", "Session"]
 
 END_BATCH = 1000  #: locks in one END message
 LOCKS_PER_NAME = 2000  #: of one node, waiting ones included: all of them must fit into one PUBLISH (A3)
-
-_WORDS = {
-    "again": "not available at once",
-    "unknown": "no such lock",
-    "busy": "an operation on this lock is in progress",
-    "deadlock": "this conversion would deadlock with another one",
-    "exists": "this handle number is in use",
-}
-
 
 class Home:
     """Everything this node knows about its own clients. Pure; called by the service only."""
@@ -51,14 +40,11 @@ class Home:
         self.linked = False  #: the life is admitted and the table complete: operations can be sent
         self.frozen = True  #: no primary view
         self.holding = False  #: between a transitional and the regular view
-        self.deferred: list[Handle] = []  #: with an outcome that could not be told yet
         self.queued_private: dict[bytes, None] = {}  #: private names with waiters (200 ms rule)
         self.idle_private: dict[bytes, None] = {}  #: private names without locks, oldest first
         self.fast = 0  #: operations done without a message
-        self.lost = 0
         self.orphans: dict[tuple[int, int], tuple[bytes, int]] = {}  #: left by sessions: (name, process) (P1)
-        self.advice = Advice(host)
-        self._suspended = False  #: clients were told so, and not yet that it is over
+        self.teller = Teller(self)
         self._me = host.me.node
         self._on_name: Counter[bytes] = Counter()  #: handles by name
 
@@ -85,7 +71,7 @@ class Home:
         self.sessions[handle.session].handles[handle.h] = handle
         self._on_name[handle.key] += 1
         if self.frozen and (request.fails or request.flags & NOQUEUE):
-            self._forget(handle)
+            self.forget(handle)
             self.host.refuse(handle.session, request.rid, "no_quorum", "this node is not in a primary view")
             return
         name = self._own_now(handle.key)
@@ -95,7 +81,8 @@ class Home:
         handle.sent = True
         who = self.sessions[handle.session].who
         key = (self._me, handle.session, handle.h)
-        lock = Lock(key, request.mode, request.flags, request.value, who.pid, who.name, self.now)
+        owner = handle.xid, handle.owner
+        lock = Lock(key, request.mode, request.flags, request.value, who.pid, who.name, self.now, *owner)
         effects: list[Effect] = []
         assert name.resource is not None
         name.resource.lock(lock, effects)
@@ -121,7 +108,7 @@ class Home:
         """End a handle, whatever it does. For the caller it has ended already (D8)."""
         handle.unlock_rid, handle.ending = rid, True
         if not handle.sent:
-            self._gone(handle)
+            self.teller.gone(handle)
             return
         name = self._own_now(handle.key)
         if name is not None and name.resource is not None:
@@ -165,7 +152,7 @@ class Home:
         for handle in gone.handles.values():
             self._one_less(handle.key)
             handle.outcome = None
-            self.advice.forget(handle)
+            self.teller.advice.forget(handle)
             if not handle.sent or handle.ending:
                 continue
             if handle.persistent:
@@ -225,7 +212,7 @@ class Home:
 
     def _operate(self, kind: Kind, handle: Handle, mode: int, flags: int, value: bytes | None) -> None:
         session = self.sessions.get(handle.session)
-        who = (session.who.pid, session.who.name) if session and kind is Kind.LOCK else ()
+        who = (session.who.pid, session.who.name, handle.xid, handle.owner) if session and kind is Kind.LOCK else ()
         self.send(kind, (handle.key, handle.session, handle.h, mode, flags, value, *who), (handle.key,))
 
     # -- the owner's fast path -------------------------------------------------------------------------------
@@ -246,8 +233,8 @@ class Home:
     def _locally(self, key: bytes, name: Name, effects: list[Effect]) -> None:
         self.fast += 1
         for effect in effects:
-            self._outcome(effect)
-        self._advise()
+            self.teller.outcome(effect)
+        self.teller.advise()
         self.look_after(key, name)
 
     def look_after(self, key: bytes, name: Name) -> None:
@@ -276,92 +263,12 @@ class Home:
                 if effect.node == self._me:
                     self.purge(effect.pid)
             elif effect.key[0] == self._me:
-                self._outcome(effect)
-        self._advise()
+                self.teller.outcome(effect)
+        self.teller.advise()
 
-    def _outcome(self, effect: Effect) -> None:
-        _, session, h = effect.key
-        if effect.was is not None:
-            self.orphans.pop(effect.was[1:], None)  # adopted
-        owner = self.sessions.get(session)
-        handle = owner.handles.get(h) if owner else None
-        if handle is None:
-            return
-        if effect.what is What.BLOCKING:
-            self.advice.note(handle, effect.mode)
-        elif effect.what is What.GONE:
-            self._gone(handle)
-        elif effect.what is What.CANCEL_DONE:
-            if not effect.mode:
-                self._answer_cancel(handle, False)
-        elif handle.request is not None and not handle.ending:
-            if self._may_tell(handle, effect):
-                self._tell(handle, effect)
-            else:
-                handle.outcome = effect
-                self.deferred.append(handle)
-
-    def _may_tell(self, handle: Handle, effect: Effect) -> bool:
-        """Whether an outcome may be told now (K9, K10).
-
-        Releases and refusals wait for no horizon. A grant is told only within a lease: a stale member of a ring
-        that others have left may still deliver one, but it is worth nothing.
-        """
-        if not self.open or self.holding:
-            return False
-        if effect.what is not What.GRANTED:
-            return True
-        same = effect.mode == handle.mode or is_down(handle.mode, effect.mode)
-        if handle.mode != NONE and same and not effect.flags & DEMOTED:
-            return True
-        if not self.lease.valid(self.now):
-            return False
-        if self.now >= self.lease.horizon:
-            return True
-        name = self.table.names.get(handle.key)
-        if name is None or name.form is not Form.PRIVATE or name.owner != self._me:
-            return False
-        return name.epoch <= self.lease.settled  # the vanished node knew of this ownership
-
-    def _tell(self, handle: Handle, effect: Effect) -> None:
-        request, handle.request, handle.outcome = handle.request, None, None
-        assert request is not None
-        self.advice.completed(handle)
-        if effect.what is What.GRANTED:
-            handle.mode, handle.fence = effect.mode, effect.fence
-            self.host.reply(handle.session, request.rid, _granted(effect, self.lease.generation))
-            return
-        if handle.mode == NONE:
-            self._forget(handle)
-        if effect.what is What.CANCELED:
-            more = {}
-            if effect.flags & DEMOTED:
-                handle.mode = effect.mode  # the old mode was given up
-                more = {"mode": effect.mode, "flags": effect.flags}
-            self.host.refuse(handle.session, request.rid, "canceled", "the request was cancelled", **more)
-            self._answer_cancel(handle, True)
-        else:
-            self.host.refuse(handle.session, request.rid, effect.code, _WORDS.get(effect.code, effect.code))
-            if handle.mode == NONE:
-                self._answer_cancel(handle, False)  # its own outcome will find no handle any more
-
-    def _gone(self, handle: Handle) -> None:
-        """The lock is no more: whoever still waits for something about it is answered."""
-        if handle.request is not None:
-            self.host.refuse(handle.session, handle.request.rid, "canceled", "the lock was released")
-        self._answer_cancel(handle, handle.request is not None)
-        handle.request = handle.outcome = None
-        if handle.unlock_rid:
-            self.host.reply(handle.session, handle.unlock_rid, {})
-        self._forget(handle)
-
-    def _answer_cancel(self, handle: Handle, done: bool) -> None:
-        if handle.cancel_rid:
-            self.host.reply(handle.session, handle.cancel_rid, {"canceled": done})
-            handle.cancel_rid = 0
-
-    def _forget(self, handle: Handle) -> None:
-        self.advice.forget(handle)
+    def forget(self, handle: Handle) -> None:
+        """The handle has ended."""
+        self.teller.advice.forget(handle)
         session = self.sessions.get(handle.session)
         if session is not None and session.handles.pop(handle.h, None) is not None:
             self._one_less(handle.key)
@@ -370,23 +277,6 @@ class Home:
         self._on_name[key] -= 1
         if not self._on_name[key]:
             del self._on_name[key]
-
-    def tell_deferred(self) -> None:
-        """Give the answers that may be given by now, in their order."""
-        waiting, self.deferred = self.deferred, []
-        for handle in waiting:
-            effect = handle.outcome
-            if effect is None or handle.ending:
-                continue  # released, cancelled or ended meanwhile
-            if self._may_tell(handle, effect):
-                self._tell(handle, effect)
-            else:
-                self.deferred.append(handle)
-        self._advise()
-
-    def _advise(self) -> None:
-        if self.open and not self.holding:
-            self.advice.tell()
 
     # -- views -----------------------------------------------------------------------------------------------
 
@@ -401,15 +291,14 @@ class Home:
                 self.host.refuse(handle.session, request.rid, "no_quorum", "the primary view is gone")
                 handle.request = handle.outcome = None
                 self.unlock(handle, 0, 0, None)
-        self._suspended = True
-        self._push_all("suspended")
+        self.teller.suspended()
 
     def resume(self) -> None:
         """A primary view in which this life goes on: send again what was not applied."""
         self.frozen = False
         self.outbox.rewind()
         self.flush()
-        self._push_resumed()
+        self.teller.resumed()
 
     def new_life(self, ring: RingId, table: Table, reason: str) -> None:
         """The former life has ended: what was held is lost, what waits will be asked for again (C12)."""
@@ -417,17 +306,17 @@ class Home:
         self.table = table
         self.outbox.begin(ring)
         self.linked = False
-        self.deferred.clear()
+        self.teller.deferred.clear()
         self.orphans.clear()  # they have gone with the life (P2)
-        self.advice.clear()
+        self.teller.advice.clear()
         self.queued_private.clear()
         self.idle_private.clear()
         for handle in self.handles():
             handle.outcome = None
             if handle.ending or (handle.cancel_rid and handle.mode == NONE):
-                self._gone(handle)
+                self.teller.gone(handle)
             elif handle.mode != NONE:
-                self._lose(handle, reason)
+                self.teller.lose(handle, reason)
             else:
                 handle.sent = False
 
@@ -437,48 +326,10 @@ class Home:
         for handle in self.handles():
             if not handle.sent:
                 self._ask(handle)
-        self._push_resumed()
+        self.teller.resumed()
 
     def lose_all(self, reason: str) -> None:
         """End every handle and every request, on purpose."""
         self.lease.new_generation()
         for handle in self.handles():
-            self._lose(handle, reason)
-
-    def _lose(self, handle: Handle, reason: str) -> None:
-        self._forget(handle)
-        if handle.mode != NONE and not handle.ending:
-            self.lost += 1
-            self.host.push(handle.session, "dlm", "lost", {"h": handle.h, "reason": reason})
-        if handle.request is not None:
-            self.host.refuse(handle.session, handle.request.rid, "lost", f"the lock was lost: {reason}")
-        self._answer_cancel(handle, False)
-        if handle.unlock_rid:
-            self.host.reply(handle.session, handle.unlock_rid, {})
-        handle.request = handle.outcome = None
-
-    def _push_resumed(self) -> None:
-        if self._suspended:
-            self._suspended = False
-            self._push_all("resumed")
-
-    def _push_all(self, kind: str) -> None:
-        for session in sorted(self.sessions):
-            if self.sessions[session].handles:
-                self.host.push(session, "dlm", kind, {})
-
-
-def _granted(effect: Effect, generation: int) -> dict[str, Any]:
-    """The reply to a lock or convert request. ``value_read`` is false if the value block was not read.
-
-    The handle is valid in this lease generation only, whatever the client finds in its page by now (D9).
-    """
-    return {
-        "fence": effect.fence,
-        "mode": effect.mode,
-        "generation": generation,
-        "value": effect.value or b"",
-        "value_read": effect.value is not None,
-        "value_valid": effect.valid,
-        "flags": effect.flags,
-    }
+            self.teller.lose(handle, reason)

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from dlm.modes import NONE, NOTIFY, PERSISTENT, VALNOTVALID
 
-__all__ = ["Effect", "Key", "Lock", "State", "What"]
+__all__ = ["Effect", "Key", "Lock", "State", "Step", "What"]
 
 Key = tuple[int, int, int]  #: (home node, session at that node, handle number of that session)
+Step = tuple[bytes, Key]  #: a lock that waits, and on which name
 
 
 class State(IntEnum):
@@ -36,7 +37,8 @@ class Effect(NamedTuple):
 
     ``value`` is the value block when the operation read it (``None``: not read, the caller's copy stays, L8);
     ``flags`` are DEMOTED, VALNOTVALID (the operation takes part in a value block that is not valid, L5) and
-    ALTMODE. ``was`` is the key that an adopted orphan had.
+    ALTMODE. ``was`` is the key that an adopted orphan had. ``cycle`` is the circle that a refused
+    request would have closed: the name and the lock that waits in it, the refused one first.
     """
 
     what: What
@@ -47,6 +49,7 @@ class Effect(NamedTuple):
     value: bytes | None = None
     flags: int = 0
     was: Key | None = None
+    cycle: tuple[Step, ...] = ()
 
     @property
     def valid(self) -> bool:
@@ -58,12 +61,13 @@ class Lock:
     """One lock of one session. ``mode`` is what it holds (NONE while waiting), ``asked`` what it wants."""
 
     __slots__ = (
-        "asked", "fence", "flags", "high", "key", "mode", "notify", "orphan", "persistent", "pid", "program",
-        "result", "since", "state", "value",
+        "asked", "batch", "fence", "flags", "high", "key", "mode", "notify", "order", "orphan", "owner",
+        "persistent", "pid", "program", "result", "since", "state", "value", "xid",
     )  # fmt: skip
 
     def __init__(self, key: Key, asked: int, flags: int = 0, value: bytes | None = None,
-                 pid: int = 0, program: str = "", since: int = 0) -> None:  # fmt: skip
+                 pid: int = 0, program: str = "", since: int = 0, xid: int = 0,
+                 owner: int = 0) -> None:  # fmt: skip
         self.key = key
         self.mode = NONE
         self.asked = asked
@@ -79,18 +83,29 @@ class Lock:
         self.high = 0  #: the highest mode that it was told it blocks, since its last grant (B4)
         self.persistent = bool(flags & PERSISTENT)  #: survives its session, as an orphan (P1)
         self.orphan = False  #: its session has gone
+        self.xid = xid  #: the transaction it belongs to, 0 if none
+        self.owner = owner  #: who in its session asked, 0: the session itself
+        self.order = 0  #: the table's position at which it began to wait, 0 where only the owner knows
+        self.batch: tuple[bytes, ...] = ()  #: the names of the multi-lock it waits as a part of
+
+    @property
+    def waiter(self) -> Key:
+        """Who it is that waits for it, or is waited for: a transaction, or a part of a session (locks.md D5)."""
+        return (0, 0, self.xid) if self.xid else (self.key[0], self.key[1], self.owner)
 
     def encode(self) -> tuple[Any, ...]:
         """The replicated part as a msgpack-able tuple."""
         marks = self.notify | self.persistent << 1 | self.orphan << 2
         operation = self.mode, self.asked, self.flags, self.value, self.fence
-        return (*self.key, *operation, self.pid, self.program, marks, self.high, self.result)
+        whose = self.xid, self.owner, self.order, self.batch
+        return (*self.key, *operation, self.pid, self.program, marks, self.high, self.result, *whose)
 
     @classmethod
     def decode(cls, row: tuple[Any, ...], state: State, since: int) -> Lock:
         """The inverse of ``encode``."""
-        lock = cls((row[0], row[1], row[2]), row[4], row[5], row[6], row[8], row[9], since)
+        lock = cls((row[0], row[1], row[2]), row[4], row[5], row[6], row[8], row[9], since, row[13], row[14])
         lock.mode, lock.fence, lock.state = row[3], row[7], state
         lock.notify, lock.persistent, lock.orphan = bool(row[10] & 1), bool(row[10] & 2), bool(row[10] & 4)
         lock.high, lock.result = row[11], row[12]
+        lock.order, lock.batch = row[15], row[16]
         return lock

@@ -6,7 +6,8 @@ state transfer have no life and no serial: they change nothing by themselves.
 
 | kind | body |
 |---|---|
-| LOCK, CONVERT, UNLOCK, CANCEL | name, session, h, mode, flags, value, pid, program |
+| LOCK | name, session, h, mode, flags, value, pid, program, xid, owner |
+| CONVERT, UNLOCK, CANCEL | name, session, h, mode, flags, value |
 | END | session, ((name, h), ..) – the session has gone: its locks go, or become orphans (P1) |
 | PUBLISH | name, epoch, contents – the former owner's queues (design §5.1) |
 | YIELD | name, epoch – the owner asks to become shared (K13) |
@@ -74,6 +75,8 @@ class Op(NamedTuple):
     value: bytes | None
     pid: int = 0
     program: str = ""
+    xid: int = 0
+    owner: int = 0
 
 
 def encode(kind: int, ring: RingId, serial: int, body: tuple[Any, ...]) -> bytes:

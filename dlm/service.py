@@ -8,23 +8,23 @@ What arrives here is one ordered sequence; this module decides only *which part 
 * a view that is not primary freezes everything but the recovered rest of the old ring's prefix.
 
 The rules themselves are in ``dlm.table`` (what a message does), ``dlm.recovery`` (what a view does),
-``dlm.home`` (what a client is told) and ``dlm.lease`` (when).
+``dlm.verbs`` (what a client may ask), ``dlm.home`` (its handles), ``dlm.telling`` (what it is told) and
+``dlm.lease`` (when).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import msgpack
 
-from dlm import arguments, queries
-from dlm.handle import Handle, Request, Session
+from dlm import verbs
+from dlm.handle import Session
 from dlm.home import Home
 from dlm.lease import Lease
-from dlm.messages import TAG, Kind, Message, decode, key_of
-from dlm.modes import CANCEL, IVVALBLK, NONE, PW, VALBLK
+from dlm.messages import TAG, Kind, Message, decode
 from dlm.names import Form
 from dlm.recovery import Announcement, announcements, empty_view, primary_view, survivors
 from dlm.table import Table
@@ -56,7 +56,7 @@ class DlmService:
         self._joiner: Joiner | None = None
         self._donor: Donor | None = None
         self._complete = False
-        self._leaving = False
+        self.leaving_now = False  #: no new locks, and soon a goodbye
         self._goodbye_due = False  #: the handles have ended, the goodbye is still to be said
         self._reforming = False
         self._swept = 0  #: when the deferred answers were last looked at ..
@@ -130,16 +130,9 @@ class DlmService:
         self.home.close(session)
 
     def request(self, session: int, rid: int, verb: str, args: Mapping[str, Any], now: int) -> None:
-        """A local client's request; see ``_VERBS``."""
+        """A local client's request; see ``dlm.verbs``."""
         self._at(now)
-        handler = _VERBS.get(verb)
-        if handler is None:
-            self.host.refuse(session, rid, "unknown_verb", f"the dlm service has no verb {verb!r}")
-            return
-        try:
-            handler(self, session, rid, args)
-        except arguments.BadArgument as bad:
-            self._refuse(session, rid, bad.code, str(bad), bad.rule)
+        verbs.handle(self, session, rid, verb, args)
 
     def token(self, now: int) -> None:
         """The node has accepted a token: the lease may have moved, the send queue may have room."""
@@ -165,7 +158,7 @@ class DlmService:
         if self._goodbye_due and home.open:
             return home.now
         acting = home.open and not home.holding
-        waiting = acting and bool(home.deferred) and self._swept < self.lease_clock.horizon
+        waiting = acting and bool(home.teller.deferred) and self._swept < self.lease_clock.horizon
         times = [self.lease_clock.next_deadline(waiting)]
         if acting:
             times.append(self.upkeep.next_deadline())
@@ -178,7 +171,7 @@ class DlmService:
         one, and a handle has ended only when its page says so.
         """
         self._at(now)
-        self._leaving = self._goodbye_due = True
+        self.leaving_now = self._goodbye_due = True
         self.home.lose_all("leaving")
         self.lease_clock.running = False
 
@@ -210,8 +203,8 @@ class DlmService:
             "sent": home.outbox.sent,
             "fast": home.fast,
             "ignored": table.ignored,
-            "lost": home.lost,
-            "deferred": len(home.deferred),
+            "lost": home.teller.lost,
+            "deferred": len(home.teller.deferred),
             "generation": self.lease_clock.generation,
             "lease_left_ms": max(0, self.lease_clock.deadline - home.now) // 1000,
             "grants_wait_ms": max(0, self.lease_clock.horizon - home.now) // 1000,
@@ -238,10 +231,10 @@ class DlmService:
         """Give the answers that time, or a new lease, has made possible; otherwise this costs nothing."""
         had_lease, self._had_lease = self._had_lease, self.lease_clock.valid(now)
         self._swept = now
-        if not self.home.deferred or not self.home.open or self.home.holding:
+        if not self.home.teller.deferred or not self.home.open or self.home.holding:
             return
         if now >= self.lease_clock.horizon or (self._had_lease and not had_lease):
-            self.home.tell_deferred()
+            self.home.teller.tell_deferred()
 
     # -- the ordered stream ----------------------------------------------------------------------------------
 
@@ -300,7 +293,7 @@ class DlmService:
         if old is not None and old.primary:
             self.lease_clock.left_primary(old, view, clean, applied, now)
         self.lease_clock.entered_primary(mine, said, now)
-        self.lease_clock.installed(self.host, view, not self._leaving, now)
+        self.lease_clock.installed(self.host, view, not self.leaving_now, now)
         self._primary = view
         joining = [node for node in said if node not in going_on]
         if going_on and joining and self._me.node in going_on:
@@ -308,7 +301,7 @@ class DlmService:
         if self._complete and not self.home.linked:
             self.home.link()
         self.home.holding = self._had_lease = False
-        self.home.tell_deferred()
+        self.home.teller.tell_deferred()
         self._feed_joiners()
         self.host.event("dlm.view", ring=str(view.id), going_on=sorted(going_on), state=self._state())
 
@@ -382,117 +375,7 @@ class DlmService:
             self.home.link()
             self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))
 
-    # -- verbs -----------------------------------------------------------------------------------------------
-
-    def _lock(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        h = arguments.number(args, "h", 1)
-        name = arguments.name(args)
-        mode, flags, fails = arguments.mode(args), arguments.flags(args), args.get("no_quorum") == "fail"
-        arguments.check_lock(args, mode, flags)
-        arguments.value(args)  # accepted for symmetry: a new lock reads the block, and its row stays small
-        request = Request(Kind.LOCK, rid, mode, flags, None, fails)
-        if args.get("no_quorum", "wait") not in ("wait", "fail"):
-            raise arguments.BadArgument("no_quorum must be 'wait' or 'fail'")
-        if h in self._session(session).handles:
-            self.host.refuse(session, rid, "exists", f"handle {h} is in use")
-        elif self._leaving:
-            self.host.refuse(session, rid, "lost", "this node is leaving")
-        else:
-            self.home.lock(Handle(session, h, key_of(arguments.space(args), name), request))
-
-    def _convert(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        mode, flags, value = arguments.mode(args), arguments.flags(args), arguments.value(args)
-        handle = self._handle(session, args)
-        if handle is None or (handle.mode == NONE and handle.request is None):
-            self._refuse(session, rid, "unknown", "no such lock", "E8")
-        elif handle.request is not None:
-            self._refuse(session, rid, "busy", "an operation on this lock is in progress", "E10")
-        else:
-            arguments.check_convert(args, handle.mode, mode, flags)
-            value = value if handle.mode >= PW else None
-            self.home.convert(handle, Request(Kind.CONVERT, rid, mode, flags, value))
-
-    def _unlock(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        flags, value = arguments.flags(args), arguments.value(args)
-        arguments.check_unlock(flags)
-        handle = self._handle(session, args)
-        if handle is None:
-            self._refuse(session, rid, "unknown", "no such lock", "E21")
-        elif flags & CANCEL:
-            self._cancel(session, rid, args)
-        else:
-            self.home.unlock(handle, rid, flags & (VALBLK | IVVALBLK), value)
-
-    def _cancel(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        handle = self._handle(session, args)
-        if handle is None:
-            self.host.reply(session, rid, {"canceled": False})
-        elif handle.cancel_rid:
-            self._refuse(session, rid, "invalid", "a cancel of this lock is in progress", "E23")
-        else:
-            self.home.cancel(handle, rid)
-
-    def _purge(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        """P4: the orphans of a process of a node (0: of all), or all locks of the caller itself.
-
-        For another node the answer says only that the purge has its place in the order.
-        """
-        node, pid = arguments.number(args, "node", 1, self._me.node), arguments.number(args, "pid", 0, 0)
-        caller = self._session(session)
-        if node != self._me.node:
-            self.home.send(Kind.PURGE, (node, pid))
-            self.host.reply(session, rid, {"purged": None})
-        elif pid and pid == caller.who.pid:
-            handles = [handle for handle in caller.handles.values() if not handle.ending]
-            self.home.drop(handles, "purged")
-            self.host.reply(session, rid, {"purged": len(handles) + self.home.purge(pid)})
-        elif pid and any(other.who.pid == pid for other in self.home.sessions.values()):
-            self._refuse(session, rid, "invalid", f"process {pid} is connected: its locks are its own", "P4")
-        else:
-            self.host.reply(session, rid, {"purged": self.home.purge(pid)})
-
-    def _ls(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        space, limit = arguments.space(args), arguments.number(args, "limit", 0, 1000)
-        prefix, after = arguments.prefix(args), arguments.prefix(args, "after")
-        self.host.reply(session, rid, queries.listing(self.table, space, prefix, limit, after))
-
-    def _show(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        key = key_of(arguments.space(args), arguments.name(args))
-        name = self.table.names.get(key)
-        if name is None:
-            self.host.refuse(session, rid, "unknown", "no locks on this name")
-        else:
-            self.host.reply(session, rid, queries.row(key, name))
-
-    def _stats(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        self.host.reply(session, rid, self.status())
-
-    def _refuse(self, session: int, rid: int, code: str, text: str, rule: str) -> None:
-        self.host.refuse(session, rid, code, text, **({"rule": rule} if rule else {}))
-
-    def _session(self, session: int) -> Session:
-        found = self.home.sessions.get(session)
-        if found is None:
-            raise arguments.BadArgument("no such session", "E11")
-        return found
-
-    def _handle(self, session: int, args: Mapping[str, Any]) -> Handle | None:
-        handle = self._session(session).handles.get(arguments.number(args, "h", 1))
-        return None if handle is None or handle.ending else handle
-
     def _state(self) -> str:
         if self._view is None or not self._view.primary:
             return "no quorum"
         return "running" if self._complete else "joining"
-
-
-_VERBS: dict[str, Callable[[DlmService, int, int, Mapping[str, Any]], None]] = {
-    "lock": DlmService._lock,
-    "convert": DlmService._convert,
-    "unlock": DlmService._unlock,
-    "cancel": DlmService._cancel,
-    "purge": DlmService._purge,
-    "ls": DlmService._ls,
-    "show": DlmService._show,
-    "stats": DlmService._stats,
-}

@@ -149,7 +149,8 @@ class Table:
         key = (op.node, op.session, op.h)
         effects: list[Effect] = []
         if op.kind == Kind.LOCK:
-            resource.lock(Lock(key, op.mode, op.flags, op.value, op.pid, op.program, self.now), effects)
+            lock = Lock(key, op.mode, op.flags, op.value, op.pid, op.program, self.now, op.xid, op.owner)
+            resource.lock(lock, effects)
         elif op.kind == Kind.CONVERT:
             resource.convert(key, op.mode, op.flags, op.value, self.now, effects)
         elif op.kind == Kind.UNLOCK:

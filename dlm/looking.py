@@ -1,0 +1,38 @@
+"""The verbs of people who look on: nothing here changes a lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dlm import arguments, queries
+from dlm.messages import key_of
+
+if TYPE_CHECKING:
+    from dlm.service import DlmService
+
+__all__ = ["VERBS"]
+
+Args = Mapping[str, Any]
+
+
+def _ls(service: DlmService, session: int, rid: int, args: Args) -> None:
+    space, limit = arguments.space(args), arguments.number(args, "limit", 0, 1000)
+    prefix, after = arguments.prefix(args), arguments.prefix(args, "after")
+    service.host.reply(session, rid, queries.listing(service.table, space, prefix, limit, after))
+
+
+def _show(service: DlmService, session: int, rid: int, args: Args) -> None:
+    key = key_of(arguments.space(args), arguments.name(args))
+    name = service.table.names.get(key)
+    if name is None:
+        service.host.refuse(session, rid, "unknown", "no locks on this name")
+    else:
+        service.host.reply(session, rid, queries.row(key, name))
+
+
+def _stats(service: DlmService, session: int, rid: int, args: Args) -> None:
+    service.host.reply(session, rid, service.status())
+
+
+VERBS: dict[str, Callable[[DlmService, int, int, Args], None]] = {"ls": _ls, "show": _show, "stats": _stats}

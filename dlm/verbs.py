@@ -1,0 +1,136 @@
+"""What a local client may ask of the lock manager: one function a verb, and the table of them.
+
+Each takes ``(service, session, rid, args)`` and answers through the host, now or later. What is wrong with the
+arguments is said at once, with the rule (locks.md §1.7); what happens to a lock is said when it has happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dlm import arguments, looking
+from dlm.handle import Handle, Request, Session
+from dlm.messages import Kind, key_of
+from dlm.modes import CANCEL, IVVALBLK, NONE, PW, VALBLK
+
+if TYPE_CHECKING:
+    from dlm.service import DlmService
+
+__all__ = ["VERBS", "handle", "refuse"]
+
+Args = Mapping[str, Any]
+Verb = Callable[["DlmService", int, int, Args], None]
+
+
+def handle(service: DlmService, session: int, rid: int, verb: str, args: Args) -> None:
+    """Carry out one request; whatever is wrong with it becomes a refusal."""
+    function = VERBS.get(verb)
+    if function is None:
+        service.host.refuse(session, rid, "unknown_verb", f"the dlm service has no verb {verb!r}")
+        return
+    try:
+        function(service, session, rid, args)
+    except arguments.BadArgument as bad:
+        refuse(service, session, rid, bad.code, str(bad), bad.rule)
+
+
+def refuse(service: DlmService, session: int, rid: int, code: str, text: str, rule: str) -> None:
+    """A refusal that names the rule it comes from, if there is one."""
+    service.host.refuse(session, rid, code, text, **({"rule": rule} if rule else {}))
+
+
+def _lock(service: DlmService, session: int, rid: int, args: Args) -> None:
+    h = arguments.number(args, "h", 1)
+    name = arguments.name(args)
+    mode, flags, fails = arguments.mode(args), arguments.flags(args), args.get("no_quorum") == "fail"
+    arguments.check_lock(args, mode, flags)
+    arguments.value(args)  # accepted for symmetry: a new lock reads the block, and its row stays small
+    owner = arguments.number(args, "xid", 0, 0), arguments.number(args, "owner", 0, 0)
+    request = Request(Kind.LOCK, rid, mode, flags, None, fails)
+    if args.get("no_quorum", "wait") not in ("wait", "fail"):
+        raise arguments.BadArgument("no_quorum must be 'wait' or 'fail'")
+    if h in _session(service, session).handles:
+        service.host.refuse(session, rid, "exists", f"handle {h} is in use")
+    elif service.leaving_now:
+        service.host.refuse(session, rid, "lost", "this node is leaving")
+    else:
+        service.home.lock(Handle(session, h, key_of(arguments.space(args), name), request, *owner))
+
+
+def _convert(service: DlmService, session: int, rid: int, args: Args) -> None:
+    mode, flags, value = arguments.mode(args), arguments.flags(args), arguments.value(args)
+    found = _handle(service, session, args)
+    if found is None or (found.mode == NONE and found.request is None):
+        refuse(service, session, rid, "unknown", "no such lock", "E8")
+    elif found.request is not None:
+        refuse(service, session, rid, "busy", "an operation on this lock is in progress", "E10")
+    else:
+        arguments.check_convert(args, found.mode, mode, flags)
+        value = value if found.mode >= PW else None
+        service.home.convert(found, Request(Kind.CONVERT, rid, mode, flags, value))
+
+
+def _unlock(service: DlmService, session: int, rid: int, args: Args) -> None:
+    flags, value = arguments.flags(args), arguments.value(args)
+    arguments.check_unlock(flags)
+    found = _handle(service, session, args)
+    if found is None:
+        refuse(service, session, rid, "unknown", "no such lock", "E21")
+    elif flags & CANCEL:
+        _cancel(service, session, rid, args)
+    else:
+        service.home.unlock(found, rid, flags & (VALBLK | IVVALBLK), value)
+
+
+def _cancel(service: DlmService, session: int, rid: int, args: Args) -> None:
+    found = _handle(service, session, args)
+    if found is None:
+        service.host.reply(session, rid, {"canceled": False})
+    elif found.cancel_rid:
+        refuse(service, session, rid, "invalid", "a cancel of this lock is in progress", "E23")
+    else:
+        service.home.cancel(found, rid)
+
+
+def _purge(service: DlmService, session: int, rid: int, args: Args) -> None:
+    """P4: the orphans of a process of a node (0: of all), or all locks of the caller itself.
+
+    For another node the answer says only that the purge has its place in the order.
+    """
+    me, home = service.host.me.node, service.home
+    node, pid = arguments.number(args, "node", 1, me), arguments.number(args, "pid", 0, 0)
+    caller = _session(service, session)
+    if node != me:
+        home.send(Kind.PURGE, (node, pid))
+        service.host.reply(session, rid, {"purged": None})
+    elif pid and pid == caller.who.pid:
+        handles = [handle for handle in caller.handles.values() if not handle.ending]
+        home.drop(handles, "purged")
+        service.host.reply(session, rid, {"purged": len(handles) + home.purge(pid)})
+    elif pid and any(other.who.pid == pid for other in home.sessions.values()):
+        refuse(service, session, rid, "invalid", f"process {pid} is connected: its locks are its own", "P4")
+    else:
+        service.host.reply(session, rid, {"purged": home.purge(pid)})
+
+
+def _session(service: DlmService, session: int) -> Session:
+    found = service.home.sessions.get(session)
+    if found is None:
+        raise arguments.BadArgument("no such session", "E11")
+    return found
+
+
+def _handle(service: DlmService, session: int, args: Args) -> Handle | None:
+    found = _session(service, session).handles.get(arguments.number(args, "h", 1))
+    return None if found is None or found.ending else found
+
+
+VERBS: dict[str, Verb] = {
+    "lock": _lock,
+    "convert": _convert,
+    "unlock": _unlock,
+    "cancel": _cancel,
+    "purge": _purge,
+    **looking.VERBS,
+}
