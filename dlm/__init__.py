@@ -7,6 +7,7 @@
 """
 
 from dlm.client import Client, Lock, connect
+from dlm.cycle import Waiting
 from dlm.errors import (
     ConfigError,
     Deadlock,
@@ -52,5 +53,6 @@ __all__ = [
     "NotHeld",
     "NotSupported",
     "Outcome",
+    "Waiting",
     "connect",
 ]

@@ -1,10 +1,10 @@
-"""From the daemon's answers to this package's exceptions and numbers; and names, which are bytes on the
-wire.
-"""
+"""From the daemon's answers to this package's exceptions."""
 
 from __future__ import annotations
 
 from dlm import errors
+from dlm.cycle import cycle_from, cycle_text
+from dlm.text import name_bytes, name_text
 from vsync.errors import RequestFailed
 
 __all__ = ["LOST_TEXT", "lost", "name_bytes", "name_text", "refusal"]
@@ -22,22 +22,6 @@ LOST_TEXT = {
 }
 
 
-def name_bytes(name: str | bytes) -> bytes:
-    """Names are str (taken as UTF-8) or bytes, and bytes inside (API-R10). Raises ``TypeError`` for the
-    rest.
-    """
-    if isinstance(name, str):
-        return name.encode()
-    if isinstance(name, bytes):
-        return name
-    raise TypeError(f"a lock's name is str or bytes, not {type(name).__name__}")
-
-
-def name_text(name: bytes) -> str:
-    """The name for people and JSON; bytes that are not UTF-8 appear as ``\\xff``."""
-    return name.decode(errors="backslashreplace")
-
-
 def lost(name: bytes, fence: int, reason: str) -> errors.LockLost:
     """The exception for a handle that is not valid because of ``reason``."""
     kind = errors.LockSuspended if reason == "lease" else errors.LockLost
@@ -49,25 +33,32 @@ def lost(name: bytes, fence: int, reason: str) -> errors.LockLost:
 def refusal(failed: RequestFailed, name: bytes, timeout: float | None = None) -> errors.DLMError:
     """The exception for a refused request about ``name``; unknown codes become ``InvalidRequest``."""
     text = f"lock {name_text(name)!r}: {failed}"
+    rule = str(failed.more.get("rule", ""))
     match failed.code:
         case "again":
             return errors.LockTimeout(
                 f"lock {name_text(name)!r} is not free", name=name, timeout=0 if timeout is None else timeout
             )
+        case "timeout":
+            after = "in time" if timeout is None else f"within {timeout:g} s"
+            text = f"lock {name_text(name)!r} was not granted {after}"
+            return errors.LockTimeout(text, name=name, timeout=timeout)
         case "canceled":
             return errors.LockCancelled(text, name=name)
         case "no_quorum":
             return errors.NoQuorum(text)
         case "deadlock":
-            return errors.Deadlock(text, name=name)
+            cycle = cycle_from(failed.more.get("cycle", ()))
+            text = f"{text}: {cycle_text(cycle)}" if cycle else text
+            return errors.Deadlock(text, name=name, cycle=cycle)
         case "lost":
             # Nothing was held yet: the node leaves, and only another one, or its next life, can grant.
             return errors.NotConnected(text)
         case "unknown":
-            return errors.NotHeld(text, name=name)
+            return errors.NotHeld(text, name=name, rule=rule)
         case "busy":
-            return errors.LockBusy(text, name=name)
+            return errors.LockBusy(text, name=name, rule=rule or "E10")
         case "not_supported":
-            return errors.NotSupported(text, code=failed.code, rule=str(failed.more.get("rule", "")))
+            return errors.NotSupported(text, code=failed.code, rule=rule)
         case code:
-            return errors.InvalidRequest(text, code=code, rule=str(failed.more.get("rule", "")))
+            return errors.InvalidRequest(text, code=code, rule=rule)

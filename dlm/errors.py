@@ -21,7 +21,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlm.cycle import Waiting
 
 __all__ = [
     "ConfigError",
@@ -43,7 +46,11 @@ __all__ = [
 
 
 class DLMError(Exception):
-    """Root of everything this package raises on purpose. ``str()`` is a sentence for people."""
+    """Root of everything this package raises on purpose. ``str()`` is a sentence for people, ``rule`` the rule of
+    docs/locks.md that says so, if there is one.
+    """
+
+    rule = ""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
@@ -102,17 +109,27 @@ class LockSuspended(LockLost):
 
 
 class NotHeld(LockError, RuntimeError):
-    """The handle has been released, or was never granted."""
+    """The handle has been released, or was never granted; or there is no such lock (``rule`` E8, E21, P3)."""
+
+    def __init__(self, message: str = "", *, name: bytes = b"", rule: str = "") -> None:
+        super().__init__(message, name=name)
+        self.rule = rule
 
 
 class LockBusy(LockError, RuntimeError):
-    """A conversion of this handle is on its way; one at a time."""
+    """An operation on this lock is on its way; one at a time (``rule`` E10, E22)."""
+
+    def __init__(self, message: str = "", *, name: bytes = b"", rule: str = "E10") -> None:
+        super().__init__(message, name=name)
+        self.rule = rule
 
 
 class Deadlock(LockError):
-    """Waiting would close a circle. ``cycle`` names the locks of it, in order."""
+    """Waiting would close a circle. ``cycle`` has its locks in order, the refused one first: each waits for what
+    belongs to the owner of the next, the last one for the first. Empty where that is not told.
+    """
 
-    def __init__(self, message: str = "", *, name: bytes = b"", cycle: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, message: str = "", *, name: bytes = b"", cycle: tuple[Waiting, ...] = ()) -> None:
         super().__init__(message, name=name)
         self.cycle = cycle
 

@@ -201,7 +201,7 @@ class Held:
         session.check_process()
         new = Mode(mode)
         with session.changed:
-            self._require_unreleased()
+            self._require_unreleased("E8")
             if self.lost_reason is not None:
                 raise answers.lost(self.name, self._fence, self.lost_reason)
             if self._converting is not None:
@@ -276,7 +276,7 @@ class Held:
         session = self._session
         reason = self.loss_now()
         with session.changed:
-            self._require_unreleased()
+            self._require_unreleased("E21")
             args: dict[str, Any] = {"h": self.serial}
             if invalidate:
                 args["ivvalblk"] = True
@@ -343,9 +343,9 @@ class Held:
             self._value = bytes(result.get("value") or b"")
             self._value_valid = bool(result.get("value_valid"))
 
-    def _require_unreleased(self) -> None:
+    def _require_unreleased(self, rule: str = "") -> None:
         if self._released or not self._granted:
-            raise NotHeld(f"lock {answers.name_text(self.name)!r} has been released", name=self.name)
+            raise NotHeld(f"lock {answers.name_text(self.name)!r} has been released", name=self.name, rule=rule)
 
     # -- with
 

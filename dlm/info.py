@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any
 
-from dlm.answers import name_text
+from dlm.text import name_text
 
 __all__ = ["Flag", "Holder", "LockInfo", "Mode", "Outcome"]
 
