@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dlm import errors
+from dlm.arguments import BadArgument
 from dlm.cycle import cycle_from, cycle_text
+from dlm.info import LOW_LEVEL, Flag
 from dlm.text import name_bytes, name_text
 from vsync.errors import RequestFailed
 
-__all__ = ["LOST_TEXT", "lost", "name_bytes", "name_text", "refusal"]
+__all__ = ["LOST_TEXT", "bad_argument", "check_friendly", "lost", "name_bytes", "name_text", "refusal"]
 
 #: reason of a loss -> what to tell people
 LOST_TEXT = {
@@ -28,6 +30,20 @@ def lost(name: bytes, fence: int, reason: str) -> errors.LockLost:
     why = LOST_TEXT.get(reason, reason)
     verb = "cannot be shown to be held" if reason == "lease" else "was lost"
     return kind(f"lock {name_text(name)!r} (fence {fence}) {verb}: {why}", name=name, fence=fence, reason=reason)
+
+
+def bad_argument(bad: BadArgument, name: bytes = b"") -> errors.InvalidRequest:
+    """The exception for a request that was refused before it was sent."""
+    kind = errors.NotSupported if bad.code == "not_supported" else errors.InvalidRequest
+    about = f"lock {name_text(name)!r}: " if name else ""
+    return kind(f"{about}{bad}", code=bad.code, rule=bad.rule)
+
+
+def check_friendly(flags: Flag) -> None:
+    """Raise ``InvalidRequest`` for flags that ``Client`` and ``Held`` have methods and arguments for."""
+    if flags & LOW_LEVEL:
+        rule = "E3" if flags & Flag.CANCEL else ""
+        raise errors.InvalidRequest(f"{flags & LOW_LEVEL!r}: only dlm.Lockspace takes this", rule=rule)
 
 
 def refusal(failed: RequestFailed, name: bytes, timeout: float | None = None) -> errors.DLMError:

@@ -25,6 +25,7 @@ from dlm.errors import ConfigError, LockTimeout, NotConnected, NotHeld
 from dlm.held import Held
 from dlm.info import Flag, Holder, LockInfo, Mode
 from dlm.session import Session
+from dlm.transaction import Transaction
 from dlm.watch import LossWatch
 from vsync import errors as vsync_errors
 from vsync.clock import boot_us
@@ -102,9 +103,10 @@ class Client:
         *,
         no_quorum: WhenNoQuorum = "wait",
         on_lost: OnLost | None = None,
+        xid: int | None = None,
     ) -> Lock:
         """A reusable description of a lock, taken by ``with``. Arguments as for ``acquire``."""
-        return Lock(self, answers.name_bytes(name), Mode(mode), timeout, no_quorum, on_lost)
+        return Lock(self, answers.name_bytes(name), Mode(mode), timeout, no_quorum, on_lost, xid)
 
     def exclusive(self, name: str | bytes, timeout: float | None = None) -> Lock:
         """``lock(name, Mode.EX)``."""
@@ -124,6 +126,7 @@ class Client:
         on_lost: OnLost | None = None,
         on_blocking: OnBlocking | None = None,
         flags: Flag = NO_FLAGS,
+        xid: int | None = None,
     ) -> Held:
         """Take a lock, first come, first served in the order of the whole cluster (API-R13).
 
@@ -136,6 +139,9 @@ class Client:
         out. ``on_blocking(held, mode)`` is called by the same thread when another asks for ``mode`` and this lock
         is in the way: advice, merged where several come at once. ``flags``: see docs/locks.md.
 
+        For the detection of deadlocks the lock belongs to the calling thread, or to the transaction ``xid``
+        (default: the ``transaction`` that this thread or task is in; 0 for none).
+
         Raises ``LockTimeout``, ``NoQuorum``, ``NotConnected``, ``Deadlock``, ``InvalidRequest``,
         ``LockLost`` (lost before this method could return), ``ForkedProcess``.
         """
@@ -143,6 +149,7 @@ class Client:
         limit = None if timeout is None else time.monotonic() + timeout
         session = self._session
         session.check_process()
+        answers.check_friendly(flags)
         held = Held(session, key, Mode(mode))
         held.tells = on_blocking is not None
         args = {
@@ -156,6 +163,8 @@ class Client:
             "space": session.space,
             "valblk": True,
             "value": None,
+            **session.identity(xid),
+            **session.limit(timeout),
         }
         future = None
         try:
@@ -182,6 +191,12 @@ class Client:
             return self.acquire(name, mode, 0, on_lost=on_lost)
         except LockTimeout:
             return None
+
+    def transaction(self, xid: int | None = None) -> Transaction:
+        """``with client.transaction() as tx:`` makes the locks that this thread or task asks for inside belong to
+        one owner, ``tx.xid``: 63 random bits, or the ``xid`` of another process that takes part.
+        """
+        return Transaction(self._session, xid)
 
     # -- looking at locks
 
@@ -216,11 +231,14 @@ class Client:
         """Drop the orphans of a process (0: of all) of a node, default this one; with the own ``pid``, all locks of
         this client. Returns how many, ``None`` for another node, which will do it in its place in the order.
         """
-        where = {} if node is None else {"node": node}
-        purged: int | None = self._session.call("purge", {"pid": pid, **where})["purged"]
-        return purged
+        return self._session.purge(node, pid)
 
     # -- the session
+
+    @property
+    def session(self) -> Session:
+        """What this client shares with the rest of this package."""
+        return self._session
 
     @property
     def closed(self) -> bool:
@@ -261,6 +279,7 @@ class Lock:
         timeout: float | None,
         no_quorum: WhenNoQuorum,
         on_lost: OnLost | None,
+        xid: int | None = None,
     ) -> None:
         self.name = name
         self.mode = mode
@@ -268,13 +287,14 @@ class Lock:
         self._client = client
         self._no_quorum: WhenNoQuorum = no_quorum
         self._on_lost = on_lost
+        self._xid = xid
         self._guard = threading.Lock()
         self._entered: list[tuple[int, Held]] = []
 
     def acquire(self) -> Held:
         """Take it, without ``with``; see ``Client.acquire``."""
         return self._client.acquire(
-            self.name, self.mode, self.timeout, no_quorum=self._no_quorum, on_lost=self._on_lost
+            self.name, self.mode, self.timeout, no_quorum=self._no_quorum, on_lost=self._on_lost, xid=self._xid
         )
 
     def holders(self) -> tuple[Holder, ...] | None:

@@ -200,6 +200,7 @@ class Held:
         session = self._session
         session.check_process()
         new = Mode(mode)
+        answers.check_friendly(flags)
         with session.changed:
             self._require_unreleased("E8")
             if self.lost_reason is not None:
@@ -209,6 +210,7 @@ class Held:
             old = self._mode
             args: dict[str, Any] = {"h": self.serial, "mode": int(new), "blocking": self.tells, **flags.args()}
             args["noqueue"] = timeout == 0 or bool(flags & Flag.NOQUEUE)
+            args |= session.limit(timeout)
             args |= self._block_for(old, new, value, invalidate)
             self._mode = Mode.NL if flags & Flag.CONVDEADLK else _both(old, new)
             self._converting = Future()
@@ -321,6 +323,10 @@ class Held:
         if self.lost_reason is None and not self._released:
             self.lost_reason = reason
             self._session.changed.notify_all()
+
+    def note_blocking(self, mode: int) -> None:
+        """The lock is in the way of a request for ``mode``. At most one waits to be told: the latest (B9)."""
+        self.blocking = mode
 
     def take_blocking(self) -> Mode | None:
         """The mode to tell ``on_blocking`` of now, if the lock still blocks it (B6, B10)."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from dlm.text import name_text
 
-__all__ = ["Flag", "Holder", "LockInfo", "Mode", "Outcome"]
+__all__ = ["LOW_LEVEL", "Flag", "Holder", "LockInfo", "Mode", "Outcome"]
 
 
 class Mode(IntEnum):
@@ -32,10 +32,18 @@ class Mode(IntEnum):
 
 
 class Flag(IntFlag):
-    """How a request is to be treated; the values are those of dlmconstants.h. ``docs/locks.md`` explains each."""
+    """How a request is to be treated; the values are those of dlmconstants.h. ``docs/locks.md`` explains each.
+
+    CANCEL, CONVERT, VALBLK, IVVALBLK, FORCEUNLOCK and TIMEOUT are for ``dlm.Lockspace``: ``Client`` and ``Held``
+    have methods and arguments instead.
+    """
 
     NOQUEUE = 0x1  #: refuse rather than wait
+    CANCEL = 0x2  #: unlock withdraws what is in progress, and nothing else
+    CONVERT = 0x4  #: lock changes the mode of a lock
+    VALBLK = 0x8  #: take part in the value block
     QUECVT = 0x10  #: a conversion lines up behind other conversions
+    IVVALBLK = 0x20  #: mark the value block as not valid
     CONVDEADLK = 0x40  #: a conversion may give up the old mode meanwhile, rather than fail with Deadlock
     PERSISTENT = 0x80  #: the lock outlives its session, as an orphan of its node
     NODLCKWT = 0x100  #: a conversion waits even where that closes a circle
@@ -47,10 +55,16 @@ class Flag(IntFlag):
     ORPHAN = 0x4000  #: adopt an orphan of this name and mode
     ALTPR = 0x8000  #: PR will do if the mode asked for cannot be had
     ALTCW = 0x10000  #: CW will do
+    FORCEUNLOCK = 0x20000  #: unlock whatever is in progress
+    TIMEOUT = 0x40000  #: there is a time-out: accepted, the argument says which
 
     def args(self) -> dict[str, bool]:
         """The same as arguments of a request."""
-        return {str(flag.name).lower(): True for flag in Flag if flag & self}
+        return {str(flag.name).lower(): True for flag in Flag if flag & self and flag not in _NOT_SENT}
+
+
+_NOT_SENT = Flag.CONVERT | Flag.TIMEOUT  #: other arguments say so
+LOW_LEVEL = _NOT_SENT | Flag.CANCEL | Flag.VALBLK | Flag.IVVALBLK | Flag.FORCEUNLOCK
 
 
 class Outcome(IntFlag):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlm import answers
 from dlm.errors import ForkedProcess, LockCancelled, LockTimeout, NotConnected
+from dlm.transaction import checked_xid, current_xid
 from vsync import errors as vsync_errors
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = ["CANCEL_GRACE_S", "TRY_PATIENCE_S", "Session"]
 
 SERVICE = "dlm"
 CANCEL_GRACE_S = 1.0  #: a cancel that has no outcome by then is left to finish behind the caller's back
+HOME_MARGIN_S = 0.05  #: the node counts the time-out as well; so long after it the client acts by itself
 TRY_PATIENCE_S = 5.0  #: a daemon that does not answer a try by then counts as "no"
 SETTLE_POLL_S = 0.01
 
@@ -45,6 +47,8 @@ class Session:
         self.closed: str | None = None  #: why the channel is closed
         self._pid = os.getpid()
         self._serial = itertools.count(1)
+        self._owners = itertools.count(1)
+        self._thread = threading.local()
         # Weak, so that a handle which nobody has any more can say so (ResourceWarning).
         self._handles: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
         channel.on_push(SERVICE, self._on_push)
@@ -95,13 +99,14 @@ class Session:
     def outcome(self, future: Future[Any], held: Held, timeout: float | None) -> tuple[Any, bool]:
         """The answer of a lock or convert request, and whether it came too late.
 
-        After ``timeout`` seconds a cancel follows the request, and whichever comes first in the order
-        decides: so the answer can be a late grant. Raises ``LockTimeout`` when the cancel won, or when
-        there is no outcome within the grace time (the future is not done then), and what ``result`` raises.
+        The node counts the time-out itself; if it is silent for longer, a cancel follows the request from here,
+        and whichever comes first in the order decides: so the answer can be a late grant. Raises
+        ``LockTimeout`` when the cancel won, or when there is no outcome within the grace time (the future is not
+        done then), and what ``result`` raises.
         """
         if timeout is None:
             return self.result(future, held.name), False
-        wait([future], timeout if timeout > 0 else TRY_PATIENCE_S)
+        wait([future], timeout + HOME_MARGIN_S if timeout > 0 else TRY_PATIENCE_S)
         if future.done():
             return self.result(future, held.name, timeout), False
         self.post("cancel", {"h": held.serial})
@@ -134,6 +139,33 @@ class Session:
                 self.post("unlock", unlock)
 
         future.add_done_callback(release_if_granted)
+
+    # -- who asks, and what all asks have in common
+
+    def owner(self) -> int:
+        """The number of the calling thread within this session, as owner of the locks it asks for."""
+        number: int | None = getattr(self._thread, "owner", None)
+        if number is None:
+            number = self._thread.owner = next(self._owners)
+        return number
+
+    def identity(self, xid: int | None) -> dict[str, int]:
+        """The arguments that say whose a request is: of ``xid``, else of the transaction that this thread or
+        task is in, else (0) of the thread.
+        """
+        xid = current_xid(self) if xid is None else checked_xid(xid)
+        return {"xid": xid, "owner": self.owner()}
+
+    @staticmethod
+    def limit(timeout: float | None) -> dict[str, int]:
+        """The argument that makes the node count the time-out."""
+        return {"timeout_us": max(1, int(timeout * 1e6))} if timeout else {}
+
+    def purge(self, node: int | None, pid: int) -> int | None:
+        """See ``Client.purge``."""
+        where = {} if node is None else {"node": node}
+        purged: int | None = self.call("purge", {"pid": pid, **where})["purged"]
+        return purged
 
     # -- handles
 
@@ -193,5 +225,5 @@ class Session:
             elif kind == "blocking":
                 held = self._handles.get(data["h"])
                 if held is not None:
-                    held.blocking = int(data["mode"])  # at most one waits: the latest (B9)
+                    held.note_blocking(int(data["mode"]))
             self.changed.notify_all()
