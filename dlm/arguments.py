@@ -34,8 +34,8 @@ from dlm.modes import (
 )
 
 __all__ = [
-    "FLAGS", "MAX_NAME", "MAX_VALUE", "BadArgument", "check_convert", "check_lock", "check_unlock", "flags", "mode",
-    "name", "number", "prefix", "space", "value",
+    "FLAGS", "MAX_NAME", "MAX_VALUE", "BadArgument", "check_convert", "check_lock", "check_unlock", "deadline",
+    "flags", "mode", "name", "number", "prefix", "space", "value",
 ]  # fmt: skip
 
 MAX_NAME = 64  #: bytes
@@ -122,6 +122,12 @@ def number(args: Mapping[str, Any], key: str, least: int, default: int | None = 
     if type(found) is not int or not least <= found < 1 << 63:
         raise BadArgument(f"{key} must be a number of at least {least}")
     return found
+
+
+def deadline(args: Mapping[str, Any], now: int) -> int:
+    """When the request gives up waiting (``timeout_us`` from now); 0 if it waits for ever."""
+    timeout = number(args, "timeout_us", 0, 0)
+    return now + timeout if timeout else 0
 
 
 def mode(args: Mapping[str, Any]) -> int:

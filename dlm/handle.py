@@ -13,17 +13,20 @@ __all__ = ["Handle", "Request", "Session"]
 class Request:
     """A lock or convert request that has not been answered yet."""
 
-    __slots__ = ("fails", "flags", "kind", "mode", "rid", "value")
+    __slots__ = ("deadline", "fails", "flags", "kind", "mode", "rid", "timed_out", "value")
 
     def __init__(
-        self, kind: Kind, rid: int, mode: int, flags: int, value: bytes | None, fails: bool = False
-    ) -> None:
+        self, kind: Kind, rid: int, mode: int, flags: int, value: bytes | None, fails: bool = False,
+        deadline: int = 0,
+    ) -> None:  # fmt: skip
         self.kind = kind
         self.rid = rid
         self.mode = mode
         self.flags = flags
         self.value = value
         self.fails = fails  #: the caller prefers an error to waiting for quorum
+        self.deadline = deadline  #: local clock at which it gives up, 0: never
+        self.timed_out = False  #: it has given up, and the cancel is on its way
 
 
 class Handle:

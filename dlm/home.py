@@ -13,12 +13,13 @@ from typing import Any
 from dlm.handle import Handle, Request, Session
 from dlm.lease import Lease
 from dlm.messages import Kind
-from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT
+from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT, TIMEOUT
 from dlm.names import FENCE_BLOCK, Form, Name
 from dlm.outbox import Outbox
 from dlm.resource import Effect, Lock, What
 from dlm.table import Composed, Effects, Purge, Table
 from dlm.telling import Teller
+from dlm.timers import Timers
 from vsync.service import Host
 from vsync.types import RingId
 
@@ -44,6 +45,7 @@ class Home:
         self.idle_private: dict[bytes, None] = {}  #: private names without locks, oldest first
         self.fast = 0  #: operations done without a message
         self.orphans: dict[tuple[int, int], tuple[bytes, int]] = {}  #: left by sessions: (name, process) (P1)
+        self.timers = Timers()
         self.teller = Teller(self)
         self._me = host.me.node
         self._on_name: Counter[bytes] = Counter()  #: handles by name
@@ -77,6 +79,7 @@ class Home:
         name = self._own_now(handle.key)
         if name is None:
             self._ask(handle)
+            self.timers.add(handle)
             return
         handle.sent = True
         who = self.sessions[handle.session].who
@@ -87,6 +90,7 @@ class Home:
         assert name.resource is not None
         name.resource.lock(lock, effects)
         self._locally(handle.key, name, effects)
+        self.timers.add(handle)
 
     def convert(self, handle: Handle, request: Request) -> None:
         """Another mode for a handle that is told and idle."""
@@ -98,11 +102,13 @@ class Home:
         name = self._own_now(handle.key)
         if name is None or name.resource is None:
             self._operate(Kind.CONVERT, handle, request.mode, request.flags, request.value)
+            self.timers.add(handle)
             return
         effects: list[Effect] = []
         key = (self._me, handle.session, handle.h)
         name.resource.convert(key, request.mode, request.flags, request.value, self.now, effects)
         self._locally(handle.key, name, effects)
+        self.timers.add(handle)
 
     def unlock(self, handle: Handle, rid: int, flags: int, value: bytes | None) -> None:
         """End a handle, whatever it does. For the caller it has ended already (D8)."""
@@ -133,15 +139,42 @@ class Home:
             self.host.reply(handle.session, rid, {"canceled": False})
         else:
             handle.cancel_rid = rid
-            name = self._own_now(handle.key)
-            if name is None or name.resource is None:
-                self._operate(Kind.CANCEL, handle, 0, 0, None)
-                return
-            effects: list[Effect] = []
-            key = (self._me, handle.session, handle.h)
-            done = name.resource.cancel(key, effects)
-            effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))
-            self._locally(handle.key, name, effects)
+            self._withdraw(handle, 0)
+
+    def _withdraw(self, handle: Handle, flags: int) -> None:
+        """Cancel the operation in progress, here or in the order; with TIMEOUT because its time is over."""
+        name = self._own_now(handle.key)
+        if name is None or name.resource is None:
+            self._operate(Kind.CANCEL, handle, 0, flags, None)
+            return
+        effects: list[Effect] = []
+        key = (self._me, handle.session, handle.h)
+        done = name.resource.cancel(key, effects, flags)
+        effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))
+        self._locally(handle.key, name, effects)
+
+    def time_out(self, handle: Handle) -> None:
+        """The time of a request is over: cancel it, and let the order say whether the grant came first (U3, S69).
+
+        A lock request of which nobody has been told anything can be answered without knowing that: nothing of it
+        is sent, or nothing can be ordered now, or its grant cannot be told yet. Whatever it gets meanwhile is
+        given back. A conversion is answered when the order has decided which mode there is.
+        """
+        request, outcome = handle.request, handle.outcome
+        if request is None or handle.ending:
+            return
+        request.timed_out = True
+        granted = outcome is not None and outcome.what is What.GRANTED
+        if request.kind is Kind.LOCK and (not handle.sent or self.frozen or granted):
+            self.teller.give_up(handle)
+            self.unlock(handle, 0, 0, None)
+        elif outcome is None and not handle.cancel_rid:
+            self._withdraw(handle, TIMEOUT)
+
+    def run_timers(self) -> None:
+        """Give up what has waited long enough."""
+        for handle in self.timers.due(self.now):
+            self.time_out(handle)
 
     def close(self, session: int) -> None:
         """A client has gone: its locks go at once where this node decides alone, else by one message (P1)."""
@@ -287,10 +320,16 @@ class Home:
         self.frozen = True
         for handle in self.handles():
             request = handle.request
-            if request is not None and request.fails and handle.mode == NONE and not handle.ending:
+            if request is None or request.kind is not Kind.LOCK or handle.ending:
+                continue
+            if request.timed_out:
+                self.teller.give_up(handle)  # its cancel cannot be ordered now
+            elif request.fails:
                 self.host.refuse(handle.session, request.rid, "no_quorum", "the primary view is gone")
                 handle.request = handle.outcome = None
-                self.unlock(handle, 0, 0, None)
+            else:
+                continue
+            self.unlock(handle, 0, 0, None)
         self.teller.suspended()
 
     def resume(self) -> None:
@@ -317,6 +356,9 @@ class Home:
                 self.teller.gone(handle)
             elif handle.mode != NONE:
                 self.teller.lose(handle, reason)
+            elif handle.request is not None and handle.request.timed_out:
+                self.teller.give_up(handle)
+                self.forget(handle)
             else:
                 handle.sent = False
 

@@ -40,6 +40,7 @@ from dlm.modes import (
     PW,
     QUECVT,
     READS,
+    TIMEOUT,
     VALBLK,
     VALNOTVALID,
     WRITES,
@@ -127,8 +128,11 @@ class Resource:
         else:
             self._tell_blockers(lock, out)
 
-    def cancel(self, key: Key, out: list[Effect]) -> bool:
-        """Withdraw what is queued (U1, U2, U6). False, and nothing happens, if the grant came first (U3)."""
+    def cancel(self, key: Key, out: list[Effect], flags: int = 0) -> bool:
+        """Withdraw what is queued (U1, U2, U6), with TIMEOUT because its time is over.
+
+        False, and nothing happens, if the grant came first (U3).
+        """
         lock = self.locks.get(key)
         if lock is None or lock.state is State.GRANTED:
             return False
@@ -136,7 +140,8 @@ class Resource:
             self._remove(lock)
         else:
             self._back(lock)
-        out.append(Effect(What.CANCELED, key, mode=lock.mode, flags=lock.result))
+        code = "timeout" if flags & TIMEOUT else ""
+        out.append(Effect(What.CANCELED, key, code, lock.mode, flags=lock.result))
         self.scan(out)
         return True
 

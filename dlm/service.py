@@ -144,11 +144,13 @@ class DlmService:
         self._sweep(now)
 
     def fire(self, now: int) -> None:
-        """Time has passed: answers at the horizon, yields, give-backs."""
+        """Time has passed: answers at the horizon, time-outs, yields, give-backs."""
         self._at(now)
         self._say_goodbye()
         self.lease_clock.renew(self.host, now)
         self._sweep(now)
+        if not self.home.holding:
+            self.home.run_timers()
         if self.home.open and not self.home.holding:
             self.upkeep.run(now)
 
@@ -160,6 +162,8 @@ class DlmService:
         acting = home.open and not home.holding
         waiting = acting and bool(home.teller.deferred) and self._swept < self.lease_clock.horizon
         times = [self.lease_clock.next_deadline(waiting)]
+        if not home.holding:
+            times.append(home.timers.next_deadline())
         if acting:
             times.append(self.upkeep.next_deadline())
         return min((time for time in times if time is not None), default=None)

@@ -159,7 +159,7 @@ class Table:
         elif op.kind == Kind.END:
             resource.abandon(key, effects)
         else:
-            done = resource.cancel(key, effects)
+            done = resource.cancel(key, effects, op.flags)
             effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))
         out.extend(effects)
 

@@ -22,6 +22,8 @@ __all__ = ["Teller"]
 
 _WORDS = {
     "again": "not available at once",
+    "canceled": "the request was cancelled",
+    "timeout": "not granted in time",
     "unknown": "no such lock",
     "busy": "an operation on this lock is in progress",
     "deadlock": "this conversion would deadlock with another one",
@@ -100,12 +102,19 @@ class Teller:
             if effect.flags & DEMOTED:
                 handle.mode = effect.mode  # the old mode was given up
                 more = {"mode": effect.mode, "flags": effect.flags}
-            self._host.refuse(handle.session, request.rid, "canceled", "the request was cancelled", **more)
-            self.answer_cancel(handle, True)
+            code = effect.code or "canceled"
+            self._host.refuse(handle.session, request.rid, code, _WORDS[code], **more)
+            self.answer_cancel(handle, code == "canceled")
         else:
             self._host.refuse(handle.session, request.rid, effect.code, _WORDS.get(effect.code, effect.code))
             if handle.mode == NONE:
                 self.answer_cancel(handle, False)  # its own outcome will find no handle any more
+
+    def give_up(self, handle: Handle) -> None:
+        """Answer a request whose time is over; whoever calls this sees to the lock."""
+        request, handle.request, handle.outcome = handle.request, None, None
+        assert request is not None
+        self._host.refuse(handle.session, request.rid, "timeout", _WORDS["timeout"])
 
     def gone(self, handle: Handle) -> None:
         """The lock is no more: whoever still waits for something about it is answered."""

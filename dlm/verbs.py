@@ -47,7 +47,7 @@ def _lock(service: DlmService, session: int, rid: int, args: Args) -> None:
     arguments.check_lock(args, mode, flags)
     arguments.value(args)  # accepted for symmetry: a new lock reads the block, and its row stays small
     owner = arguments.number(args, "xid", 0, 0), arguments.number(args, "owner", 0, 0)
-    request = Request(Kind.LOCK, rid, mode, flags, None, fails)
+    request = Request(Kind.LOCK, rid, mode, flags, None, fails, arguments.deadline(args, service.home.now))
     if args.get("no_quorum", "wait") not in ("wait", "fail"):
         raise arguments.BadArgument("no_quorum must be 'wait' or 'fail'")
     if h in _session(service, session).handles:
@@ -68,7 +68,8 @@ def _convert(service: DlmService, session: int, rid: int, args: Args) -> None:
     else:
         arguments.check_convert(args, found.mode, mode, flags)
         value = value if found.mode >= PW else None
-        service.home.convert(found, Request(Kind.CONVERT, rid, mode, flags, value))
+        deadline = arguments.deadline(args, service.home.now)
+        service.home.convert(found, Request(Kind.CONVERT, rid, mode, flags, value, deadline=deadline))
 
 
 def _unlock(service: DlmService, session: int, rid: int, args: Args) -> None:
