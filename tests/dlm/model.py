@@ -1,13 +1,13 @@
 """One lockable name, written from the rules of locks.md §1 alone, and as dumb as possible.
 
-Plain lists, looked through from the start each time; nothing is counted, cached or shared with ``dlm``. Modes and flags
-are the words of the rules. Where the rules leave a choice, docs/locks.md says which one was made: holders are told in
-the order of their keys; HEADQUE that fits and would be first is granted at once; a process that dies counts as a node
-that dies (L7); an adopted orphan gets a new fence (F4).
+Plain lists, looked through from the start each time; nothing is counted, cached or shared with ``dlm``.
+Modes and flags are the words of the rules. Where the rules leave a choice, docs/locks.md says which one was
+made: holders are told in the order of their keys; HEADQUE that fits and would be first is granted at once; a
+process that dies counts as a node that dies (L7); an adopted orphan gets a new fence (F4).
 
-Every operation returns its effects in order: ``("ok", who, mode, fence, value read, outcome flags, former key)``,
-``("refused", who, why)``, ``("canceled", who, mode still held, outcome flags)``, ``("gone", who)``, ``("bast", who,
-mode)``. Fences are 1, 2, 3, ..
+Every operation returns its effects in order: ``("ok", who, mode, fence, value read, outcome flags, former
+key)``, ``("refused", who, why)``, ``("canceled", who, mode still held, outcome flags)``, ``("gone", who)``,
+``("bast", who, mode)``.
 """
 
 from __future__ import annotations
@@ -199,6 +199,20 @@ class Model:
             self._look_again(out)
         return out
 
+    def again(self) -> Effects:
+        """Nothing has changed, but others look at it now."""
+        out: Effects = []
+        self._look_again(out)
+        return out
+
+    def nothing(self) -> None:
+        """No loss."""
+
+    def lose_everything(self) -> None:
+        """The one who knew the queues has gone (A7)."""
+        self.granted, self.converting, self.waiting = [], [], []
+        self.value, self.valid = b"", False
+
     def _adopt(self, entry: Entry, out: Effects) -> None:
         """P3, F4."""
         orphans = [other for other in self.granted if other.orphan and other.who[0] == entry.who[0]]
@@ -237,7 +251,7 @@ class Model:
         return ""
 
     def _stuck_with(self, entry: Entry) -> list[Entry]:
-        """Who would make a conversion deadlock if this conversion were queued: what it holds is in the way (D1, G30).
+        """Who would make a conversion deadlock by what it holds, if this conversion were queued (D1, G30).
 
         Who is in front and wants what somebody behind holds waits for ever, and so does everybody behind.
         """

@@ -1,14 +1,14 @@
 """Random streams of operations with all flags: one name against the dumb model, every effect in order.
 
-After every event the invariants at the end of locks.md §1.18 are checked on what the resource says of itself, and it
-is encoded and decoded: what is needed to go on must be in its state.
+After every event the invariants at the end of locks.md §1.18 are checked on what the resource says of itself,
+and it is encoded and decoded: what is needed to go on must be in its state.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from dlm import modes
@@ -74,20 +74,23 @@ def plain(effect: Effect) -> tuple[Any, ...]:
     if effect.what is What.REFUSED:
         return "refused", effect.key, effect.code
     if effect.what is What.CANCELED:
-        return "canceled", effect.key, "" if effect.mode < 0 else MODES[effect.mode], said
+        return "canceled", effect.key, _word(effect.mode), said
     if effect.what is What.BLOCKING:
         return "bast", effect.key, MODES[effect.mode]
+    if effect.what is What.CANCEL_DONE:
+        return "cancel_done", effect.key, bool(effect.mode)
     return effect.what.name.lower(), effect.key
+
+
+def _word(mode: int) -> str:
+    return "" if mode < 0 else MODES[mode]
 
 
 def state(resource: Resource) -> tuple[Any, ...]:
     """What the model's ``state`` says, of the real one."""
     value, valid, *queues = resource.encode()[:5]
     now = [[Lock.decode(row, s, 0) for row in rows] for s, rows in zip(State, queues, strict=True)]
-    rows = [
-        [(one.key, "" if one.mode < 0 else MODES[one.mode], MODES[one.asked], one.fence, one.orphan) for one in queue]
-        for queue in now
-    ]
+    rows = [[(one.key, _word(one.mode), MODES[one.asked], one.fence, one.orphan) for one in queue] for queue in now]
     return sorted(rows[0]), rows[1], rows[2], value, valid
 
 
@@ -173,7 +176,7 @@ class Pair:
         self.resource = Resource.decode(self.resource.encode(), self.resource.mint, 0)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, phases=(Phase.explicit, Phase.generate, Phase.shrink))
 @given(st.lists(STEPS, max_size=40))
 def test_one_name_against_the_model(steps: list[Step]) -> None:
     """An orphan has no session that could convert or cancel, but the table must not mind if one did."""
