@@ -1,8 +1,8 @@
 """Several names, several replicas: random streams with all flags through every form that a name can have.
 
-Three nodes apply one order, and work alone on names that are private to them; two more tables follow the same order,
-one late, one from a state transfer in the middle. Every effect is compared with the dumb model, name by name; tables
-at one position must be byte for byte the same, and all invariants hold after every event.
+Three nodes apply one order, and work alone on names that are private to them; two more tables follow the same
+order, one late, one from a state transfer in the middle. Every effect is compared with the dumb model, name by
+name; tables at one position must be byte for byte the same, and all invariants hold after every event.
 """
 
 from __future__ import annotations
