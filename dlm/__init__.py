@@ -27,6 +27,9 @@ from dlm.errors import (
 )
 from dlm.held import Held, Loss
 from dlm.info import Flag, Holder, LockInfo, Mode, Outcome
+from dlm.lockspace import Lockspace
+from dlm.status import Lksb, Status
+from dlm.transaction import Transaction
 
 __all__ = [
     "Client",
@@ -38,6 +41,7 @@ __all__ = [
     "Held",
     "Holder",
     "InvalidRequest",
+    "Lksb",
     "Lock",
     "LockBusy",
     "LockCancelled",
@@ -46,6 +50,7 @@ __all__ = [
     "LockLost",
     "LockSuspended",
     "LockTimeout",
+    "Lockspace",
     "Loss",
     "Mode",
     "NoQuorum",
@@ -53,6 +58,8 @@ __all__ = [
     "NotHeld",
     "NotSupported",
     "Outcome",
+    "Status",
+    "Transaction",
     "Waiting",
     "connect",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from dlm import errors
 from dlm.arguments import BadArgument
 from dlm.cycle import cycle_from, cycle_text
@@ -9,7 +12,7 @@ from dlm.info import LOW_LEVEL, Flag
 from dlm.text import name_bytes, name_text
 from vsync.errors import RequestFailed
 
-__all__ = ["LOST_TEXT", "bad_argument", "check_friendly", "lost", "name_bytes", "name_text", "refusal"]
+__all__ = ["LOST_TEXT", "bad_argument", "check_friendly", "lost", "name_bytes", "name_text", "refusal", "refusing"]
 
 #: reason of a loss -> what to tell people
 LOST_TEXT = {
@@ -37,6 +40,15 @@ def bad_argument(bad: BadArgument, name: bytes = b"") -> errors.InvalidRequest:
     kind = errors.NotSupported if bad.code == "not_supported" else errors.InvalidRequest
     about = f"lock {name_text(name)!r}: " if name else ""
     return kind(f"{about}{bad}", code=bad.code, rule=bad.rule)
+
+
+@contextmanager
+def refusing(name: bytes = b"") -> Iterator[None]:
+    """Inside, a ``BadArgument`` becomes the exception that belongs to it."""
+    try:
+        yield
+    except BadArgument as bad:
+        raise bad_argument(bad, name) from None
 
 
 def check_friendly(flags: Flag) -> None:

@@ -21,10 +21,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from dlm import answers
-from dlm.errors import ConfigError, LockTimeout, NotConnected, NotHeld
+from dlm.errors import ConfigError, LockTimeout, NotConnected
 from dlm.held import Held
 from dlm.info import Flag, Holder, LockInfo, Mode
-from dlm.session import Session
+from dlm.session import Session, checked_timeout
 from dlm.transaction import Transaction
 from dlm.watch import LossWatch
 from vsync import errors as vsync_errors
@@ -145,7 +145,7 @@ class Client:
         Raises ``LockTimeout``, ``NoQuorum``, ``NotConnected``, ``Deadlock``, ``InvalidRequest``,
         ``LockLost`` (lost before this method could return), ``ForkedProcess``.
         """
-        key, timeout = answers.name_bytes(name), _checked(timeout)
+        key, timeout = answers.name_bytes(name), checked_timeout(timeout)
         limit = None if timeout is None else time.monotonic() + timeout
         session = self._session
         session.check_process()
@@ -202,12 +202,7 @@ class Client:
 
     def show(self, name: str | bytes) -> LockInfo | None:
         """Who holds, converts and waits for ``name``, as this node knows it; ``None`` if nobody does."""
-        key = answers.name_bytes(name)
-        try:
-            row = self._session.call("show", {"name": key, "space": self._session.space}, key)
-        except NotHeld:
-            return None
-        return LockInfo.from_row(row)
+        return self._session.show(answers.name_bytes(name), self._session.space)
 
     def ls(self, prefix: str | bytes = b"", limit: int = LS_LIMIT) -> list[LockInfo]:
         """All names with locks that begin with ``prefix``, as this node knows them, sorted by name."""
@@ -283,7 +278,7 @@ class Lock:
     ) -> None:
         self.name = name
         self.mode = mode
-        self.timeout = _checked(timeout)
+        self.timeout = checked_timeout(timeout)
         self._client = client
         self._no_quorum: WhenNoQuorum = no_quorum
         self._on_lost = on_lost
@@ -330,9 +325,3 @@ class Lock:
 
     def __repr__(self) -> str:
         return f"<dlm.Lock {answers.name_text(self.name)!r} {self.mode.name} timeout={self.timeout}>"
-
-
-def _checked(timeout: float | None) -> float | None:
-    if timeout is not None and not 0 <= timeout <= threading.TIMEOUT_MAX:
-        raise ValueError(f"timeout is None, 0 or a number of seconds, not {timeout!r}")
-    return timeout

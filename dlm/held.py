@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dlm.session import Session
 
-__all__ = ["Held", "Loss"]
+__all__ = ["WRITERS", "Held", "Loss", "both"]
 
 WRITERS = (Mode.PW, Mode.EX)  #: the modes that may write the value block
 
@@ -212,7 +212,7 @@ class Held:
             args["noqueue"] = timeout == 0 or bool(flags & Flag.NOQUEUE)
             args |= session.limit(timeout)
             args |= self._block_for(old, new, value, invalidate)
-            self._mode = Mode.NL if flags & Flag.CONVDEADLK else _both(old, new)
+            self._mode = Mode.NL if flags & Flag.CONVDEADLK else both(old, new)
             self._converting = Future()
         future: Future[Any] | None = None
         try:
@@ -391,7 +391,7 @@ class Held:
             warnings.warn(f"nobody can release {self!r} any more", ResourceWarning, stacklevel=1, source=self)
 
 
-def _both(a: Mode, b: Mode) -> Mode:
+def both(a: Mode, b: Mode) -> Mode:
     """The strongest mode that both ``a`` and ``b`` include. The modes form a chain but for CW and PR."""
     if {a, b} == {Mode.CW, Mode.PR}:
         return Mode.CR

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any
 
+from dlm.modes import COMPATIBLE
 from dlm.text import name_text
 
 __all__ = ["LOW_LEVEL", "Flag", "Holder", "LockInfo", "Mode", "Outcome"]
@@ -165,6 +166,23 @@ class LockInfo:
             fence=row.get("fence"),
             value_valid=row.get("value_valid"),
         )
+
+    def blockers(self, node: int, session: int, handle: int) -> tuple[Holder, ...]:
+        """For whom that lock waits: whoever holds what it may not share, then those queued before it.
+
+        Empty if it does not wait, or if this node does not know.
+        """
+        converting, waiting = self.converting or (), self.waiters or ()
+        queue = (*converting, *waiting)
+        me = (node, session, handle)
+        at = next((i for i, one in enumerate(queue) if (one.node, one.session, one.handle) == me), None)
+        if at is None or queue[at].asked is None:
+            return ()
+        asked = queue[at].asked
+        holding = (*(self.holders or ()), *converting)
+        found = [one for one in holding if one.mode is not None and not COMPATIBLE[one.mode][asked]]
+        found += queue[:at]
+        return tuple(one for one in dict.fromkeys(found) if one is not queue[at])
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data, the name as text."""

@@ -16,7 +16,8 @@ from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
 from dlm import answers
-from dlm.errors import ForkedProcess, LockCancelled, LockTimeout, NotConnected
+from dlm.errors import ForkedProcess, LockCancelled, LockTimeout, NotConnected, NotHeld
+from dlm.info import LockInfo
 from dlm.transaction import checked_xid, current_xid
 from vsync import errors as vsync_errors
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dlm.held import Held
     from vsync.ipc import Channel
 
-__all__ = ["CANCEL_GRACE_S", "TRY_PATIENCE_S", "Session"]
+__all__ = ["CANCEL_GRACE_S", "TRY_PATIENCE_S", "Session", "checked_timeout"]
 
 SERVICE = "dlm"
 CANCEL_GRACE_S = 1.0  #: a cancel that has no outcome by then is left to finish behind the caller's back
@@ -167,6 +168,13 @@ class Session:
         purged: int | None = self.call("purge", {"pid": pid, **where})["purged"]
         return purged
 
+    def show(self, name: bytes, space: str) -> LockInfo | None:
+        """See ``Client.show``."""
+        try:
+            return LockInfo.from_row(self.call("show", {"name": name, "space": space}, name))
+        except NotHeld:
+            return None
+
     # -- handles
 
     def register(self, held: Held) -> None:
@@ -199,6 +207,13 @@ class Session:
                     raise LockTimeout(text, name=held.name)
                 self.changed.wait(SETTLE_POLL_S)
 
+    def catch_up(self, held: Held, seconds: float) -> None:
+        """Let the page that tells of leases catch up with a fresh grant, but no longer than that."""
+        limit = time.monotonic() + seconds
+        with self.changed:
+            while self.closed is None and self.lease()[0] < held.generation and time.monotonic() < limit:
+                self.changed.wait(SETTLE_POLL_S)
+
     # -- endings
 
     def close(self) -> None:
@@ -227,3 +242,10 @@ class Session:
                 if held is not None:
                     held.note_blocking(int(data["mode"]))
             self.changed.notify_all()
+
+
+def checked_timeout(timeout: float | None) -> float | None:
+    """``None``, 0 or a number of seconds (API-R3). Raises ``ValueError`` for anything else."""
+    if timeout is not None and not 0 <= timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f"timeout is None, 0 or a number of seconds, not {timeout!r}")
+    return timeout
