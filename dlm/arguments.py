@@ -34,8 +34,8 @@ from dlm.modes import (
 )
 
 __all__ = [
-    "FLAGS", "MAX_NAME", "MAX_VALUE", "BadArgument", "check_convert", "check_lock", "check_unlock", "deadline",
-    "flags", "mode", "name", "number", "prefix", "space", "value",
+    "FLAGS", "MAX_NAME", "MAX_VALUE", "BadArgument", "check_convert", "check_lock", "check_together",
+    "check_unlock", "deadline", "fails", "flags", "locks", "mode", "name", "number", "prefix", "space", "value",
 ]  # fmt: skip
 
 MAX_NAME = 64  #: bytes
@@ -88,6 +88,13 @@ def check_lock(args: Mapping[str, Any], asked: int, given: int) -> None:
     _refuse(given & EXPEDITE and asked != NL, "E5", "expedite is for mode NL only")
 
 
+def check_together(given: int) -> None:
+    """The flags of a multi-lock: those that concern all of its locks alike, and change no place in a queue."""
+    wrong = given & ~(NOQUEUE | VALBLK | NODLCKWT | NODLCKBLK | NOTIFY)
+    words = ", ".join(word for word, bit in FLAGS.items() if bit & wrong)
+    _refuse(wrong, "", f"a multi-lock takes no {words}")
+
+
 def check_convert(args: Mapping[str, Any], held: int, asked: int, given: int) -> None:
     """A conversion of an idle lock (E3–E5, E9, E13)."""
     _no_trees(args)
@@ -122,6 +129,30 @@ def number(args: Mapping[str, Any], key: str, least: int, default: int | None = 
     if type(found) is not int or not least <= found < 1 << 63:
         raise BadArgument(f"{key} must be a number of at least {least}")
     return found
+
+
+def fails(args: Mapping[str, Any]) -> bool:
+    """Whether the caller prefers an error to waiting for the primary component."""
+    found = args.get("no_quorum", "wait")
+    if found not in ("wait", "fail"):
+        raise BadArgument("no_quorum must be 'wait' or 'fail'")
+    return bool(found == "fail")
+
+
+def locks(args: Mapping[str, Any], most: int) -> list[tuple[bytes, int]]:
+    """The names of a multi-lock, each with its mode, sorted by name."""
+    rows = args.get("locks")
+    if not isinstance(rows, list | tuple) or not 1 <= len(rows) <= most:
+        raise BadArgument(f"locks must be a list of 1..{most} names and modes")
+    found: dict[bytes, int] = {}
+    for row in rows:
+        if not isinstance(row, list | tuple) or len(row) != 2:
+            raise BadArgument("locks must be a list of names and modes")
+        one = {"name": row[0], "mode": row[1]}
+        if name(one) in found:
+            raise BadArgument("a multi-lock has each name once")
+        found[name(one)] = mode(one)
+    return sorted(found.items())
 
 
 def deadline(args: Mapping[str, Any], now: int) -> int:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dlm.messages import Kind
 from dlm.modes import NONE, ORPHAN, PERSISTENT
 from dlm.resource import Effect
 from vsync.service import Credentials
+
+if TYPE_CHECKING:
+    from dlm.group import Group
 
 __all__ = ["Handle", "Request", "Session"]
 
@@ -33,8 +38,8 @@ class Handle:
     """One lock of one local session. ``mode`` is what the client has been told that it holds."""
 
     __slots__ = (
-        "advised", "blocking", "cancel_rid", "ending", "fence", "h", "key", "mode", "outcome", "owner",
-        "persistent", "request", "sent", "session", "unlock_rid", "xid",
+        "advised", "blocking", "cancel_rid", "ending", "fence", "group", "h", "key", "mode", "outcome", "owner",
+        "persistent", "request", "sent", "session", "unlock_rid", "weight", "xid",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +60,8 @@ class Handle:
         self.cancel_rid = 0
         self.persistent = bool(request.flags & (PERSISTENT | ORPHAN))  #: stays when the session goes (P1)
         self.blocking = NONE  #: a mode it blocks and has not been told of yet: at most one (B9)
+        self.group: Group | None = None  #: the multi-lock it is a part of, until that is answered
+        self.weight = 1  #: how many locks it counts for
         self.advised = NONE  #: the mode it was told of last, since its last completion (B6)
 
 

@@ -7,9 +7,10 @@ once; everything else takes its place in the ordered stream. ``dlm.telling`` say
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from dlm import multi
 from dlm.handle import Handle, Request, Session
 from dlm.lease import Lease
 from dlm.messages import Kind
@@ -17,7 +18,7 @@ from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT, TIMEOUT
 from dlm.names import FENCE_BLOCK, Form, Name
 from dlm.outbox import Outbox
 from dlm.resource import Effect, Lock, What
-from dlm.table import Composed, Effects, Purge, Table
+from dlm.table import Composed, Effects, Look, Purge, Table
 from dlm.telling import Teller
 from dlm.timers import Timers
 from vsync.service import Host
@@ -66,12 +67,8 @@ class Home:
         """A new handle with its request."""
         request = handle.request
         assert request is not None
-        if self._on_name[handle.key] >= LOCKS_PER_NAME:
-            text = f"this node has {LOCKS_PER_NAME} locks on this name already"
-            self.host.refuse(handle.session, request.rid, "too_many", text)
+        if not self.register((handle,)):
             return
-        self.sessions[handle.session].handles[handle.h] = handle
-        self._on_name[handle.key] += 1
         if self.frozen and (request.fails or request.flags & NOQUEUE):
             self.forget(handle)
             self.host.refuse(handle.session, request.rid, "no_quorum", "this node is not in a primary view")
@@ -91,6 +88,19 @@ class Home:
         name.resource.lock(lock, effects)
         self._locally(handle.key, name, effects)
         self.timers.add(handle)
+
+    def register(self, handles: Sequence[Handle]) -> bool:
+        """Know new handles, which share a request. False, and the request is refused, if there are too many."""
+        for handle in handles:
+            if self._on_name[handle.key] + handle.weight > LOCKS_PER_NAME:
+                text = f"this node has {LOCKS_PER_NAME} locks on this name already"
+                first = handles[0].request
+                self.host.refuse(handle.session, first.rid if first else 0, "too_many", text)
+                return False
+        for handle in handles:
+            self.sessions[handle.session].handles[handle.h] = handle
+            self._on_name[handle.key] += handle.weight
+        return True
 
     def convert(self, handle: Handle, request: Request) -> None:
         """Another mode for a handle that is told and idle."""
@@ -112,6 +122,9 @@ class Home:
 
     def unlock(self, handle: Handle, rid: int, flags: int, value: bytes | None) -> None:
         """End a handle, whatever it does. For the caller it has ended already (D8)."""
+        if handle.group is not None:
+            handle.group.withdraw(self, handle, rid)
+            return
         handle.unlock_rid, handle.ending = rid, True
         if not handle.sent:
             self.teller.gone(handle)
@@ -129,6 +142,7 @@ class Home:
 
     def cancel(self, handle: Handle, rid: int) -> None:
         """Withdraw the operation in progress; what was granted already stays, unless nobody was told (D4)."""
+        handle = handle.group.lead if handle.group is not None else handle
         request, outcome = handle.request, handle.outcome
         if request is None or handle.ending:
             self.host.reply(handle.session, rid, {"canceled": False})
@@ -143,6 +157,9 @@ class Home:
 
     def _withdraw(self, handle: Handle, flags: int) -> None:
         """Cancel the operation in progress, here or in the order; with TIMEOUT because its time is over."""
+        if handle.group is not None:
+            handle.group.cancel(self, flags)
+            return
         name = self._own_now(handle.key)
         if name is None or name.resource is None:
             self._operate(Kind.CANCEL, handle, 0, flags, None)
@@ -183,7 +200,7 @@ class Home:
             return
         rest: list[tuple[bytes, int]] = []
         for handle in gone.handles.values():
-            self._one_less(handle.key)
+            self._less(handle)
             handle.outcome = None
             self.teller.advice.forget(handle)
             if not handle.sent or handle.ending:
@@ -239,7 +256,10 @@ class Home:
     def _ask(self, handle: Handle) -> None:
         """Send the lock request of a handle, or keep it until the node is linked."""
         request = handle.request
-        if self.linked and request is not None:
+        if handle.group is not None:
+            if self.linked and not handle.sent:
+                handle.group.ask(self)
+        elif self.linked and request is not None:
             handle.sent = True
             self._operate(Kind.LOCK, handle, request.mode, request.flags, request.value)
 
@@ -263,12 +283,28 @@ class Home:
             return None
         return name if name.fences.left > name.resource.queued + 1 else None
 
+    def all_own(self, keys: Iterable[bytes]) -> bool:
+        """Whether this node may decide about all these names alone at this moment."""
+        return all(self._own_now(key) is not None for key in keys)
+
     def _locally(self, key: bytes, name: Name, effects: list[Effect]) -> None:
+        if name.resource is not None and name.resource.grouped:
+            self.done_locally((key,), list(effects))
+            return
         self.fast += 1
         for effect in effects:
             self.teller.outcome(effect)
         self.teller.advise()
         self.look_after(key, name)
+
+    def done_locally(self, keys: Iterable[bytes], out: Effects) -> None:
+        """An operation on own private names was carried out: what multi-locks make of it, and the answers."""
+        self.fast += 1
+        for key in keys:
+            multi.settle(self.table, key, out)
+        self.table.sweep(out)
+        out.extend(Look(key, give_up=False) for key in keys)
+        self.outcomes(out)
 
     def look_after(self, key: bytes, name: Name) -> None:
         """After an operation on an own private name: note waiters, idleness, and the need for numbers."""
@@ -295,21 +331,34 @@ class Home:
             elif isinstance(effect, Purge):
                 if effect.node == self._me:
                     self.purge(effect.pid)
+            elif isinstance(effect, Look):
+                self._look(effect)
             elif effect.key[0] == self._me:
                 self.teller.outcome(effect)
         self.teller.advise()
 
-    def forget(self, handle: Handle) -> None:
-        """The handle has ended."""
-        self.teller.advice.forget(handle)
-        session = self.sessions.get(handle.session)
-        if session is not None and session.handles.pop(handle.h, None) is not None:
-            self._one_less(handle.key)
+    def _look(self, look: Look) -> None:
+        """A multi-lock has changed an own private name, or needs it to be shared."""
+        name = self.table.names.get(look.key)
+        if name is None or name.form is not Form.PRIVATE or name.owner != self._me:
+            return
+        if look.give_up:
+            self.send(Kind.YIELD, (look.key, name.epoch), (look.key,))
+        else:
+            self.look_after(look.key, name)
 
-    def _one_less(self, key: bytes) -> None:
-        self._on_name[key] -= 1
-        if not self._on_name[key]:
-            del self._on_name[key]
+    def forget(self, handle: Handle) -> None:
+        """The handle has ended, and all that wait together with it."""
+        for each in handle.group.dissolve() if handle.group is not None else (handle,):
+            self.teller.advice.forget(each)
+            session = self.sessions.get(each.session)
+            if session is not None and session.handles.pop(each.h, None) is not None:
+                self._less(each)
+
+    def _less(self, handle: Handle) -> None:
+        self._on_name[handle.key] -= handle.weight
+        if not self._on_name[handle.key]:
+            del self._on_name[handle.key]
 
     # -- views -----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,9 @@ state transfer have no life and no serial: they change nothing by themselves.
 | LOCK | name, session, h, mode, flags, value, pid, program, xid, owner |
 | CONVERT, UNLOCK, CANCEL | name, session, h, mode, flags, value |
 | END | session, ((name, h), ..) – the session has gone: its locks go, or become orphans (P1) |
+| LOCK_ALL | session, h, ((name, mode, flags), ..), pid, program, xid, owner – all or none; handles h, h+1, .. |
+| UNLOCK_ALL | session, ((name, h, flags, value), ..) |
+| CANCEL_ALL | session, flags, ((name, h), ..) |
 | PUBLISH | name, epoch, contents – the former owner's queues (design §5.1) |
 | YIELD | name, epoch – the owner asks to become shared (K13) |
 | GIVE_BACK | ((name, epoch), ..) – idle private names (A2) |
@@ -29,7 +32,7 @@ import msgpack
 
 from vsync.types import RingId
 
-__all__ = ["TAG", "Kind", "Message", "Op", "decode", "encode", "key_of", "split_key"]
+__all__ = ["TAG", "Kind", "Message", "Op", "decode", "encode", "key_of", "keys_of", "split_key"]
 
 TAG = 1  #: of the ``dlm`` service
 _TAG_BYTE = bytes([TAG])
@@ -51,6 +54,9 @@ class Kind(IntEnum):
     GOODBYE = 10
     CHUNK = 11
     PURGE = 12
+    LOCK_ALL = 13
+    UNLOCK_ALL = 14
+    CANCEL_ALL = 15
 
 
 class Message(NamedTuple):
@@ -77,6 +83,7 @@ class Op(NamedTuple):
     program: str = ""
     xid: int = 0
     owner: int = 0
+    batch: tuple[bytes, ...] = ()  #: a part of a multi-lock: all its names, sorted
 
 
 def encode(kind: int, ring: RingId, serial: int, body: tuple[Any, ...]) -> bytes:
@@ -91,6 +98,18 @@ def decode(payload: bytes) -> Message:
     if not isinstance(row, tuple) or len(row) < 4:
         raise ValueError("not a message of the lock manager")
     return Message(row[0], RingId(row[1], row[2]), row[3], row[4:])
+
+
+def keys_of(message: Message) -> list[bytes]:
+    """The names that a message's operations are about; empty if it is no operation on locks."""
+    kind, body = message.kind, message.body
+    if kind <= Kind.CANCEL:
+        return [body[0]]
+    if kind in (Kind.END, Kind.UNLOCK_ALL):
+        return [row[0] for row in body[1]]
+    if kind in (Kind.LOCK_ALL, Kind.CANCEL_ALL):
+        return [row[0] for row in body[2]]
+    return []
 
 
 def key_of(space: str, name: bytes) -> bytes:

@@ -58,7 +58,8 @@ class Resource:
     """The locks of one name. ``mint`` gives fence numbers; the owner of the resource may replace it."""
 
     __slots__ = (
-        "converting", "held", "homes", "listeners", "locks", "loose", "mint", "valid", "value", "waiting",
+        "converting", "grouped", "held", "homes", "listeners", "locks", "loose", "mint", "valid", "value",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, mint: Mint, value: bytes = b"", valid: bool = True) -> None:
@@ -70,6 +71,7 @@ class Resource:
         self.homes: dict[int, int] = {}  #: how many locks (in any state) each node has here
         self.listeners: dict[Key, Lock] = {}  #: locks that want to hear whom they block
         self.loose = 0  #: how many queued ones may overtake (NOORDER)
+        self.grouped = 0  #: how many queued ones are parts of multi-locks: ``dlm.multi`` grants them
         self.value = value
         self.valid = valid
 
@@ -209,6 +211,32 @@ class Resource:
             self._grant(lock, mode, out)
         self._tell_holders(out)
 
+    # -- parts of multi-locks (dlm.multi) ---------------------------------------------------------------------
+
+    def enter(self, lock: Lock) -> None:
+        """Queue a part of a multi-lock, also where it could be granted at once."""
+        self._add(lock)
+        self._enqueue(self.waiting, lock, State.WAITING)
+
+    def turn(self, lock: Lock) -> bool:
+        """Whether the part would be granted now if it were alone (Q10)."""
+        return not self.converting and self.waiting[0] is lock and self._fits(lock, lock.asked)
+
+    def admit(self, lock: Lock, out: list[Effect]) -> None:
+        """Grant a part. What follows in the queue is not looked at before the other parts are granted as well."""
+        self._dequeue(lock)
+        lock.batch = ()
+        self._grant(lock, lock.asked, out)
+
+    def advise(self, lock: Lock, out: list[Effect]) -> None:
+        """The part stays in the queue: the holders in its way are told (B1)."""
+        self._tell_blockers(lock, out)
+
+    def drop(self, lock: Lock, out: list[Effect]) -> None:
+        """A waiter leaves, without a word to its session; others go on (U6)."""
+        self._remove(lock)
+        self.scan(out)
+
     # -- questions -------------------------------------------------------------------------------------------
 
     @property
@@ -248,7 +276,8 @@ class Resource:
     def _next(self) -> tuple[Lock, int] | None:
         """The next one to be granted from the queues, and its mode: the first in line, or one that may overtake."""
         for queue, served in ((self.converting, True), (self.waiting, not self.converting)):
-            if queue and served and (mode := self._grantable(queue[0])) != NONE:
+            alone = queue and served and not queue[0].batch  # a part of a multi-lock waits for the others
+            if alone and (mode := self._grantable(queue[0])) != NONE:
                 return queue[0], mode
             for lock in queue if self.loose else ():
                 if lock.flags & NOORDER and (mode := self._grantable(lock)) != NONE:
@@ -285,6 +314,7 @@ class Resource:
 
     def _enqueue(self, queue: list[Lock], lock: Lock, state: State) -> None:
         lock.state = state
+        self.grouped += bool(lock.batch)
         self.loose += bool(lock.flags & NOORDER)
         if lock.flags & HEADQUE:
             queue.insert(0, lock)
@@ -292,6 +322,7 @@ class Resource:
             queue.append(lock)
 
     def _dequeue(self, lock: Lock) -> None:
+        self.grouped -= bool(lock.batch)
         self.loose -= bool(lock.flags & NOORDER)
         (self.converting if lock.state is State.CONVERTING else self.waiting).remove(lock)
 
@@ -421,6 +452,7 @@ class Resource:
                 if state is not State.GRANTED:
                     (resource.converting if state is State.CONVERTING else resource.waiting).append(lock)
                     resource.loose += bool(lock.flags & NOORDER)
+                    resource.grouped += bool(lock.batch)
         return resource
 
     def invariants(self) -> None:

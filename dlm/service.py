@@ -24,7 +24,7 @@ from dlm import verbs
 from dlm.handle import Session
 from dlm.home import Home
 from dlm.lease import Lease
-from dlm.messages import TAG, Kind, Message, decode
+from dlm.messages import TAG, Kind, Message, decode, keys_of
 from dlm.names import Form
 from dlm.recovery import Announcement, announcements, empty_view, primary_view, survivors
 from dlm.table import Table
@@ -268,13 +268,7 @@ class DlmService:
 
     def _look_after(self, message: Message) -> None:
         """An own message was applied: a name private to this node may have got waiters, or become idle."""
-        if message.kind <= Kind.CANCEL:
-            keys = [message.body[0]]
-        elif message.kind == Kind.END:
-            keys = [key for key, _ in message.body[1]]
-        else:
-            return
-        for key in keys:
+        for key in keys_of(message):
             name = self.table.names.get(key)
             if name is not None and name.form is Form.PRIVATE and name.resource is not None:
                 self.home.look_after(key, name)

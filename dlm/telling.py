@@ -7,6 +7,7 @@ can be made again in the next one, and nobody has been promised anything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlm.advice import Advice
@@ -51,7 +52,9 @@ class Teller:
         handle = owner.handles.get(h) if owner else None
         if handle is None:
             return
-        if effect.what is What.BLOCKING:
+        if handle.group is not None:
+            handle.group.outcome(self, handle, effect)
+        elif effect.what is What.BLOCKING:
             self.advice.note(handle, effect.mode)
         elif effect.what is What.GONE:
             self.gone(handle)
@@ -59,13 +62,13 @@ class Teller:
             if not effect.mode:
                 self.answer_cancel(handle, False)
         elif handle.request is not None and not handle.ending:
-            if self._may_tell(handle, effect):
-                self._tell(handle, effect)
+            if self.may_tell(handle, effect):
+                self.tell(handle, effect)
             else:
                 handle.outcome = effect
                 self.deferred.append(handle)
 
-    def _may_tell(self, handle: Handle, effect: Effect) -> bool:
+    def may_tell(self, handle: Handle, effect: Effect) -> bool:
         """Whether an outcome may be told now (K9, K10).
 
         Releases and refusals wait for no horizon. A grant is told only within a lease: a stale member of a ring
@@ -87,13 +90,13 @@ class Teller:
             return False
         return name.epoch <= self._home.lease.settled  # the vanished node knew of this ownership
 
-    def _tell(self, handle: Handle, effect: Effect) -> None:
+    def tell(self, handle: Handle, effect: Effect) -> None:
+        """Answer the request of a handle."""
         request, handle.request, handle.outcome = handle.request, None, None
         assert request is not None
         self.advice.completed(handle)
         if effect.what is What.GRANTED:
-            handle.mode, handle.fence = effect.mode, effect.fence
-            self._host.reply(handle.session, request.rid, _granted(effect, self._home.lease.generation))
+            self._host.reply(handle.session, request.rid, self._grant(handle, effect))
             return
         if handle.mode == NONE:
             self._home.forget(handle)
@@ -109,6 +112,22 @@ class Teller:
             self._host.refuse(handle.session, request.rid, effect.code, _WORDS.get(effect.code, effect.code))
             if handle.mode == NONE:
                 self.answer_cancel(handle, False)  # its own outcome will find no handle any more
+
+    def tell_together(self, handles: Sequence[Handle]) -> None:
+        """Answer the request for several handles, all of them granted: the first one's number counts."""
+        session, rid, rows = handles[0].session, 0, []
+        for handle in handles:
+            request, effect, handle.request, handle.outcome = handle.request, handle.outcome, None, None
+            assert request is not None
+            assert effect is not None
+            self.advice.completed(handle)
+            rows.append({"h": handle.h, **self._grant(handle, effect)})
+            rid = rid or request.rid
+        self._host.reply(session, rid, {"locks": rows})
+
+    def _grant(self, handle: Handle, effect: Effect) -> dict[str, Any]:
+        handle.mode, handle.fence = effect.mode, effect.fence
+        return _granted(effect, self._home.lease.generation)
 
     def give_up(self, handle: Handle) -> None:
         """Answer a request whose time is over; whoever calls this sees to the lock."""
@@ -139,8 +158,10 @@ class Teller:
             effect = handle.outcome
             if effect is None or handle.ending:
                 continue  # released, cancelled or ended meanwhile
-            if self._may_tell(handle, effect):
-                self._tell(handle, effect)
+            if handle.group is not None:
+                handle.group.tell(self)
+            elif self.may_tell(handle, effect):
+                self.tell(handle, effect)
             else:
                 self.deferred.append(handle)
         self.advise()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlm import arguments, looking
+from dlm import arguments, group, looking
 from dlm.handle import Handle, Request, Session
 from dlm.messages import Kind, key_of
 from dlm.modes import CANCEL, IVVALBLK, NONE, PW, VALBLK
@@ -43,19 +43,41 @@ def refuse(service: DlmService, session: int, rid: int, code: str, text: str, ru
 def _lock(service: DlmService, session: int, rid: int, args: Args) -> None:
     h = arguments.number(args, "h", 1)
     name = arguments.name(args)
-    mode, flags, fails = arguments.mode(args), arguments.flags(args), args.get("no_quorum") == "fail"
+    mode, flags, fails = arguments.mode(args), arguments.flags(args), arguments.fails(args)
     arguments.check_lock(args, mode, flags)
     arguments.value(args)  # accepted for symmetry: a new lock reads the block, and its row stays small
     owner = arguments.number(args, "xid", 0, 0), arguments.number(args, "owner", 0, 0)
     request = Request(Kind.LOCK, rid, mode, flags, None, fails, arguments.deadline(args, service.home.now))
-    if args.get("no_quorum", "wait") not in ("wait", "fail"):
-        raise arguments.BadArgument("no_quorum must be 'wait' or 'fail'")
     if h in _session(service, session).handles:
         service.host.refuse(session, rid, "exists", f"handle {h} is in use")
     elif service.leaving_now:
         service.host.refuse(session, rid, "lost", "this node is leaving")
     else:
         service.home.lock(Handle(session, h, key_of(arguments.space(args), name), request, *owner))
+
+
+def _lock_all(service: DlmService, session: int, rid: int, args: Args) -> None:
+    """All of these names or none; the handles are h, h+1, .. in the order of the names, as bytes."""
+    h, flags, space = arguments.number(args, "h", 1), arguments.flags(args), arguments.space(args)
+    asked = arguments.locks(args, group.MAX_BATCH)
+    for _, mode in asked:
+        arguments.check_lock(args, mode, flags)
+    arguments.check_together(flags)
+    owner = arguments.number(args, "xid", 0, 0), arguments.number(args, "owner", 0, 0)
+    fails, deadline = arguments.fails(args), arguments.deadline(args, service.home.now)
+    in_use = _session(service, session).handles
+    if any(h + index in in_use for index in range(len(asked))):
+        service.host.refuse(session, rid, "exists", f"a handle from {h} on is in use")
+    elif service.leaving_now:
+        service.host.refuse(session, rid, "lost", "this node is leaving")
+    else:
+        handles: list[Handle] = []
+        weight = group.weight(key_of(space, name) for name, _ in asked)
+        for index, (name, mode) in enumerate(asked):
+            request = Request(Kind.LOCK, 0 if index else rid, mode, flags, None, fails, 0 if index else deadline)
+            handles.append(Handle(session, h + index, key_of(space, name), request, *owner))
+            handles[-1].weight = weight
+        group.lock_all(service.home, handles)
 
 
 def _convert(service: DlmService, session: int, rid: int, args: Args) -> None:
@@ -82,6 +104,23 @@ def _unlock(service: DlmService, session: int, rid: int, args: Args) -> None:
         _cancel(service, session, rid, args)
     else:
         service.home.unlock(found, rid, flags & (VALBLK | IVVALBLK), value)
+
+
+def _unlock_all(service: DlmService, session: int, rid: int, args: Args) -> None:
+    """Several handles end, those that there are; answered when all have ended."""
+    rows = args.get("locks")
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, Mapping) for row in rows):
+        raise arguments.BadArgument("locks must be a list of the arguments of unlock")
+    if len(rows) > group.MAX_BATCH:
+        raise arguments.BadArgument(f"at most {group.MAX_BATCH} locks end together")
+    asked: dict[int, tuple[Handle, int, bytes | None]] = {}
+    for row in rows:
+        flags, value = arguments.flags(row), arguments.value(row)
+        arguments.check_unlock(flags)
+        found = _handle(service, session, row)
+        if found is not None:
+            asked[found.h] = found, flags & (VALBLK | IVVALBLK), value
+    group.unlock_all(service.home, session, rid, asked.values())
 
 
 def _cancel(service: DlmService, session: int, rid: int, args: Args) -> None:
@@ -129,6 +168,8 @@ def _handle(service: DlmService, session: int, args: Args) -> Handle | None:
 
 VERBS: dict[str, Verb] = {
     "lock": _lock,
+    "lock_all": _lock_all,
+    "unlock_all": _unlock_all,
     "convert": _convert,
     "unlock": _unlock,
     "cancel": _cancel,
