@@ -168,7 +168,8 @@ class LowLock(Held):
         if lksb is self.operation:
             self.operation = None
             self.deadlocked = False
-        lksb.mode = self._mode if self._granted and status is not Status.EUNLOCK else None
+        holds = self._granted and status is not Status.EUNLOCK and self.lost_reason is None
+        lksb.mode = self._mode if holds else None
         lksb.status = status
         self._told = lksb.mode
         self._advice = None

@@ -13,6 +13,7 @@ import dlm
 import vsync
 from dlm import Flag, Lksb, Lockspace, Mode, Outcome, Status
 from dlm.plugin import service
+from tests.dlm_client.apart import Apart
 from tests.vsync.support import ALONE
 from vsync.transport.memory import MemoryHub
 
@@ -55,13 +56,13 @@ def node() -> Iterator[vsync.Node]:
 
 @pytest.fixture
 def space(node: vsync.Node) -> Iterator[Lockspace]:
-    with Lockspace(node) as space:
+    with Apart(node) as space:
         yield space
 
 
 @pytest.fixture
 def other(node: vsync.Node) -> Iterator[Lockspace]:
-    with Lockspace(node) as space:
+    with Apart(node) as space:
         yield space
 
 
@@ -132,10 +133,9 @@ def test_lock_with_convert_is_a_conversion(space: Lockspace, name: bytes) -> Non
     assert info.mode is Mode.CW
 
 
-def test_two_spaces_and_a_client_over_one_session(node: vsync.Node, name: bytes) -> None:
-    with dlm.Client(node) as client, Lockspace(client) as space, Lockspace(client, "other") as elsewhere:
+def test_two_lockspaces_and_a_client_over_one_session(node: vsync.Node, name: bytes) -> None:
+    with dlm.Client(node) as client, Lockspace(client) as space, Lockspace(client) as elsewhere:
         lksb = space.lock_wait(Mode.EX, name)
-        assert elsewhere.lock_wait(Mode.EX, name, Flag.NOQUEUE).status is OK
         assert client.try_lock(name) is None
         with pytest.raises(dlm.NotHeld):
             elsewhere.unlock(lksb.lkid)
@@ -559,16 +559,31 @@ def test_conversion_deadlock_and_demotion(space: Lockspace, other: Lockspace, lo
     assert (demoted.wait(WAIT_S), demoted.mode, demoted.flags) == (OK, Mode.EX, Outcome.DEMOTED)
 
 
+def test_time_outs(space: Lockspace, other: Lockspace, log: Log, name: bytes) -> None:
+    """ETIMEDOUT, once; a conversion keeps its mode, and who waits behind moves up."""
+    first = granted(space, Mode.PR, name)
+    granted(space, Mode.CR, name)
+    late = other.lock(Mode.EX, name, timeout=0.05, ast=log.ast("l"))
+    assert late.wait(WAIT_S) is Status.ETIMEDOUT
+    assert isinstance(late.error, dlm.LockTimeout)
+    up = space.convert(first.lkid, Mode.EX, timeout=0.05)
+    behind = other.lock(Mode.CR, name)
+    assert (up.wait(WAIT_S), up.mode) == (Status.ETIMEDOUT, Mode.PR)
+    assert behind.wait(WAIT_S) is OK
+    assert other.lock_wait(Mode.EX, name, timeout=0).status is Status.EAGAIN
+    log.wait(("l", Status.ETIMEDOUT, None))
+
+
 def test_orphans_are_adopted(node: vsync.Node, space: Lockspace, name: bytes) -> None:
     """P1, P3, P4."""
-    with Lockspace(node) as gone:
+    with Apart(node) as gone:
         before = granted(gone, Mode.EX, name, Flag.PERSISTENT)
     assert space.lock_wait(Mode.PR, name, Flag.ORPHAN).status is Status.EAGAIN
     assert space.lock_wait(Mode.PR, name + b"?", Flag.ORPHAN).status is Status.ENOENT
     held = granted(space, Mode.EX, name, Flag.ORPHAN | Flag.PERSISTENT)
     assert held.fence > before.fence
     assert space.unlock_wait(held.lkid).status is EUNLOCK
-    with Lockspace(node) as gone:
+    with Apart(node) as gone:
         granted(gone, Mode.EX, name, Flag.PERSISTENT)
     assert space.purge() == 1
 

@@ -16,6 +16,7 @@ import vsync
 from dlm import Flag, Lksb, Lockspace, Mode, Outcome, Status
 from dlm.plugin import service
 from tests.dlm.golden import GOLDEN, STEP, steps
+from tests.dlm_client.apart import Apart
 from tests.vsync.support import ALONE
 from vsync.transport.memory import MemoryHub
 
@@ -92,7 +93,7 @@ class Stage:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden(node: vsync.Node, name: str) -> None:
-    with Lockspace(node, poll=True) as space:
+    with Apart(node, poll=True) as space:
         stage = Stage(space, b"golden%d" % next(_serial))
         # The first lock claims the name for the node: after that the node decides at once.
         space.unlock_wait(space.lock_wait(Mode.NL, stage.name).lkid)
