@@ -28,14 +28,18 @@ from dlm.errors import (
 from dlm.held import Held, Loss
 from dlm.info import Flag, Holder, LockInfo, Mode, Outcome
 from dlm.lockspace import Lockspace
+from dlm.recipes import Barrier, Counter, Election, Semaphore
 from dlm.status import Lksb, Status
 from dlm.transaction import Transaction
 
 __all__ = [
+    "Barrier",
     "Client",
     "ConfigError",
+    "Counter",
     "DLMError",
     "Deadlock",
+    "Election",
     "Flag",
     "ForkedProcess",
     "Held",
@@ -58,6 +62,7 @@ __all__ = [
     "NotHeld",
     "NotSupported",
     "Outcome",
+    "Semaphore",
     "Status",
     "Transaction",
     "Waiting",

@@ -18,12 +18,13 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from dlm import answers
 from dlm.errors import ConfigError, LockTimeout, NotConnected
 from dlm.held import Held
 from dlm.info import Flag, Holder, LockInfo, Mode
+from dlm.recipes import Recipes, ReentrantLock
 from dlm.session import Session, checked_timeout
 from dlm.transaction import Transaction
 from dlm.watch import LossWatch
@@ -70,7 +71,7 @@ def connect(url: str | None = None, *, space: str = "default", name: str | None 
     return Client.over(channel, space=space)
 
 
-class Client:
+class Client(Recipes):
     """A session with a node, and the locks it takes. Thread-safe; not usable after ``fork`` (API-R9).
 
     ``close`` (or the end of ``with``) gives back everything that is still held, without asking.
@@ -95,6 +96,7 @@ class Client:
 
     # -- taking locks
 
+    @overload
     def lock(
         self,
         name: str | bytes,
@@ -104,9 +106,38 @@ class Client:
         no_quorum: WhenNoQuorum = "wait",
         on_lost: OnLost | None = None,
         xid: int | None = None,
-    ) -> Lock:
-        """A reusable description of a lock, taken by ``with``. Arguments as for ``acquire``."""
-        return Lock(self, answers.name_bytes(name), Mode(mode), timeout, no_quorum, on_lost, xid)
+        reentrant: Literal[False] = False,
+    ) -> Lock: ...
+
+    @overload
+    def lock(
+        self,
+        name: str | bytes,
+        mode: Mode = Mode.EX,
+        timeout: float | None = None,
+        *,
+        no_quorum: WhenNoQuorum = "wait",
+        on_lost: OnLost | None = None,
+        xid: int | None = None,
+        reentrant: Literal[True],
+    ) -> ReentrantLock: ...
+
+    def lock(
+        self,
+        name: str | bytes,
+        mode: Mode = Mode.EX,
+        timeout: float | None = None,
+        *,
+        no_quorum: WhenNoQuorum = "wait",
+        on_lost: OnLost | None = None,
+        xid: int | None = None,
+        reentrant: bool = False,
+    ) -> Lock | ReentrantLock:
+        """A reusable description of a lock, taken by ``with``. Arguments as for ``acquire``; ``reentrant``: a
+        thread that has it may take it again.
+        """
+        kind = ReentrantLock if reentrant else Lock
+        return kind(self, answers.name_bytes(name), Mode(mode), timeout, no_quorum, on_lost, xid)
 
     def exclusive(self, name: str | bytes, timeout: float | None = None) -> Lock:
         """``lock(name, Mode.EX)``."""
@@ -263,7 +294,7 @@ class Client:
 class Lock:
     """A name with a mode and a time-out: what ``with`` takes. Reusable, also by several threads (API-R2).
 
-    Not reentrant: taking an EX lock again inside its own ``with`` waits for itself.
+    Not reentrant: for that there is ``Client.lock(..., reentrant=True)``.
     """
 
     def __init__(
@@ -298,10 +329,7 @@ class Lock:
 
     def contenders(self) -> tuple[Holder, ...] | None:
         """Who waits, in the order in which they will be served: conversions first (API-R13)."""
-        info = self._client.show(self.name)
-        if info is None:
-            return ()
-        return None if info.waiters is None else (info.converting or ()) + info.waiters
+        return self._client.contenders(self.name)
 
     def __enter__(self) -> Held:
         held = self.acquire()
