@@ -95,6 +95,7 @@ class Holder:
     fence: int
     since_us: int
     orphan: bool = False  #: its session has gone; it waits to be adopted or purged
+    together: tuple[bytes, ...] = ()  #: the names of the multi-lock it waits as a part of
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], waits: bool = False) -> Holder:
@@ -110,11 +111,18 @@ class Holder:
             fence=int(row.get("fence") or 0),
             since_us=int(row.get("since_us") or 0),
             orphan=bool(row.get("orphan")),
+            together=tuple(row.get("together") or ()),
         )
 
     def __str__(self) -> str:
         wanted = f":{self.asked.name}" if self.asked is not None else ""
-        return f"{self.node}/{self.pid or self.session}{wanted}{'(orphan)' if self.orphan else ''}"
+        return f"{self.node}/{self.pid or self.session}{wanted}{self._remark()}"
+
+    def _remark(self) -> str:
+        others = len(self.together) - 1
+        if others > 0:
+            return f"(with {others} {'other' if others == 1 else 'others'})"
+        return "(orphan)" if self.orphan else ""
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -129,6 +137,7 @@ class Holder:
             "fence": self.fence,
             "since_us": self.since_us,
             "orphan": self.orphan,
+            "together": [name_text(name) for name in self.together],
         }
 
 
