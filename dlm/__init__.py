@@ -7,6 +7,7 @@
 """
 
 from dlm.client import Client, Lock, connect
+from dlm.client_spaces import SpaceInfo
 from dlm.cycle import Waiting
 from dlm.errors import (
     ConfigError,
@@ -21,9 +22,13 @@ from dlm.errors import (
     LockSuspended,
     LockTimeout,
     NoQuorum,
+    NoSuchSpace,
     NotConnected,
     NotHeld,
     NotSupported,
+    PermissionDenied,
+    SpaceBusy,
+    SpaceExists,
 )
 from dlm.held import Held, Loss
 from dlm.info import Flag, Holder, LockInfo, Mode, Outcome
@@ -58,10 +63,15 @@ __all__ = [
     "Loss",
     "Mode",
     "NoQuorum",
+    "NoSuchSpace",
     "NotConnected",
     "NotHeld",
     "NotSupported",
     "Outcome",
+    "PermissionDenied",
+    "SpaceBusy",
+    "SpaceExists",
+    "SpaceInfo",
     "Semaphore",
     "Status",
     "Transaction",

@@ -23,6 +23,8 @@ LOST_TEXT = {
     "session_closed": "the client was closed while it held the lock",
     "lease": "the lease has run out: the node has not heard from the ring, or does not run",
     "purged": "its process asked for all its locks to be dropped",
+    "released": "its lockspace was released",
+    "space_closed": "the client closed its lockspace while it held the lock",
     "broken": "it was broken by an administrator",
 }
 
@@ -86,6 +88,14 @@ def refusal(failed: RequestFailed, name: bytes, timeout: float | None = None) ->
             return errors.NotHeld(text, name=name, rule=rule)
         case "busy":
             return errors.LockBusy(text, name=name, rule=rule or "E10")
+        case "no_space":
+            return errors.NoSuchSpace(str(failed), code=failed.code, rule=rule)
+        case "permission":
+            return errors.PermissionDenied(str(failed), space=str(failed.more.get("space", "")))
+        case "space_exists":
+            return errors.SpaceExists(str(failed), space=str(failed.more.get("space", "")))
+        case "space_busy" | "closing":
+            return errors.SpaceBusy(str(failed), space=str(failed.more.get("space", "")))
         case "not_supported":
             return errors.NotSupported(text, code=failed.code, rule=rule)
         case code:

@@ -34,12 +34,15 @@ from dlm.modes import (
 )
 
 __all__ = [
-    "FLAGS", "MAX_NAME", "MAX_VALUE", "BadArgument", "check_convert", "check_lock", "check_together",
-    "check_unlock", "deadline", "fails", "flags", "locks", "mode", "name", "number", "prefix", "space", "value",
+    "FLAGS", "MAX_NAME", "MAX_VALUE_LIMIT", "PERMISSIONS", "VALUE_LIMIT", "BadArgument", "check_convert",
+    "check_lock", "check_together", "check_unlock", "deadline", "fails", "flags", "locks", "mode", "name", "number",
+    "permissions", "prefix", "space", "value", "value_limit",
 ]  # fmt: skip
 
 MAX_NAME = 64  #: bytes
-MAX_VALUE = 1024  #: bytes
+PERMISSIONS = 0o660  #: of a lockspace, unless it is made otherwise
+VALUE_LIMIT = 1024  #: bytes of a value block, unless its lockspace is made for longer ones
+MAX_VALUE_LIMIT = 1 << 16
 
 #: The flags of a request by the name of their argument (locks.md §1.6).
 FLAGS = {
@@ -195,9 +198,25 @@ def space(args: Mapping[str, Any]) -> str:
     return found
 
 
-def value(args: Mapping[str, Any]) -> bytes | None:
-    """The caller's value block, if it sent one."""
+def value(args: Mapping[str, Any], limit: int) -> bytes | None:
+    """The caller's value block, if it sent one; ``limit`` is that of the lockspace."""
     found = args.get("value")
-    if found is not None and (not isinstance(found, bytes) or len(found) > MAX_VALUE):
-        raise BadArgument(f"value must be at most {MAX_VALUE} bytes")
+    if found is not None and (not isinstance(found, bytes) or len(found) > limit):
+        raise BadArgument(f"value must be at most {limit} bytes, the value_limit of its lockspace", "E7")
+    return found
+
+
+def permissions(args: Mapping[str, Any]) -> int:
+    """Who may open a lockspace, as the mode of a file."""
+    found = number(args, "permissions", 0, PERMISSIONS)
+    if found > 0o777:
+        raise BadArgument("permissions must be 0 .. 0o777")
+    return found
+
+
+def value_limit(args: Mapping[str, Any]) -> int:
+    """How long the value blocks of a lockspace may be."""
+    found = number(args, "value_limit", 1, VALUE_LIMIT)
+    if found > MAX_VALUE_LIMIT:
+        raise BadArgument(f"value_limit must be at most {MAX_VALUE_LIMIT} bytes")
     return found

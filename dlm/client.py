@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from dlm import answers
+from dlm.client_spaces import ClientSpaces, open_space
 from dlm.errors import ConfigError, LockTimeout, NotConnected
 from dlm.held import Held
 from dlm.info import Flag, Holder, LockInfo, Mode
@@ -53,8 +54,13 @@ class HasChannel(Protocol):
         ...
 
 
-def connect(url: str | None = None, *, space: str = "default", name: str | None = None) -> Client:
+def connect(
+    url: str | None = None, *, space: str = "default", create: bool = True, name: str | None = None
+) -> Client:
     """Open a session with the local daemon, under the name ``name`` (default: the program's).
+
+    ``space`` is the lockspace whose names it locks, made if it is missing unless ``create=False``: see
+    docs/lockspaces.md.
 
     ``url`` is ``unix:///path`` or a path; default ``$VSYNC_URL``, else ``unix:///run/vsync/vsyncd.sock``.
     Raises ``NotConnected`` naming the URL, ``ConfigError`` for a URL that is none.
@@ -68,10 +74,10 @@ def connect(url: str | None = None, *, space: str = "default", name: str | None 
         raise NotConnected(str(error), url=url) from error
     except vsync_errors.ConfigError as error:
         raise ConfigError(str(error)) from error
-    return Client.over(channel, space=space)
+    return Client.over(channel, space=space, create=create)
 
 
-class Client(Recipes):
+class Client(Recipes, ClientSpaces):
     """A session with a node, and the locks it takes. Thread-safe; not usable after ``fork`` (API-R9).
 
     ``close`` (or the end of ``with``) gives back everything that is still held, without asking.
@@ -79,20 +85,32 @@ class Client(Recipes):
 
     _session: Session
 
-    def __init__(self, node: HasChannel, *, space: str = "default") -> None:
-        """Over an embedded ``vsync.Node``. ``space`` separates names: a lockspace."""
-        self._open(node.channel(), space, boot_us)
+    def __init__(self, node: HasChannel, *, space: str = "default", create: bool = True) -> None:
+        """Over an embedded ``vsync.Node``; ``space`` and ``create`` as for ``connect``."""
+        self._open(node.channel(), space, create, boot_us)
 
     @classmethod
-    def over(cls, channel: Channel, *, space: str = "default", clock_us: Callable[[], int] = boot_us) -> Self:
+    def over(
+        cls,
+        channel: Channel,
+        *,
+        space: str = "default",
+        create: bool = True,
+        clock_us: Callable[[], int] = boot_us,
+    ) -> Self:
         """Over any channel. ``clock_us`` is the clock of the lease, in microseconds."""
         self = cls.__new__(cls)
-        self._open(channel, space, clock_us)
+        self._open(channel, space, create, clock_us)
         return self
 
-    def _open(self, channel: Channel, space: str, clock_us: Callable[[], int]) -> None:
+    def _open(self, channel: Channel, space: str, create: bool, clock_us: Callable[[], int]) -> None:
         self._session = Session(channel, space, clock_us)
         self._watch = LossWatch(self._session)
+        try:
+            open_space(self._session, space, create)
+        except BaseException:
+            self._session.close()
+            raise
 
     # -- taking locks
 
@@ -227,7 +245,7 @@ class Client(Recipes):
         """``with client.transaction() as tx:`` makes the locks that this thread or task asks for inside belong to
         one owner, ``tx.xid``: 63 random bits, or the ``xid`` of another process that takes part.
         """
-        return Transaction(self._session, xid)
+        return Transaction(self._session.root, xid)
 
     # -- looking at locks
 
@@ -272,9 +290,15 @@ class Client(Recipes):
         return self._session.closed is not None
 
     def close(self) -> None:
-        """End the session; handles still held count as lost (``session_closed``) from now on. Idempotent."""
+        """End the session; handles still held count as lost (``session_closed``) from now on. Idempotent.
+
+        Of a client that ``space`` gave: give back what the session has in that lockspace (``space_closed``).
+        """
         self._session.check_process()
-        self._session.close()
+        if self._root:
+            self._session.close()
+        else:
+            self._session.close_space()
 
     def __enter__(self) -> Self:
         return self
@@ -288,7 +312,8 @@ class Client(Recipes):
         welcome = self._session.channel.welcome
         node = welcome.get("node", {}).get("name", "?")
         state = self._session.closed or "open"
-        return f"<dlm.Client session {welcome.get('session', '?')} at node {node}, {state}>"
+        where = "" if self.space_name == "default" else f" in lockspace {self.space_name!r}"
+        return f"<dlm.Client session {welcome.get('session', '?')} at node {node}{where}, {state}>"
 
 
 class Lock:

@@ -14,7 +14,11 @@
     │   └── ForkedProcess    also RuntimeError: the handle belongs to the parent process
     ├── NotConnected         also ConnectionError: no daemon at the other end
     │   └── NoQuorum         the node is not in the primary component
+    ├── PermissionDenied     also PermissionError: a lockspace of others
+    ├── SpaceExists          there is a lockspace of this name already
+    ├── SpaceBusy            there are locks in a lockspace, or it is being released
     ├── InvalidRequest       also ValueError: name, mode, flags or value that the lock manager refuses
+    │   ├── NoSuchSpace      the lockspace is not there, or not open
     │   └── NotSupported     parents and ranges of locks
     └── ConfigError          also ValueError
 """
@@ -39,9 +43,13 @@ __all__ = [
     "LockSuspended",
     "LockTimeout",
     "NoQuorum",
+    "NoSuchSpace",
     "NotConnected",
     "NotHeld",
     "NotSupported",
+    "PermissionDenied",
+    "SpaceBusy",
+    "SpaceExists",
 ]
 
 
@@ -163,6 +171,38 @@ class InvalidRequest(DLMError, ValueError):
         super().__init__(message)
         self.code = code
         self.rule = rule
+
+
+class NoSuchSpace(InvalidRequest):
+    """There is no such lockspace, it has been released, or this session has not opened it (E11)."""
+
+
+class PermissionDenied(DLMError, PermissionError):
+    """The lockspace ``space`` belongs to others. Its permissions are those of a file, and to open it takes both
+    read and write; to release it, its owner or root.
+    """
+
+    def __init__(self, message: str = "", *, space: str = "") -> None:
+        super().__init__(message)
+        self.space = space
+
+
+class SpaceExists(DLMError):
+    """There is a lockspace ``space`` already, and an exclusive creation wants to be the first."""
+
+    def __init__(self, message: str = "", *, space: str = "") -> None:
+        super().__init__(message)
+        self.space = space
+
+
+class SpaceBusy(DLMError):
+    """There are locks in the lockspace ``space``, so it was not released; or it is being released at the moment, so
+    there are no new locks.
+    """
+
+    def __init__(self, message: str = "", *, space: str = "") -> None:
+        super().__init__(message)
+        self.space = space
 
 
 class NotSupported(InvalidRequest):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dlm.messages import Kind
 from dlm.modes import NONE, ORPHAN, PERSISTENT
 from dlm.resource import Effect
+from dlm.spaces import DEFAULT, Space
 from vsync.service import Credentials
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ class Handle:
 class Session:
     """A local client."""
 
-    __slots__ = ("handles", "who")
+    __slots__ = ("handles", "spaces", "who")
 
     def __init__(self, who: Credentials) -> None:
         self.who = who
+        self.spaces: dict[str, Space] = {DEFAULT.name: DEFAULT}  #: those it has open
         self.handles: dict[int, Handle] = {}

@@ -70,6 +70,7 @@ class Held:
 
     def __init__(self, session: Session, name: bytes, mode: Mode) -> None:
         self.name = name
+        self.space = session.space  #: the lockspace of the name
         self.serial = session.next_serial()
         self.lost = Loss(self)
         self.held_since = 0.0

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from dlm import multi
+from dlm.gate import Gate
 from dlm.handle import Handle, Request, Session
 from dlm.lease import Lease
 from dlm.messages import Kind
@@ -18,6 +19,7 @@ from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT, TIMEOUT
 from dlm.names import FENCE_BLOCK, Form, Name
 from dlm.outbox import Outbox
 from dlm.resource import Effect, Lock, What
+from dlm.spaces import Ask, Ended, Space, Told
 from dlm.table import Composed, Effects, Look, Purge, Table
 from dlm.telling import Teller
 from dlm.timers import Timers
@@ -47,6 +49,7 @@ class Home:
         self.fast = 0  #: operations done without a message
         self.orphans: dict[tuple[int, int], tuple[bytes, int]] = {}  #: left by sessions: (name, process) (P1)
         self.timers = Timers()
+        self.gate = Gate(self)
         self.teller = Teller(self)
         self._me = host.me.node
         self._on_name: Counter[bytes] = Counter()  #: handles by name
@@ -196,10 +199,23 @@ class Home:
     def close(self, session: int) -> None:
         """A client has gone: its locks go at once where this node decides alone, else by one message (P1)."""
         gone = self.sessions.pop(session, None)
-        if gone is None:
-            return
+        if gone is not None:
+            self._abandon(session, gone, gone.handles.values())
+
+    def close_space(self, session: int, space: Space) -> None:
+        """A client is done with a lockspace: its locks there go as if it had gone."""
+        owner = self.sessions[session]
+        handles = [handle for handle in owner.handles.values() if handle.key.startswith(space.prefix)]
+        for handle in handles:
+            if handle.group is not None:
+                handle.group.dissolve()
+            del owner.handles[handle.h]
+            self.teller.closed(handle)
+        self._abandon(session, owner, handles)
+
+    def _abandon(self, session: int, gone: Session, handles: Iterable[Handle]) -> None:
         rest: list[tuple[bytes, int]] = []
-        for handle in gone.handles.values():
+        for handle in handles:
             self._less(handle)
             handle.outcome = None
             self.teller.advice.forget(handle)
@@ -333,6 +349,8 @@ class Home:
                     self.purge(effect.pid)
             elif isinstance(effect, Look):
                 self._look(effect)
+            elif isinstance(effect, Told | Ask | Ended):
+                self.gate.outcome(effect)
             elif effect.key[0] == self._me:
                 self.teller.outcome(effect)
         self.teller.advise()
@@ -399,6 +417,7 @@ class Home:
         self.teller.advice.clear()
         self.queued_private.clear()
         self.idle_private.clear()
+        self.gate.new_life()
         for handle in self.handles():
             handle.outcome = None
             if handle.ending or (handle.cancel_rid and handle.mode == NONE):
@@ -414,6 +433,7 @@ class Home:
     def link(self) -> None:
         """The life is admitted and the table complete: send the requests that wait."""
         self.linked = True
+        self.gate.link()
         for handle in self.handles():
             if not handle.sent:
                 self._ask(handle)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from dlm import answers, arguments
 from dlm.callbacks import Callbacks
 from dlm.client import Client, HasChannel, connect
+from dlm.client_spaces import open_space
 from dlm.errors import InvalidRequest, LockBusy, NotConnected, NotHeld
 from dlm.held import WRITERS, both
 from dlm.info import Flag, Holder, LockInfo, Mode
@@ -68,7 +69,13 @@ class Lockspace:
             client = over
         else:
             client = self._own = connect(over) if over is None or isinstance(over, str) else Client(over)
-        self._session = client.session
+        try:
+            open_space(client.session, self.name)
+        except BaseException:
+            if self._own is not None:
+                self._own.close()
+            raise
+        self._session = client.session.within(self.name)
         self._changed = self._session.changed
         self._callbacks = Callbacks(poll)
         self._on_lost = on_lost

@@ -17,13 +17,13 @@ Args = Mapping[str, Any]
 
 
 def _ls(service: DlmService, session: int, rid: int, args: Args) -> None:
-    space, limit = arguments.space(args), arguments.number(args, "limit", 0, 1000)
+    space, limit = _seen(service, session, args), arguments.number(args, "limit", 0, 1000)
     prefix, after = arguments.prefix(args), arguments.prefix(args, "after")
     service.host.reply(session, rid, queries.listing(service.table, space, prefix, limit, after))
 
 
 def _show(service: DlmService, session: int, rid: int, args: Args) -> None:
-    key = key_of(arguments.space(args), arguments.name(args))
+    key = key_of(_seen(service, session, args), arguments.name(args))
     name = service.table.names.get(key)
     if name is None:
         service.host.refuse(session, rid, "unknown", "no locks on this name")
@@ -33,6 +33,11 @@ def _show(service: DlmService, session: int, rid: int, args: Args) -> None:
 
 def _stats(service: DlmService, session: int, rid: int, args: Args) -> None:
     service.host.reply(session, rid, service.status())
+
+
+def _seen(service: DlmService, session: int, args: Args) -> str:
+    """The lockspace, if the caller may look into it."""
+    return service.home.gate.seen(service.home.sessions[session], args)
 
 
 VERBS: dict[str, Callable[[DlmService, int, int, Args], None]] = {"ls": _ls, "show": _show, "stats": _stats}

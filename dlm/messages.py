@@ -18,6 +18,9 @@ state transfer have no life and no serial: they change nothing by themselves.
 | REFILL | name, epoch – another block of fence numbers (K14) |
 | GOODBYE | – (D10) |
 | PURGE | node, pid – the orphans of a node are to go (P4) |
+| SPACE_CREATE | lockspace, session, ticket, how, uid, gid, permissions, value limit |
+| SPACE_RELEASE | lockspace, session, ticket, force |
+| SPACE_ANSWER | lockspace, position of its release, whether the sender's private names there have locks |
 | CHUNK | view seq, view rep, index, total, bytes (K15) |
 
 Names in messages are *keys*: the lockspace and the name in one byte string (``key_of``).
@@ -32,7 +35,7 @@ import msgpack
 
 from vsync.types import RingId
 
-__all__ = ["TAG", "Kind", "Message", "Op", "decode", "encode", "key_of", "keys_of", "split_key"]
+__all__ = ["TAG", "Kind", "Message", "Op", "decode", "encode", "key_of", "keys_of", "prefix_of", "split_key"]
 
 TAG = 1  #: of the ``dlm`` service
 _TAG_BYTE = bytes([TAG])
@@ -57,6 +60,9 @@ class Kind(IntEnum):
     LOCK_ALL = 13
     UNLOCK_ALL = 14
     CANCEL_ALL = 15
+    SPACE_CREATE = 16
+    SPACE_RELEASE = 17
+    SPACE_ANSWER = 18
 
 
 class Message(NamedTuple):
@@ -113,9 +119,13 @@ def keys_of(message: Message) -> list[bytes]:
 
 
 def key_of(space: str, name: bytes) -> bytes:
-    """The key of a name in a lockspace; the lockspace ``default`` costs one byte."""
-    prefix = b"" if space == "default" else space.encode()
-    return prefix + _SEPARATOR + name
+    """The key of a name in a lockspace."""
+    return prefix_of(space) + name
+
+
+def prefix_of(space: str) -> bytes:
+    """What the keys of a lockspace begin with; the lockspace ``default`` costs one byte."""
+    return (b"" if space == "default" else space.encode()) + _SEPARATOR
 
 
 def split_key(key: bytes) -> tuple[str, bytes]:

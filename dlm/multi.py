@@ -42,6 +42,10 @@ def _lock_all(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> 
     """All names become the sender's own, or all become shared: nobody can judge what only others see (F2)."""
     session, h, asked, pid, program, xid, owner = body
     batch = tuple(key for key, _, _ in asked)
+    code = next(filter(None, map(table.spaces.refuses, batch)), "")
+    if code:
+        out.extend(Effect(What.REFUSED, (life.node, session, h + index), code) for index in range(len(batch)))
+        return
     known = [name for name in map(table.names.get, batch) if name is not None]
     own = all(name.form is Form.PRIVATE and name.owner == life.node for name in known)
     entering: list[Part] = []

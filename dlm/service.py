@@ -202,6 +202,7 @@ class DlmService:
             "private": forms.count(Form.PRIVATE),
             "shared": forms.count(Form.SHARED),
             "handover": forms.count(Form.HANDOVER),
+            "spaces": len(table.spaces.by_name),
             "handles": sum(len(session.handles) for session in home.sessions.values()),
             "outbox": len(home.outbox),
             "sent": home.outbox.sent,
@@ -300,6 +301,7 @@ class DlmService:
             self.home.link()
         self.home.holding = self._had_lease = False
         self.home.teller.tell_deferred()
+        self.home.gate.tell_deferred()
         self._feed_joiners()
         self.host.event("dlm.view", ring=str(view.id), going_on=sorted(going_on), state=self._state())
 

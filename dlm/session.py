@@ -6,6 +6,7 @@ thread; the channel's reader thread calls ``_on_push`` and ``_on_close``.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import threading
@@ -45,7 +46,8 @@ class Session:
         self.space = space
         self.clock_us = clock_us
         self.changed = threading.Condition()
-        self.closed: str | None = None  #: why the channel is closed
+        self.root = self  #: the one that knows whether the channel is closed; see ``within``
+        self._closed: str | None = None
         self._pid = os.getpid()
         self._serial = itertools.count(1)
         self._owners = itertools.count(1)
@@ -54,6 +56,17 @@ class Session:
         self._handles: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
         channel.on_push(SERVICE, self._on_push)
         channel.on_close(self._on_close)
+
+    def within(self, space: str) -> Session:
+        """The same session, for the names of another lockspace."""
+        view = copy.copy(self)
+        view.space = space
+        return view
+
+    @property
+    def closed(self) -> str | None:
+        """Why the channel is closed, if it is."""
+        return self.root._closed
 
     # -- requests
 
@@ -154,7 +167,7 @@ class Session:
         """The arguments that say whose a request is: of ``xid``, else of the transaction that this thread or
         task is in, else (0) of the thread.
         """
-        xid = current_xid(self) if xid is None else checked_xid(xid)
+        xid = current_xid(self.root) if xid is None else checked_xid(xid)
         return {"xid": xid, "owner": self.owner()}
 
     @staticmethod
@@ -221,9 +234,17 @@ class Session:
         self._end_all("session_closed")
         self.channel.close()
 
+    def close_space(self) -> None:
+        """End all handles of the session in this lockspace, then close that. The session goes on."""
+        with self.changed:
+            for held in self.handles():
+                if held.space == self.space:
+                    held.mark_lost("space_closed")
+        self.post("space_close", {"space": self.space})
+
     def _end_all(self, reason: str) -> None:
         with self.changed:
-            self.closed = self.closed or reason
+            self._closed = self._closed or reason
             for held in self.handles():
                 held.mark_lost(reason)
             self.changed.notify_all()

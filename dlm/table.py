@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from dlm import multi
+from dlm import multi, spaces
 from dlm.messages import Kind, Message, Op
 from dlm.modes import ORPHAN
 from dlm.names import FENCE_BLOCK, Fences, Form, Name
@@ -57,7 +57,7 @@ class Look(NamedTuple):
     give_up: bool
 
 
-Effects = list[Effect | Composed | Look | Purge]
+Effects = list[Effect | Composed | Look | Purge | spaces.Told | spaces.Ask | spaces.Ended]
 
 
 class Life:
@@ -88,6 +88,7 @@ class Table:
         self.numbers = 0  #: fence numbers used or reserved in this primary view (K14)
         self.lives: dict[int, Life] = {}
         self.names: dict[bytes, Name] = {}
+        self.spaces = spaces.Spaces()
         self.touched: dict[bytes, None] = {}  #: names that a multi-lock changed; empty between events
         self.ignored = 0  #: messages of ended lives or with another serial, for status
 
@@ -125,7 +126,11 @@ class Table:
             if op.kind != Kind.LOCK or op.flags & ORPHAN:
                 self._unknown(op, out)
                 return
+            if self._barred(key, op, out):
+                return
             name = self.own(key, op.node)
+        elif op.kind == Kind.LOCK and self.spaces.closing and self._barred(key, op, out):
+            return
         elif name.form is Form.PRIVATE and name.owner == op.node:
             self.reserve(name)  # so that the owner has a number for whatever this operation grants
         if name.form is Form.SHARED:
@@ -191,6 +196,13 @@ class Table:
         out.extend(effects)
         if resource.grouped:
             multi.settle(self, name, out)
+
+    def _barred(self, key: bytes, op: Op, out: Effects) -> bool:
+        """Whether there is no lockspace for a new lock on this name, at this position."""
+        code = self.spaces.refuses(key)
+        if code:
+            out.append(Effect(What.REFUSED, (op.node, op.session, op.h), code))
+        return bool(code)
 
     def _unknown(self, op: Op, out: Effects) -> None:
         """The answer to an operation on a lock that does not exist (A8); the end of a session wants none."""
@@ -338,6 +350,7 @@ class Table:
                 multi.settle(self, key, out)
                 self.touched[key] = None
         self.sweep(out)
+        spaces.nodes_gone(self, dead, out)
 
     @staticmethod
     def _concerns(name: Name, dead: frozenset[int]) -> bool:
@@ -360,18 +373,20 @@ class Table:
         """The replicated state, without private contents; equal bytes for equal states."""
         lives = tuple(self.lives[node].encode() for node in sorted(self.lives))
         names = tuple(self.names[key].encode(key) for key in sorted(self.names))
-        packed: bytes = msgpack.packb((1, tuple(self.ring), self.applied, self.numbers, lives, names))
+        state = tuple(self.ring), self.applied, self.numbers, lives, names, self.spaces.encode()
+        packed: bytes = msgpack.packb((1, *state))
         return packed
 
     @classmethod
     def decode(cls, me: int, data: bytes, now: int) -> Table:
         """A table from ``encode``'s bytes, for a node that owns no name in it."""
-        _, ring, applied, numbers, lives, names = msgpack.unpackb(data, use_list=False)
+        _, ring, applied, numbers, lives, names, rows = msgpack.unpackb(data, use_list=False)
         table = cls(me)
         table.now = now
         table.ring, table.applied, table.numbers = RingId(*ring), applied, numbers
         for node, incarnation, admitted, serial, gone in lives:
             table.lives[node] = Life(node, incarnation, RingId(*admitted), serial, gone)
+        table.spaces = spaces.Spaces.decode(rows)
         for row in names:
             table.names[row[0]] = Name.decode(row, table.mint, now)
         return table
@@ -408,4 +423,5 @@ _HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = 
     Kind.GOODBYE: Table._on_goodbye,
     Kind.PURGE: Table._on_purge,
     **multi.HANDLERS,
+    **spaces.HANDLERS,
 }

@@ -29,6 +29,8 @@ _WORDS = {
     "busy": "an operation on this lock is in progress",
     "deadlock": "this conversion would deadlock with another one",
     "exists": "this handle number is in use",
+    "no_space": "its lockspace has been released",
+    "closing": "its lockspace is being released: no new locks",
 }
 
 
@@ -144,6 +146,15 @@ class Teller:
         if handle.unlock_rid:
             self._host.reply(handle.session, handle.unlock_rid, {})
         self._home.forget(handle)
+
+    def closed(self, handle: Handle) -> None:
+        """The client has closed the lockspace of the lock: nobody waits for anything about it any more."""
+        if handle.request is not None:
+            self._host.refuse(handle.session, handle.request.rid, "canceled", "the lockspace was closed")
+        self.answer_cancel(handle, handle.request is not None)
+        if handle.unlock_rid:
+            self._host.reply(handle.session, handle.unlock_rid, {})
+        handle.request = handle.outcome = None
 
     def answer_cancel(self, handle: Handle, done: bool) -> None:
         """Whoever asked to cancel hears whether that withdrew something."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlm import arguments, group, looking
+from dlm import arguments, group, looking, space_verbs
 from dlm.handle import Handle, Request, Session
-from dlm.messages import Kind, key_of
+from dlm.messages import Kind
 from dlm.modes import CANCEL, IVVALBLK, NONE, PW, VALBLK
 
 if TYPE_CHECKING:
     from dlm.service import DlmService
+    from dlm.spaces import Space
 
 __all__ = ["VERBS", "handle", "refuse"]
 
@@ -41,11 +42,11 @@ def refuse(service: DlmService, session: int, rid: int, code: str, text: str, ru
 
 
 def _lock(service: DlmService, session: int, rid: int, args: Args) -> None:
-    h = arguments.number(args, "h", 1)
+    h, space = arguments.number(args, "h", 1), _entered(service, session, args)
     name = arguments.name(args)
     mode, flags, fails = arguments.mode(args), arguments.flags(args), arguments.fails(args)
     arguments.check_lock(args, mode, flags)
-    arguments.value(args)  # accepted for symmetry: a new lock reads the block, and its row stays small
+    arguments.value(args, space.value_limit)  # accepted for symmetry: a new lock reads the block
     owner = arguments.number(args, "xid", 0, 0), arguments.number(args, "owner", 0, 0)
     request = Request(Kind.LOCK, rid, mode, flags, None, fails, arguments.deadline(args, service.home.now))
     if h in _session(service, session).handles:
@@ -53,12 +54,12 @@ def _lock(service: DlmService, session: int, rid: int, args: Args) -> None:
     elif service.leaving_now:
         service.host.refuse(session, rid, "lost", "this node is leaving")
     else:
-        service.home.lock(Handle(session, h, key_of(arguments.space(args), name), request, *owner))
+        service.home.lock(Handle(session, h, space.prefix + name, request, *owner))
 
 
 def _lock_all(service: DlmService, session: int, rid: int, args: Args) -> None:
     """All of these names or none; the handles are h, h+1, .. in the order of the names, as bytes."""
-    h, flags, space = arguments.number(args, "h", 1), arguments.flags(args), arguments.space(args)
+    h, flags, space = arguments.number(args, "h", 1), arguments.flags(args), _entered(service, session, args)
     asked = arguments.locks(args, group.MAX_BATCH)
     for _, mode in asked:
         arguments.check_lock(args, mode, flags)
@@ -72,16 +73,16 @@ def _lock_all(service: DlmService, session: int, rid: int, args: Args) -> None:
         service.host.refuse(session, rid, "lost", "this node is leaving")
     else:
         handles: list[Handle] = []
-        weight = group.weight(key_of(space, name) for name, _ in asked)
+        weight = group.weight(space.prefix + name for name, _ in asked)
         for index, (name, mode) in enumerate(asked):
             request = Request(Kind.LOCK, 0 if index else rid, mode, flags, None, fails, 0 if index else deadline)
-            handles.append(Handle(session, h + index, key_of(space, name), request, *owner))
+            handles.append(Handle(session, h + index, space.prefix + name, request, *owner))
             handles[-1].weight = weight
         group.lock_all(service.home, handles)
 
 
 def _convert(service: DlmService, session: int, rid: int, args: Args) -> None:
-    mode, flags, value = arguments.mode(args), arguments.flags(args), arguments.value(args)
+    mode, flags = arguments.mode(args), arguments.flags(args)
     found = _handle(service, session, args)
     if found is None or (found.mode == NONE and found.request is None):
         refuse(service, session, rid, "unknown", "no such lock", "E8")
@@ -89,13 +90,14 @@ def _convert(service: DlmService, session: int, rid: int, args: Args) -> None:
         refuse(service, session, rid, "busy", "an operation on this lock is in progress", "E10")
     else:
         arguments.check_convert(args, found.mode, mode, flags)
+        value = _value(service, found, args)
         value = value if found.mode >= PW else None
         deadline = arguments.deadline(args, service.home.now)
         service.home.convert(found, Request(Kind.CONVERT, rid, mode, flags, value, deadline=deadline))
 
 
 def _unlock(service: DlmService, session: int, rid: int, args: Args) -> None:
-    flags, value = arguments.flags(args), arguments.value(args)
+    flags = arguments.flags(args)
     arguments.check_unlock(flags)
     found = _handle(service, session, args)
     if found is None:
@@ -103,7 +105,7 @@ def _unlock(service: DlmService, session: int, rid: int, args: Args) -> None:
     elif flags & CANCEL:
         _cancel(service, session, rid, args)
     else:
-        service.home.unlock(found, rid, flags & (VALBLK | IVVALBLK), value)
+        service.home.unlock(found, rid, flags & (VALBLK | IVVALBLK), _value(service, found, args))
 
 
 def _unlock_all(service: DlmService, session: int, rid: int, args: Args) -> None:
@@ -115,11 +117,11 @@ def _unlock_all(service: DlmService, session: int, rid: int, args: Args) -> None
         raise arguments.BadArgument(f"at most {group.MAX_BATCH} locks end together")
     asked: dict[int, tuple[Handle, int, bytes | None]] = {}
     for row in rows:
-        flags, value = arguments.flags(row), arguments.value(row)
+        flags = arguments.flags(row)
         arguments.check_unlock(flags)
         found = _handle(service, session, row)
         if found is not None:
-            asked[found.h] = found, flags & (VALBLK | IVVALBLK), value
+            asked[found.h] = found, flags & (VALBLK | IVVALBLK), _value(service, found, row)
     group.unlock_all(service.home, session, rid, asked.values())
 
 
@@ -154,6 +156,17 @@ def _purge(service: DlmService, session: int, rid: int, args: Args) -> None:
         service.host.reply(session, rid, {"purged": home.purge(pid)})
 
 
+def _entered(service: DlmService, session: int, args: Args) -> Space:
+    return service.home.gate.entered(_session(service, session), args)
+
+
+def _value(service: DlmService, handle: Handle, args: Args) -> bytes | None:
+    """The value block that comes with an operation on a lock."""
+    if args.get("value") is None:
+        return None
+    return arguments.value(args, service.home.gate.limit(handle.key))
+
+
 def _session(service: DlmService, session: int) -> Session:
     found = service.home.sessions.get(session)
     if found is None:
@@ -174,5 +187,6 @@ VERBS: dict[str, Verb] = {
     "unlock": _unlock,
     "cancel": _cancel,
     "purge": _purge,
+    **space_verbs.VERBS,
     **looking.VERBS,
 }

@@ -25,6 +25,10 @@ SAMPLES = [
     (dlm.NoQuorum("alone"), dlm.NotConnected),
     (dlm.InvalidRequest("name too long", code="name", rule="E2"), ValueError),
     (dlm.NotSupported("no ranges", code="not_supported", rule="E13"), dlm.InvalidRequest),
+    (dlm.NoSuchSpace("not there", code="no_space", rule="E11"), dlm.InvalidRequest),
+    (dlm.PermissionDenied("not yours", space="web"), PermissionError),
+    (dlm.SpaceExists("there", space="web"), dlm.DLMError),
+    (dlm.SpaceBusy("locks", space="web"), dlm.DLMError),
     (dlm.ConfigError("url"), ValueError),
 ]
 
