@@ -345,6 +345,7 @@ class Held:
         self.generation = int(result["generation"])
         self.outcome = Outcome(result.get("flags", 0))
         if written:
+            self._value_valid = self._value_valid or self._value_dirty  # what was written is valid (L2)
             self._value_dirty = False
         elif result.get("value_read", True) and not self._value_dirty:
             self._value = bytes(result.get("value") or b"")

@@ -10,7 +10,7 @@ import pytest
 from dlm import modes
 from dlm.modes import NAMES
 from dlm.resource import Effect, Lock, Resource, What
-from tests.dlm.golden import GOLDEN, STEP, steps
+from tests.dlm.golden import GOLDEN, STEP, VALUES, steps
 
 _WORDS = (
     "NOQUEUE", "VALBLK", "QUECVT", "IVVALBLK", "CONVDEADLK", "PERSISTENT", "NODLCKWT", "NODLCKBLK", "EXPEDITE",
@@ -44,6 +44,8 @@ class Script:
             self.resource.lock(Lock(key, mode, flags, data), out)
         elif match["what"] == ">":
             self.resource.convert(key, mode, flags, data, 0, out)
+        elif match["what"] == "*":
+            self.resource.purge([key[0]], out)
         elif match["what"] == "-":
             self.resource.unlock(key, flags, data, out)
         else:
@@ -103,41 +105,6 @@ def test_outcome_flags_end_with_their_operation() -> None:
     assert script.step("z>EX CONVDEADLK") == "a:ok@EX"
     assert script.step("a>NL IVVALBLK") == "a:ok@NL z:ok@EX+DEMOTED"
     assert script.step("z>CR VALBLK") == "z:ok@CR"
-
-
-# (step, who reads, what it reads, valid); None: nothing is read.
-VALUES = {
-    "G31": [
-        ("k+NL", "", None, True),
-        ("a+EX VALBLK", "a", b"", True),
-        ('a>NL VALBLK "v1"', "a", None, True),
-        ("b+PR VALBLK", "b", b"v1", True),
-        ("a>EX VALBLK", "", None, True),
-        ("b-", "a", b"v1", True),
-        ("a- IVVALBLK", "", None, False),
-        ("b+CR VALBLK", "b", b"v1", False),
-        ("c+PW VALBLK", "c", b"v1", False),
-        ('c>PR VALBLK "v2"', "c", None, True),
-        ("d+CR VALBLK", "d", b"v2", True),
-    ],
-    "G32": [
-        ("k+NL", "", None, True),
-        ("a+PW VALBLK", "a", b"", True),
-        ("a>EX VALBLK", "a", b"", True),
-        ('a>EX VALBLK "w"', "a", None, True),
-        ("a>PW IVVALBLK", "a", None, True),
-        ("b+NL VALBLK", "b", b"w", False),
-        ("a-", "", None, True),
-        ("b>EX VALBLK", "b", b"w", False),
-        ('b>NL VALBLK "v3"', "b", None, True),
-        ("k>CR VALBLK", "k", b"v3", True),
-    ],
-    "G33": [
-        ("a+EX VALBLK", "a", b"", True),
-        ('a- VALBLK "v"', "", None, True),
-        ("b+EX VALBLK", "b", b"", True),
-    ],
-}
 
 
 @pytest.mark.parametrize("name", VALUES)
