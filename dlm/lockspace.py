@@ -43,7 +43,8 @@ SETTLE_S = 1.0  #: a deadline page may lag behind a fresh grant; it is given so 
 
 
 class Lockspace:
-    """The lockspace ``name``, through a client, an embedded node, or the daemon at a URL (``None``: the default).
+    """The lockspace ``name`` (``None``: that of the client, else ``default``), through a client, an embedded node,
+    or the daemon at a URL (``None``: the default). It is made if it is missing, unless ``create=False``.
 
     ``ast(arg)`` is called once for each accepted operation, ``bast(arg, mode)`` while a lock stands in the way of
     others; ``arg`` is ``astarg``, or the ``Lksb`` of the operation if that is ``None``. A thread of this lockspace
@@ -57,25 +58,27 @@ class Lockspace:
     def __init__(
         self,
         over: Client | HasChannel | str | None = None,
-        name: str = "default",
+        name: str | None = None,
         *,
+        create: bool = True,
         poll: bool = False,
         on_lost: OnLost | None = None,
     ) -> None:
-        with answers.refusing():
-            self.name = arguments.space({"space": name})
-        self._own: Client | None = None
         if isinstance(over, Client):
-            client = over
+            self._own, shared = None, over.session
         else:
-            client = self._own = connect(over) if over is None or isinstance(over, str) else Client(over)
+            self._own = connect(over) if over is None or isinstance(over, str) else Client(over)
+            shared = self._own.session
+        self.name = shared.space if name is None else name
         try:
-            open_space(client.session, self.name)
+            with answers.refusing():
+                arguments.space({"space": self.name})
+            open_space(shared, self.name, create)
         except BaseException:
             if self._own is not None:
                 self._own.close()
             raise
-        self._session = client.session.within(self.name)
+        self._session = shared.within(self.name)
         self._changed = self._session.changed
         self._callbacks = Callbacks(poll)
         self._on_lost = on_lost
@@ -359,6 +362,15 @@ class Lockspace:
             return
         for lock in due:
             self._session.post("unlock", {"h": lock.serial})
+
+    def release(self, force: int = 0) -> None:
+        """Release the lockspace, as ``Client.release_space`` does, and close this. A refusal changes nothing.
+
+        Raises ``SpaceBusy``, ``NoSuchSpace``, ``PermissionDenied``, ``NoQuorum``.
+        """
+        self._require_open()
+        self._session.call("space_release", {"space": self.name, "force": force})
+        self.close()
 
     def __enter__(self) -> Self:
         return self

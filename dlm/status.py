@@ -44,7 +44,7 @@ _STATUS = {
     "unknown": Status.ENOENT,
     "busy": Status.EBUSY,
     "too_many": Status.ENOMEM,
-    "denied": Status.EPERM,
+    "permission": Status.EPERM,
     "no_quorum": Status.ENOTCONN,
     "lost": Status.ENOTCONN,
 }

@@ -134,8 +134,10 @@ def test_lock_with_convert_is_a_conversion(space: Lockspace, name: bytes) -> Non
 
 
 def test_two_lockspaces_and_a_client_over_one_session(node: vsync.Node, name: bytes) -> None:
-    with dlm.Client(node) as client, Lockspace(client) as space, Lockspace(client) as elsewhere:
+    with dlm.Client(node) as client, Lockspace(client) as space, Lockspace(client, "other") as elsewhere:
+        assert (space.name, elsewhere.name, Lockspace(client.space("other")).name) == ("default", "other", "other")
         lksb = space.lock_wait(Mode.EX, name)
+        assert elsewhere.lock_wait(Mode.EX, name, Flag.NOQUEUE).status is OK
         assert client.try_lock(name) is None
         with pytest.raises(dlm.NotHeld):
             elsewhere.unlock(lksb.lkid)
@@ -143,6 +145,34 @@ def test_two_lockspaces_and_a_client_over_one_session(node: vsync.Node, name: by
         held = client.acquire(name, timeout=WAIT_S)  # close has given it back
         held.release()
         assert elsewhere.lock_wait(Mode.NL, name).status is OK
+
+
+def test_lockspaces_are_made_opened_and_released(node: vsync.Node, name: bytes) -> None:
+    with pytest.raises(dlm.NoSuchSpace) as caught:
+        Lockspace(node, "nowhere", create=False)
+    assert caught.value.rule == "E11"
+    with pytest.raises(dlm.InvalidRequest):
+        Lockspace(node, "x" * 65)
+    lost: list[tuple[int, str]] = []
+    with (
+        Lockspace(node, "mine") as space,
+        Lockspace(node, "mine", create=False, poll=True, on_lost=lambda *what: lost.append(what)) as again,
+    ):
+        lksb = granted(space, Mode.EX, name)
+        held = granted(again, Mode.EX, name + b"!")
+        with pytest.raises(dlm.SpaceBusy):
+            space.release()
+        assert space.unlock_wait(lksb.lkid).status is EUNLOCK
+        space.release(force=2)
+        with pytest.raises(dlm.NoSuchSpace):
+            again.query(name)  # and what was pushed before this answer is here as well
+        with pytest.raises(dlm.LockLost):
+            again.check(held.lkid)
+        again.dispatch()
+        assert lost == [(held.lkid, "released")]
+        refused = again.lock_wait(Mode.NL, name)
+        assert refused.status is Status.EINVAL
+        assert isinstance(refused.error, dlm.NoSuchSpace)
 
 
 def test_a_closed_lockspace_takes_no_operation(node: vsync.Node, name: bytes) -> None:
