@@ -185,9 +185,9 @@ class LockInfo:
         queue = (*converting, *waiting)
         me = (node, session, handle)
         at = next((i for i, one in enumerate(queue) if (one.node, one.session, one.handle) == me), None)
-        if at is None or queue[at].asked is None:
+        asked = None if at is None else queue[at].asked
+        if at is None or asked is None:
             return ()
-        asked = queue[at].asked
         holding = (*(self.holders or ()), *converting)
         found = [one for one in holding if one.mode is not None and not COMPATIBLE[one.mode][asked]]
         found += queue[:at]
