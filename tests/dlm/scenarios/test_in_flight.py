@@ -281,12 +281,15 @@ def test_s11_views_that_follow_each_other_count_nothing_twice() -> None:
 def test_s12_two_lockspaces_are_dealt_with_in_one_step() -> None:
     """Their members came in opposite order; the view serves the waiters of both."""
     bus = Bus()
-    bus.lock(1, b"x", EX, space="one")
-    bus.run()
-    bus.lock(1, b"x", EX, space="two")
+    for space in ("one", "two"):
+        bus.call(1, "space_create", space=space)
+        bus.run()
+        bus.lock(1, b"x", EX, space=space)
     waits = []
     for node, spaces in ((2, ("one", "two")), (3, ("two", "one"))):
         for space in spaces:
+            bus.call(node, "space_open", space=space)
+            bus.run()
             waits.append(bus.lock(node, b"x", EX, space=space)[0])
     bus.run()
     bus.kill(1)
