@@ -12,11 +12,12 @@ Costs: a permit that looks free two requests, else 2 N more for the first in lin
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dlm import answers
-from dlm.errors import InvalidRequest, LockLost, LockTimeout
+from dlm.errors import InvalidRequest, LockLost, LockTimeout, NotHeld
 from dlm.info import Flag, LockInfo, Mode
 from dlm.recipes.asked import Asked, ask, drop, wait_any
 from dlm.recipes.deadline import Deadline
@@ -135,7 +136,7 @@ class Semaphore:
         gate = self._client.acquire(self._gate, Mode.EX, timeout)
         try:
             self._agree(gate)
-            found = self._find(self._inviting(), deadline) or self._wait(deadline)
+            found = self._find(deadline, thorough=False) or self._wait(deadline)
             return self._permit(*found, gate)
         except BaseException:
             drop(gate)
@@ -149,8 +150,8 @@ class Semaphore:
             return None
 
     def holders(self) -> list[LockInfo]:
-        """The permits that are in use, as this node knows them: one row each, ``/permits/NUMBER`` at the end."""
-        return [info for info in self._client.ls(self._gate + b"/") if info.name in self._slots and _taken(info)]
+        """The permits that are in use, as this node knows them: one row each, its name ends in the number."""
+        return [info for info in self._look() if info is not None and _taken(info)]
 
     # -- finding a permit
 
@@ -160,8 +161,7 @@ class Semaphore:
             if not self._agree(gate):
                 gate.convert(Mode.EX, 0)  # refused: at this moment another makes the first use
                 self._agree(gate)
-            inviting = self._inviting()
-            found = self._find(inviting + [n for n in range(self.permits) if n not in inviting], deadline)
+            found = self._find(deadline, thorough=True)
             if found is None:
                 text = f"semaphore {answers.name_text(self.name)!r}: none of {self.permits} permits is free"
                 raise LockTimeout(text, name=self.name, timeout=0)
@@ -182,16 +182,37 @@ class Semaphore:
             raise InvalidRequest(f"{text}, not {self.permits}", code="mismatch")
         return True
 
-    def _inviting(self) -> list[int]:
-        """The permits that do not look taken from here: a hint, the last one first."""
-        taken = {info.name for info in self._client.ls(self._gate + b"/") if _taken(info)}
-        free = [number for number, slot in enumerate(self._slots) if slot not in taken]
-        return sorted(free, key=lambda number: (number != self._last, number))
+    def _order(self) -> Iterator[tuple[int, bool]]:
+        """The permits in the order in which to try them, and whether each looks taken from here: the one had last,
+        then those that look free. A look asks the local node only.
+        """
+        last = self._last
+        yield last, False
+        looks = self._look()
+        for taken in (False, True):
+            rest = (number for number, info in enumerate(looks) if _taken(info) == taken)
+            yield from ((number, taken) for number in rest if number != last)
 
-    def _find(self, numbers: list[int], deadline: Deadline) -> tuple[int, Held] | None:
-        """Try one after the other: so a try elsewhere is never refused for one that we do not keep."""
+    def _look(self) -> list[LockInfo | None]:
+        """What this node knows of each permit; ``ls`` would go through all names there are."""
         session = self._client.session
-        for number in numbers:
+        asked = [session.start("show", {"name": slot, "space": session.space}) for slot in self._slots]
+        found: list[LockInfo | None] = []
+        for slot, future in zip(self._slots, asked, strict=True):
+            try:
+                found.append(LockInfo.from_row(session.result(future, slot)))
+            except NotHeld:
+                found.append(None)
+        return found
+
+    def _find(self, deadline: Deadline, thorough: bool) -> tuple[int, Held] | None:
+        """Try one after the other: so a try elsewhere is never refused for one that we do not keep. ``thorough``:
+        also those that look taken.
+        """
+        session = self._client.session
+        for number, taken in self._order():
+            if taken and not thorough:
+                break
             asked = ask(session, self._slots[number], Mode.EX, Flag.NOQUEUE, apart=True)
             try:
                 if wait_any(session, [asked], Deadline(TRY_PATIENCE_S)) is None:
@@ -258,5 +279,5 @@ class Semaphore:
         return f"<dlm.Semaphore {answers.name_text(self.name)!r} permits={self.permits} timeout={self.timeout}>"
 
 
-def _taken(info: LockInfo) -> bool:
-    return bool(info.holders or info.converting or info.waiters)
+def _taken(info: LockInfo | None) -> bool:
+    return info is not None and bool(info.holders or info.converting or info.waiters)
