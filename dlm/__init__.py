@@ -35,6 +35,7 @@ from dlm.info import Flag, Holder, LockInfo, Mode, Outcome
 from dlm.lockspace import Lockspace
 from dlm.recipes import Barrier, Counter, Election, Semaphore
 from dlm.status import Lksb, Status
+from dlm.together import HeldAll, LockAll
 from dlm.transaction import Transaction
 
 __all__ = [
@@ -48,10 +49,12 @@ __all__ = [
     "Flag",
     "ForkedProcess",
     "Held",
+    "HeldAll",
     "Holder",
     "InvalidRequest",
     "Lksb",
     "Lock",
+    "LockAll",
     "LockBusy",
     "LockCancelled",
     "LockError",
@@ -69,10 +72,10 @@ __all__ = [
     "NotSupported",
     "Outcome",
     "PermissionDenied",
+    "Semaphore",
     "SpaceBusy",
     "SpaceExists",
     "SpaceInfo",
-    "Semaphore",
     "Status",
     "Transaction",
     "Waiting",

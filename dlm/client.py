@@ -27,6 +27,7 @@ from dlm.held import Held
 from dlm.info import Flag, Holder, LockInfo, Mode
 from dlm.recipes import Recipes, ReentrantLock
 from dlm.session import Session, checked_timeout
+from dlm.together import Together
 from dlm.transaction import Transaction
 from dlm.watch import LossWatch
 from vsync import errors as vsync_errors
@@ -77,7 +78,7 @@ def connect(
     return Client.over(channel, space=space, create=create)
 
 
-class Client(Recipes, ClientSpaces):
+class Client(Recipes, ClientSpaces, Together):
     """A session with a node, and the locks it takes. Thread-safe; not usable after ``fork`` (API-R9).
 
     ``close`` (or the end of ``with``) gives back everything that is still held, without asking.
@@ -278,6 +279,11 @@ class Client(Recipes, ClientSpaces):
         return self._session.purge(node, pid)
 
     # -- the session
+
+    @property
+    def watch(self) -> LossWatch:
+        """Who calls ``on_lost``."""
+        return self._watch
 
     @property
     def session(self) -> Session:

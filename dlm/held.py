@@ -15,10 +15,10 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dlm import answers
-from dlm.errors import DLMError, InvalidRequest, LockBusy, LockLost, NotHeld
+from dlm.errors import InvalidRequest, LockBusy, LockLost, NotHeld
 from dlm.info import Flag, Mode, Outcome
 from dlm.modes import COMPATIBLE
 
@@ -27,9 +27,21 @@ if TYPE_CHECKING:
 
     from dlm.session import Session
 
-__all__ = ["WRITERS", "Held", "Loss", "both"]
+__all__ = ["WRITERS", "Held", "Losable", "Loss", "both"]
 
 WRITERS = (Mode.PW, Mode.EX)  #: the modes that may write the value block
+
+
+class Losable(Protocol):
+    """What can be lost: one lock, or several together."""
+
+    def loss_now(self) -> str | None:
+        """Why it is lost at this moment, if it is."""
+        ...
+
+    def wait_lost(self, timeout: float | None) -> bool:
+        """Wait for that."""
+        ...
 
 
 class Loss:
@@ -39,7 +51,7 @@ class Loss:
     Thread-safe.
     """
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: Losable) -> None:
         self._held = held
 
     @property
@@ -68,10 +80,10 @@ class Held:
     context manager it releases at the end.
     """
 
-    def __init__(self, session: Session, name: bytes, mode: Mode) -> None:
+    def __init__(self, session: Session, name: bytes, mode: Mode, serial: int | None = None) -> None:
         self.name = name
         self.space = session.space  #: the lockspace of the name
-        self.serial = session.next_serial()
+        self.serial = session.next_serial() if serial is None else serial
         self.lost = Loss(self)
         self.held_since = 0.0
         # What follows changes under session.changed.
@@ -280,18 +292,27 @@ class Held:
         reason = self.loss_now()
         with session.changed:
             self._require_unreleased("E21")
-            args: dict[str, Any] = {"h": self.serial}
-            if invalidate:
-                args["ivvalblk"] = True
-            elif self._value_dirty and self._mode in WRITERS:
-                args |= {"valblk": True, "value": self._value}
-            self._released = True
-            converting = self._converting
+            args, converting = self.begin_release(invalidate), self._converting
             session.changed.notify_all()
         # Also when it is lost: a lock that was lost by mistake must not stay behind.
         self._submit_release(args, converting, wait)
         if reason is not None:
             raise answers.lost(self.name, self._fence, reason)
+
+    @property
+    def converting(self) -> bool:
+        """Whether a conversion is on its way."""
+        return self._converting is not None
+
+    def begin_release(self, invalidate: bool) -> dict[str, Any]:
+        """The handle ends here; what to ask the node for. Called under ``session.changed``."""
+        args: dict[str, Any] = {"h": self.serial}
+        if invalidate:
+            args["ivvalblk"] = True
+        elif self._value_dirty and self._mode in WRITERS:
+            args |= {"valblk": True, "value": self._value}
+        self._released = True
+        return args
 
     def _submit_release(self, args: Mapping[str, Any], converting: Future[None] | None, wait_for_it: bool) -> None:
         session = self._session
@@ -301,14 +322,10 @@ class Held:
                 converting.add_done_callback(lambda _: session.post("unlock", args))
                 return
             wait([converting])
-        if not wait_for_it:
+        if wait_for_it:
+            session.call_release("unlock", args, self.name)
+        else:
             session.post("unlock", args)
-            return
-        try:
-            session.call("unlock", args, self.name)
-        except (DLMError, OSError):
-            # The session has ended, or the node does not know the lock any more: it is free of us either way.
-            pass
 
     # -- events, called under session.changed
 

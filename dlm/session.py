@@ -14,10 +14,10 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dlm import answers
-from dlm.errors import ForkedProcess, LockCancelled, LockTimeout, NotConnected, NotHeld
+from dlm.errors import DLMError, ForkedProcess, LockCancelled, LockTimeout, NotConnected, NotHeld
 from dlm.info import LockInfo
 from dlm.transaction import checked_xid, current_xid
 from vsync import errors as vsync_errors
@@ -26,13 +26,35 @@ if TYPE_CHECKING:
     from dlm.held import Held
     from vsync.ipc import Channel
 
-__all__ = ["CANCEL_GRACE_S", "TRY_PATIENCE_S", "Session", "checked_timeout"]
+__all__ = ["CANCEL_GRACE_S", "TRY_PATIENCE_S", "Asked", "Session", "checked_timeout"]
 
 SERVICE = "dlm"
 CANCEL_GRACE_S = 1.0  #: a cancel that has no outcome by then is left to finish behind the caller's back
 HOME_MARGIN_S = 0.05  #: the node counts the time-out as well; so long after it the client acts by itself
 TRY_PATIENCE_S = 5.0  #: a daemon that does not answer a try by then counts as "no"
 SETTLE_POLL_S = 0.01
+
+
+class Asked(Protocol):
+    """What a request is about: the name to tell people, and the handle that a cancel goes to."""
+
+    name: bytes
+    serial: int
+
+
+class _Serials:
+    """Handle numbers. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._next = 1
+
+    def take(self, count: int) -> range:
+        """The next ones."""
+        with self._guard:
+            first = self._next
+            self._next += count
+        return range(first, first + count)
 
 
 class Session:
@@ -49,7 +71,7 @@ class Session:
         self.root = self  #: the one that knows whether the channel is closed; see ``within``
         self._closed: str | None = None
         self._pid = os.getpid()
-        self._serial = itertools.count(1)
+        self._serials = _Serials()
         self._owners = itertools.count(1)
         self._thread = threading.local()
         # Weak, so that a handle which nobody has any more can say so (ResourceWarning).
@@ -101,6 +123,13 @@ class Session:
         """Send a request and wait for its answer. Raises what ``result`` raises."""
         return self.result(self.start(verb, args), name)
 
+    def call_release(self, verb: str, args: Mapping[str, Any], name: bytes) -> None:
+        """Release something and wait for the answer; whatever that is, it is free of us."""
+        try:
+            self.call(verb, args, name)
+        except (DLMError, OSError):
+            pass  # the session has ended, or the node does not know the lock any more
+
     def result(self, future: Future[Any], name: bytes, timeout: float | None = None) -> Any:
         """The answer, waited for without limit. Raises the exception that belongs to a refusal."""
         try:
@@ -110,7 +139,7 @@ class Session:
         except vsync_errors.NotConnected as error:
             raise NotConnected(str(error)) from error
 
-    def outcome(self, future: Future[Any], held: Held, timeout: float | None) -> tuple[Any, bool]:
+    def outcome(self, future: Future[Any], held: Asked, timeout: float | None) -> tuple[Any, bool]:
         """The answer of a lock or convert request, and whether it came too late.
 
         The node counts the time-out itself; if it is silent for longer, a cancel follows the request from here,
@@ -196,7 +225,11 @@ class Session:
 
     def next_serial(self) -> int:
         """A handle number that this session has not used yet."""
-        return next(self._serial)
+        return self._serials.take(1)[0]
+
+    def next_serials(self, count: int) -> range:
+        """So many that follow each other."""
+        return self._serials.take(count)
 
     def handles(self) -> list[Held]:
         """The handles alive, oldest first."""
