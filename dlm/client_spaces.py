@@ -73,7 +73,7 @@ class ClientSpaces:
     def create_space(
         self, name: str, *, permissions: int = PERMISSIONS, value_limit: int = VALUE_LIMIT, exclusive: bool = True
     ) -> SpaceInfo:
-        """Make a lockspace of the caller's user and group. Without ``exclusive`` one that is there will do, as it is.
+        """Make a lockspace of the caller's user and group; without ``exclusive`` one that is there will do.
 
         Raises ``SpaceExists``, ``PermissionDenied``, ``InvalidRequest`` (too many, or ``value_limit`` over 64 KiB).
         """

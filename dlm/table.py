@@ -398,6 +398,7 @@ class Table:
     def invariants(self) -> None:
         """Assert what must hold after every event. For tests: it looks at everything."""
         for key, name in self.names.items():
+            assert self.spaces.refuses(key) != "no_space", f"{key!r}: in no lockspace"
             if name.form is Form.SHARED:
                 assert name.resource is not None, f"{key!r}: shared without contents"
                 assert name.resource.locks, f"{key!r}: shared and empty"
