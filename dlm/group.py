@@ -6,8 +6,8 @@ told of them is told to nobody. When the request is answered the group is over, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from dlm import multi
 from dlm.handle import Handle
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from dlm.table import Effects
     from dlm.telling import Teller
 
-__all__ = ["MAX_BATCH", "Group", "lock_all", "unlock_all", "weight"]
+__all__ = ["MAX_BATCH", "Group", "by_size", "lock_all", "unlock_all", "weight"]
+
+R = TypeVar("R")
 
 MAX_BATCH = 128  #: names in one multi-lock
+VALUES = 1 << 19  #: bytes of value blocks in one message that releases several locks
 UNIT = 128  #: bytes of names that weigh as much as one lock
 
 
@@ -187,11 +190,26 @@ def unlock_all(home: Home, session: int, rid: int, asked: Iterable[tuple[Handle,
             last = handle
     if last is not None:
         last.unlock_rid = rid
-        home.send(Kind.UNLOCK_ALL, (session, tuple(rest)), [key for key, *_ in rest])
+    for rows in by_size(rest, lambda row: len(row[3] or b"")):
+        home.send(Kind.UNLOCK_ALL, (session, tuple(rows)), [key for key, *_ in rows])
     if last is None or home.frozen:
         home.host.reply(session, rid, {})  # it leaves in the next primary view
     if last is not None and home.frozen:
         last.unlock_rid = 0
+
+
+def by_size(rows: Sequence[R], size: Callable[[R], int]) -> Iterator[list[R]]:
+    """The rows in their order, in as few portions as there may be, each small enough for one message."""
+    portion: list[R] = []
+    left = VALUES
+    for row in rows:
+        left -= size(row)
+        if left < 0 and portion:
+            yield portion
+            portion, left = [], VALUES - size(row)
+        portion.append(row)
+    if portion:
+        yield portion
 
 
 def _whole(

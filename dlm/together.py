@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from dlm import answers
 from dlm.errors import InvalidRequest, LockLost, LockTimeout, NotHeld
+from dlm.group import by_size
 from dlm.held import Held, Loss
 from dlm.info import Mode
 from dlm.session import Session, checked_timeout
@@ -127,7 +128,7 @@ class HeldAll(Sequence[Held]):
     # -- giving them back
 
     def release(self, wait: bool = False, *, invalidate: bool = False) -> None:
-        """Give back all that are not released yet, in one message. Otherwise as ``Held.release``.
+        """Give back all that are not released yet, together. Otherwise as ``Held.release``.
 
         Raises ``NotHeld`` if all were released before, and ``LockLost`` if one was not held for certain any more.
         """
@@ -155,10 +156,11 @@ class HeldAll(Sequence[Held]):
                 raise answers.lost(part.name, part.fence, reason)
 
     def _submit(self, rows: list[dict[str, Any]], wait: bool) -> None:
-        if wait:
-            self._session.call_release("unlock_all", {"locks": rows}, self._parts[0].name)
-        else:
-            self._session.post("unlock_all", {"locks": rows})
+        for portion in by_size(rows, lambda row: len(row.get("value") or b"")):  # as a rule there is one
+            if wait:
+                self._session.call_release("unlock_all", {"locks": portion}, self._parts[0].name)
+            else:
+                self._session.post("unlock_all", {"locks": portion})
 
     # -- with
 
