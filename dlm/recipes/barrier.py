@@ -91,7 +91,7 @@ class Barrier:
 
     def _arrive(self, deadline: Deadline) -> Passage:
         bells = self._client._bells()
-        with bells.open(bells.name("barrier", self.name)) as bell:
+        with bells.open(bells.name("barrier", self.name), deadline) as bell:
             gate = self._client.acquire(self._gate, Mode.EX, deadline.rest())
             try:
                 return self._through(gate, bell, deadline)
@@ -107,7 +107,7 @@ class Barrier:
             now = generation + 1 if last else generation
             state = None if known and not last else _STATE.pack(_MAGIC, self.parties, now)
             try:
-                gate.convert(Mode.NL, value=state)
+                gate.convert(Mode.NL, _at_least(GRACE_S, deadline), value=state)
             finally:
                 if last:
                     bell.ring()
@@ -222,3 +222,9 @@ class Barrier:
 def _gone(seat: Held) -> bool:
     """Lost for good: the lease alone may come back."""
     return seat.loss_now() not in (None, "lease")
+
+
+def _at_least(seconds: float, deadline: Deadline) -> float | None:
+    """What is left, but so long at least: for what has been decided already, and only must be said."""
+    rest = deadline.rest()
+    return None if rest is None else max(rest, seconds)

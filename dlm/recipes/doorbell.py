@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dlm import answers
-from dlm.errors import DLMError, NotConnected
+from dlm.errors import DLMError, LockTimeout, NotConnected
+from dlm.session import TRY_PATIENCE_S
 from vsync import errors as vsync_errors
 
 if TYPE_CHECKING:
@@ -115,8 +116,11 @@ class Doorbells:
         text = f"dlm:{self.session.space}:{kind}:{answers.name_text(key)}"
         return text if len(text.encode()) <= MAX_GROUP else f"dlm:{hashlib.sha256(text.encode()).hexdigest()}"
 
-    def open(self, name: str) -> Doorbell:
-        """The bell ``name``; returns when it can be heard. Raises ``NotConnected``, ``ForkedProcess``."""
+    def open(self, name: str, deadline: Deadline) -> Doorbell:
+        """The bell ``name``; returns when it can be heard: that waits for one message, so a deadline of 0 is given
+        some patience. Raises ``NotConnected``, ``LockTimeout``, ``ForkedProcess``.
+        """
+        limit = TRY_PATIENCE_S if deadline.timeout == 0 else deadline.rest()
         self.session.check_process()
         while True:
             with self._guard:
@@ -128,9 +132,9 @@ class Doorbells:
                     if bell.joined is None:
                         bell.joined = self._start("join", name)
                     break
-            leaving.result()  # a member cannot join
+            self._answer(leaving, limit)  # a member cannot join
         try:
-            self._answer(bell.joined)
+            self._answer(bell.joined, limit)
         except vsync_errors.RequestFailed as refused:
             self.close(bell)
             raise DLMError(f"the bell {name!r} cannot be heard: {refused}") from None
@@ -181,11 +185,13 @@ class Doorbells:
             return failed
 
     @staticmethod
-    def _answer(future: Future[Any]) -> None:
+    def _answer(future: Future[Any], limit: float | None = None) -> None:
         try:
-            future.result()
+            future.result(limit)
         except vsync_errors.NotConnected as error:
             raise NotConnected(str(error)) from error
+        except TimeoutError:
+            raise LockTimeout(f"the node did not order a message within {limit:.3g} s", timeout=limit) from None
 
     def _on_push(self, kind: str, data: Any) -> None:
         bell = self._bells.get(data.get("group", ""))

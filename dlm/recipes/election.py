@@ -21,6 +21,7 @@ from dlm.errors import InvalidRequest, LockCancelled, LockLost, LockTimeout, Not
 from dlm.info import Flag, Holder, Mode
 from dlm.recipes.asked import Asked, ask, wait_any
 from dlm.recipes.deadline import Deadline
+from dlm.session import TRY_PATIENCE_S
 
 if TYPE_CHECKING:
     from typing import Self
@@ -201,7 +202,7 @@ class Election:
             _end(term)
 
     def _campaign(self, deadline: Deadline, resigned: int) -> Term:
-        bell = self._open_bell()
+        bell = self._open_bell(deadline)
         try:
             held = self._win(deadline, resigned)
         except BaseException:
@@ -213,7 +214,7 @@ class Election:
         try:
             me = self._session.channel.welcome
             head = _HEAD.pack(held.fence, int(me["node"]["id"]), int(me["session"]))
-            held.convert(Mode.EX, value=head + self.identity.encode())
+            held.convert(Mode.EX, deadline.rest(), value=head + self.identity.encode())
             bell.ring()
         except NotHeld:  # resigned, the other way round
             raise self._cancelled() from None
@@ -228,7 +229,7 @@ class Election:
     def _win(self, deadline: Deadline, resigned: int) -> Held:
         asked = ask(self._session, self._key, Mode.EX, Flag.NOQUEUE if deadline.timeout == 0 else Flag(0))
         try:
-            patient = Deadline(5) if deadline.timeout == 0 else deadline
+            patient = Deadline(TRY_PATIENCE_S) if deadline.timeout == 0 else deadline
             if wait_any(self._session, [asked], patient, lambda: resigned != self._resigned) is None:
                 if resigned != self._resigned:
                     raise self._cancelled()
@@ -283,7 +284,7 @@ class Election:
 
         Raises ``NotConnected`` when the session ends, ``ForkedProcess``.
         """
-        with self._open_bell() as bell:
+        with self._open_bell(Deadline(None)) as bell:
             known: Leader | None = None
             first = True
             while True:
@@ -315,9 +316,9 @@ class Election:
     def _look(self) -> Asked:
         return ask(self._session, self._key, Mode.NL, Flag.EXPEDITE)
 
-    def _open_bell(self) -> Doorbell:
+    def _open_bell(self, deadline: Deadline) -> Doorbell:
         bells = self._client._bells()
-        return bells.open(bells.name("election", self.name))
+        return bells.open(bells.name("election", self.name), deadline)
 
     def __repr__(self) -> str:
         return f"<dlm.Election {answers.name_text(self.name)!r} identity={self.identity!r}>"

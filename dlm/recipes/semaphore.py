@@ -137,7 +137,7 @@ class Semaphore:
         try:
             self._agree(gate)
             found = self._find(deadline, thorough=False) or self._wait(deadline)
-            return self._permit(*found, gate)
+            return self._permit(*found, gate, deadline)
         except BaseException:
             drop(gate)
             raise
@@ -165,7 +165,7 @@ class Semaphore:
             if found is None:
                 text = f"semaphore {answers.name_text(self.name)!r}: none of {self.permits} permits is free"
                 raise LockTimeout(text, name=self.name, timeout=0)
-            return self._permit(*found, gate)
+            return self._permit(*found, gate, deadline)
         except BaseException:
             drop(gate)
             raise
@@ -244,16 +244,17 @@ class Semaphore:
                 if one is not winner:
                     one.withdraw()
 
-    def _permit(self, number: int, slot: Held, gate: Held) -> Permit:
+    def _permit(self, number: int, slot: Held, gate: Held, deadline: Deadline) -> Permit:
         """The gate is opened for the next in line, and stays as NL: it keeps the number of permits."""
         try:
             if gate.mode is Mode.EX:
                 known = self._agree(gate) and gate.value_valid
+                count = None if known else _COUNT.pack(_MAGIC, self.permits)
                 try:
-                    gate.convert(Mode.NL, value=None if known else _COUNT.pack(_MAGIC, self.permits))
+                    gate.convert(Mode.NL, deadline.rest(), value=count)
                 except LockLost:  # while we waited; the permit is a grant of the new life
                     drop(gate)
-                    gate = self._client.acquire(self._gate, Mode.NL, flags=Flag.EXPEDITE)
+                    gate = self._client.acquire(self._gate, Mode.NL, deadline.rest(), flags=Flag.EXPEDITE)
                     self._agree(gate)
         except BaseException:
             drop(slot)

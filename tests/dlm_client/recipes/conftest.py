@@ -22,11 +22,11 @@ FAST = Timing(300_000, 70_000, 50_000, 20_000, 120_000, 60_000, 800_000)
 class Three:
     """Nodes a, b and c; ``client`` connects to one of them. Everything ends with the fixture."""
 
-    def __init__(self) -> None:
+    def __init__(self, timing: Timing = FAST) -> None:
         self.hub = MemoryHub()
         self.nodes: dict[str, vsync.Node] = {}
         self._clients: list[dlm.Client] = []
-        self._first = ClusterConfig("test", 1, PEERS, timing=FAST)
+        self._first = ClusterConfig("test", 1, PEERS, timing=timing)
 
     def start(self) -> None:
         for peer in PEERS:

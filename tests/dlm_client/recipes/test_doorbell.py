@@ -17,6 +17,7 @@ from vsync.errors import NotConnected, RequestFailed
 
 InThread = Callable[[Callable[[], Any]], Any]
 NOW = Deadline(0)
+LONG = Deadline(1000)
 
 
 class Groups:
@@ -83,7 +84,7 @@ def bells(groups: Groups) -> Doorbells:
 
 
 def test_what_rings_and_what_does_not(groups: Groups, bells: Doorbells) -> None:
-    bell = bells.open("g")
+    bell = bells.open("g", LONG)
     for view in ({"joined": "join"}, {"left": "leave"}):
         groups.view(**view)
         assert not bell.wait(0, NOW), f"{view} is no news"
@@ -107,20 +108,20 @@ def test_what_rings_and_what_does_not(groups: Groups, bells: Doorbells) -> None:
 
 
 def test_users_share_and_the_last_one_leaves(groups: Groups, bells: Doorbells) -> None:
-    with bells.open("g") as one:
-        with bells.open("g") as two:
+    with bells.open("g", LONG) as one:
+        with bells.open("g", LONG) as two:
             assert one is two
         assert groups.sent == ["join"]
     assert groups.sent == ["join", "leave"]
-    with bells.open("g") as later:
+    with bells.open("g", LONG) as later:
         assert later is not one
     assert groups.sent == ["join", "leave"] * 2
 
 
 def test_a_join_waits_for_the_leave_before(groups: Groups, bells: Doorbells, in_thread: InThread) -> None:
     groups.answers = [{}, None]  # type: ignore[list-item]
-    bells.open("g").close()
-    again = in_thread(lambda: bells.open("g"))
+    bells.open("g", LONG).close()
+    again = in_thread(lambda: bells.open("g", LONG))
     assert groups.sent == ["join", "leave"]
     groups.pending.pop().set_result({})
     again.outcome()
@@ -137,8 +138,16 @@ def test_a_leave_waits_for_a_join_that_was_interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(Doorbells, "_answer", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            bells.open("g")
+            bells.open("g", LONG)
     assert groups.sent == ["join"]
+    groups.pending.pop().set_result({})
+    assert groups.sent == ["join", "leave"]
+
+
+def test_a_join_that_takes_too_long(groups: Groups, bells: Doorbells) -> None:
+    groups.answers = [None]
+    with pytest.raises(dlm.LockTimeout, match=r"within 0\.01 s"):
+        bells.open("g", Deadline(0.01))
     groups.pending.pop().set_result({})
     assert groups.sent == ["join", "leave"]
 
@@ -146,12 +155,12 @@ def test_a_leave_waits_for_a_join_that_was_interrupted(
 def test_a_refused_join_is_told(groups: Groups, bells: Doorbells) -> None:
     groups.answers = [RequestFailed("too_many", "the processes of this node are in too many groups")]
     with pytest.raises(dlm.DLMError, match="too many groups"):
-        bells.open("g")
-    bells.open("g").close()
+        bells.open("g", LONG)
+    bells.open("g", LONG).close()
 
 
 def test_a_full_queue_is_waited_for(groups: Groups, bells: Doorbells) -> None:
-    bell = bells.open("g")
+    bell = bells.open("g", LONG)
     groups.answers = [RequestFailed("backpressure", "full"), RequestFailed("backpressure", "full")]
     bell.ring()
     assert groups.sent == ["join", "send", "send", "send"]
@@ -163,7 +172,7 @@ def test_a_full_queue_is_waited_for(groups: Groups, bells: Doorbells) -> None:
 
 
 def test_the_end_of_the_session_ends_all_waits(groups: Groups, bells: Doorbells, in_thread: InThread) -> None:
-    bell = bells.open("g")
+    bell = bells.open("g", LONG)
     waits = in_thread(lambda: bell.wait(0, Deadline(None)))
     groups.answers = [NotConnected("gone")] * 2
     groups.end("gone")
