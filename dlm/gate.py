@@ -132,7 +132,7 @@ class Gate:
         elif force <= FORCE_OTHERS and self._own_locks(space):
             code = "space_busy"
         else:
-            space.shut = True  # so that this stays so
+            space.leaving = space.shut = True  # so that this stays so
             self._start(Pending(session, rid, name, None, (force,)))
             return
         self._refuse(session, rid, code, name)
@@ -180,9 +180,9 @@ class Gate:
 
     def _tell(self, effect: Told) -> None:
         space = self._home.table.spaces.get(effect.space)
-        if space is not None:
-            space.shut = space.release is not None
         pending = self._pending.pop(effect.ticket, None)
+        if space is not None and pending is not None and pending.how is None:
+            space.leaving, space.shut = False, space.release is not None
         if pending is None:
             self._bound(effect.space, space)
         elif pending.session not in self._home.sessions:

@@ -48,9 +48,11 @@ class Release(NamedTuple):
 
 
 class Space:
-    """One lockspace. ``shut`` is the node's own: no new locks from here at the moment."""
+    """One lockspace. ``shut`` and ``leaving`` are the node's own and not replicated."""
 
-    __slots__ = ("created", "gid", "name", "permissions", "prefix", "release", "shut", "uid", "value_limit")
+    __slots__ = (
+        "created", "gid", "leaving", "name", "permissions", "prefix", "release", "shut", "uid", "value_limit",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,7 +71,8 @@ class Space:
         self.value_limit = value_limit
         self.created = created  #: position in the order
         self.release: Release | None = None  #: it is closing
-        self.shut = False
+        self.leaving = False  #: a release by this node is on its way, which must find no lock of this node
+        self.shut = False  #: no new locks from here, for one or the other reason
 
     def permits(self, uid: int, gid: int) -> bool:
         """Whether this user may open it; root may."""
@@ -180,7 +183,7 @@ class Spaces:
 
     def reopen(self, space: Space) -> None:
         """The release has failed."""
-        space.release, space.shut = None, False
+        space.release, space.shut = None, space.leaving
         self.closing -= 1
 
     def remove(self, space: Space) -> None:

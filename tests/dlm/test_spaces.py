@@ -224,7 +224,8 @@ class TestUsing:
 
         def ask() -> int:
             names = (b"x",) if verb == "lock" else (b"x", b"y")
-            return getattr(bus, verb)(2, *names, space="web")[0]
+            rid: int = getattr(bus, verb)(2, *names, space="web")[0]
+            return rid
 
         assert bus.result(ask()) == "no_space"
         assert said[0][1] == "E11"
@@ -353,6 +354,58 @@ class TestRelease:
         fresh, _ = bus.lock(1, b"x", EX, space="web")
         bus.run()
         assert bus.granted(fresh)
+        bus.check_at_rest()
+
+    @pytest.mark.parametrize("force", [0, 1])
+    def test_the_releasing_node_lets_nobody_in_meanwhile(self, force: int) -> None:
+        """It has seen that it has no locks there itself, and asks itself no more."""
+        bus = Bus()
+        made(bus, "web")
+        bus.call(1, "space_open", session=2, space="web")
+        _, h = bus.lock(1, b"x", EX, space="web")
+        bus.run()
+        bus.call(1, "unlock", h=h)
+        before = bus.submitted
+        rid = bus.call(1, "space_release", space="web", force=force)
+        assert bus.result(bus.lock(1, b"x", EX, session=2, space="web")[0]) == "closing"
+        bus.run()
+        assert bus.result(rid) == {}
+        assert bus.submitted == before + 1
+
+    def test_not_even_when_the_release_by_another_node_has_failed(self) -> None:
+        bus = Bus()
+        made(bus, "web", 2, 3)
+        _, idle = bus.lock(1, b"x", EX, space="web")
+        busy, _ = bus.lock(3, b"y", EX, space="web")
+        bus.run()
+        bus.call(1, "unlock", h=idle)
+        theirs = bus.call(2, "space_release", space="web")
+        ours = bus.call(1, "space_release", space="web", force=1)
+        bus.sequence(2)
+        bus.deliver()
+        bus.sequence(3)  # busy
+        bus.deliver()
+        assert bus.granted(busy)
+        assert bus.result(theirs) == "space_busy"
+        assert bus.result(bus.lock(1, b"x", EX, space="web")[0]) == "closing"
+        bus.run()
+        assert bus.result(ours) == {}
+        bus.check_at_rest()
+
+    def test_of_two_releases_the_first_counts(self) -> None:
+        bus = Bus()
+        made(bus, "web", 2)
+        _, h = bus.lock(2, b"x", EX, space="web")
+        bus.run()
+        bus.call(2, "unlock", h=h)
+        bus.run()
+        first, second = (bus.call(node, "space_release", space="web") for node in (1, 2))
+        taken, _ = bus.lock(2, b"y", EX, space="web")
+        assert bus.result(taken) == "closing"
+        bus.sequence(1, 2)
+        bus.run()
+        assert bus.result(first) == {}
+        assert bus.result(second) == "closing"
         bus.check_at_rest()
 
     def test_waiters_hear_why(self) -> None:
