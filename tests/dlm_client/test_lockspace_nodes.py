@@ -11,6 +11,7 @@ import dlm
 from dlm import Flag, Lksb, Lockspace, Mode, Outcome, Status
 from tests.dlm_client.recipes.conftest import Three
 from tests.vsync.support import until
+from vsync.types import Timing
 
 WAIT_S = 30
 TURNS = 8  #: of each node
@@ -18,7 +19,7 @@ TURNS = 8  #: of each node
 
 @pytest.fixture
 def three() -> Iterator[Three]:
-    three = Three()
+    three = Three(Timing())  # unhurried: a busy machine is not a partition
     try:
         three.start()
         yield three
