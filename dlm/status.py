@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from enum import IntEnum
 
 from dlm.answers import name_text
@@ -102,8 +102,10 @@ class Lksb:
 
     def wait(self, timeout: float | None = None) -> Status:
         """Wait for the outcome, at most ``timeout`` seconds: then it is ``EINPROGRESS`` still, and goes on."""
-        wait([self._over], timeout)
-        return self._over.result() if self._over.done() else Status.EINPROGRESS
+        try:
+            return self._over.result(timeout)
+        except TimeoutError:
+            return Status.EINPROGRESS
 
     def announce(self) -> None:
         """Wake those who wait. Called once, by the lockspace, when all is filled in."""
