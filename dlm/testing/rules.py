@@ -3,6 +3,9 @@
 GRANT-Q2  At no instant of true time are two incompatible handles both valid.
 FENCE-K14 Fences of incompatible grants of a name rise in true time, and none is given twice.
 ANSWER    Every operation has exactly one answer (K9), and after healing it comes.
+VALUE     What is read as valid was written by a predecessor, and no later write was lost (L4, L7).
+QUEUE     A failure leaves the order of those who still wait as it was, loses nobody, and lets nobody overtake; who
+          can be granted then is granted by the view itself, without a message.
 CHAIN-K8  A primary view goes on with the state of the last one before it, or with none (a known limit so far).
 TABLE     Full members have equal tables at equal positions (K2); the table's own invariants hold.
 """
@@ -12,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dlm.modes import COMPATIBLE, MODES, NAMES
+from dlm.lock import Key, State
+from dlm.messages import Kind
+from dlm.modes import COMPATIBLE, MODES, NAMES, NOORDER, PW
 from dlm.recovery import announcements
 from dlm.testing.clients import Handle
 from vsync.testing.violation import KnownLimit, Violation
@@ -20,8 +25,9 @@ from vsync.types import RingId, View
 
 if TYPE_CHECKING:
     from dlm.service import DlmService
+    from dlm.table import Table
 
-__all__ = ["ChainRules", "FenceRules", "HolderRules", "TableRules"]
+__all__ = ["ChainRules", "FenceRules", "HolderRules", "QueueRules", "TableRules", "ValueRules"]
 
 
 class HolderRules:
@@ -77,6 +83,114 @@ class FenceRules:
                     f"{_f(handle.fence)}, after {NAMES[mode]} with {_f(highest[mode])}",
                 )
         highest[handle.mode] = max(highest[handle.mode], handle.fence)
+
+
+class ValueRules:
+    """VALUE. Who holds PW or EX writes its own fence, so a value says whose it is. An empty one is new (L10)."""
+
+    def __init__(self) -> None:
+        self._asked: dict[bytes, set[int]] = {}  # fences that may have been written
+        self._written: dict[bytes, list[tuple[int, int]]] = {}  # (fence, mode)
+
+    def asks(self, handle: Handle) -> None:
+        """An operation is under way that may leave the holder's fence in the value block."""
+        if handle.granted >= PW:
+            self._asked.setdefault(handle.name, set()).add(handle.fence)
+
+    def writes(self, handle: Handle) -> None:
+        """A release, or a conversion that has succeeded, leaves it there, or the block is not valid."""
+        self.asks(handle)
+        if handle.granted >= PW:
+            self._written.setdefault(handle.name, []).append((handle.fence, handle.granted))
+
+    def reads(self, handle: Handle, value: bytes) -> None:
+        """A client was given this as valid, with a new grant. Raises ``Violation``."""
+        if not value:
+            return
+        written = int.from_bytes(value, "big")
+        if written >= handle.fence or written not in self._asked.get(handle.name, ()):
+            raise Violation(
+                "VALUE", f"{handle.name!r}: {handle} with fence {_f(handle.fence)} reads what {_f(written)} wrote"
+            )
+        for fence, mode in self._written.get(handle.name, []):
+            if written < fence < handle.fence and not COMPATIBLE[mode][handle.granted]:
+                raise Violation(
+                    "VALUE",
+                    f"{handle.name!r}: {handle} with fence {_f(handle.fence)} reads what {_f(written)} wrote, and "
+                    f"what {_f(fence)} wrote after that is lost although the block is valid",
+                )
+
+
+Place = tuple[list[Key], list[Key]]  #: who converts and who waits, in order
+
+
+class QueueRules:
+    """QUEUE. Looks at the table of every member that goes on, right before and right after a view."""
+
+    def watch(self, node: int, locker: DlmService) -> None:
+        """Put an eye on the views that this service is given."""
+        inner = locker.view
+
+        def view(view: View, now: int) -> None:
+            table = locker.table
+            before = {} if view.transitional else _places(table)
+            free = _loose(table) | _asked(locker) if before else set()
+            lives = {node: life.ring for node, life in table.lives.items()}
+            inner(view, now)
+            if before and view.primary and locker.table is table:
+                going_on = {node for node, life in table.lives.items() if lives.get(node) == life.ring}
+                self.judge(node, before, free, going_on, table)
+
+        locker.view = view  # type: ignore[method-assign]
+
+    @staticmethod
+    def judge(node: int, before: dict[bytes, Place], free: set[Key], going_on: set[int], table: Table) -> None:
+        """``free`` are those who may move: NOORDER, or something of theirs was ordered meanwhile.
+
+        ``going_on`` are the nodes whose locks stay. Raises ``Violation``.
+        """
+        for name, queues in before.items():
+            known = table.names.get(name)
+            resource = known.resource if known is not None else None
+            for queue in queues:
+                left = [key for key in queue if key[0] in going_on and key not in free]
+                if resource is None:
+                    continue  # it went with its owner
+                lost = [key for key in left if key not in resource.locks]
+                waits = [key for key in left if key not in lost and resource.locks[key].state is not State.GRANTED]
+                granted = [key for key in left if key not in lost and key not in waits]
+                now = [lock.key for lock in (*resource.converting, *resource.waiting) if lock.key in waits]
+                if lost:
+                    raise Violation("QUEUE", f"node {node}: {lost[0]} has lost its place for {name!r} by a view")
+                if now != waits:
+                    raise Violation("QUEUE", f"node {node}: order for {name!r} {waits}, {now} after a view")
+                if waits and any(left.index(key) > left.index(waits[0]) for key in granted):
+                    raise Violation("QUEUE", f"node {node}: {waits[0]} was overtaken on {name!r} by a view")
+        try:
+            table.invariants()  # nobody is left who could be granted
+        except AssertionError as error:
+            raise Violation("QUEUE", f"node {node}: after a view {error}") from error
+
+
+def _places(table: Table) -> dict[bytes, Place]:
+    queued = {key: name.resource for key, name in table.names.items() if name.resource and name.resource.queued}
+    return {key: ([x.key for x in one.converting], [x.key for x in one.waiting]) for key, one in queued.items()}
+
+
+def _loose(table: Table) -> set[Key]:
+    resources = [name.resource for name in table.names.values() if name.resource is not None]
+    return {lock.key for one in resources for lock in one.locks.values() if lock.flags & NOORDER}
+
+
+def _asked(locker: DlmService) -> set[Key]:
+    """The locks that the messages which are held back are about."""
+    found: set[Key] = set()
+    for _, origin, message in locker._held:
+        if message.kind <= Kind.CANCEL:
+            found.add((origin.node, message.body[1], message.body[2]))
+        elif message.kind == Kind.END:
+            found |= {(origin.node, message.body[0], h) for _, h in message.body[1]}
+    return found
 
 
 class ChainRules:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,17 @@ def commit_seed() -> int:
 def test_many_seeds(first: int) -> None:
     """A failure is a bug: it is never run again for luck."""
     began, seed = time.monotonic(), first
+    met: Counter[str] = Counter()
     while time.monotonic() - began < LONG_S:
         nodes = (5, 3, 4)[seed % 3]
-        result = run(draw(seed, nodes), lock_plugins(seed))
+        plugins = lock_plugins(seed)
+        result = run(draw(seed, nodes), plugins)
+        met += plugins[0].met
         if result.violation is not None:
             print("\n".join(story(result.trace, nodes)))
             pytest.fail(f"{result.violation}\nagain: python -m dlm.testing --seed {seed} --nodes {nodes}")
         seed += 1
-    print(f"seeds {first} to {seed - 1}")
+    print(f"seeds {first} to {seed - 1}: {dict(met)}")
     assert seed - first >= 5, "the machine is far too slow for the simulator"
+    if seed - first >= 50:
+        assert {"demoted", "altmode", "valnotvalid", "orphan", "timeout", "deadlock", "advice"} <= set(met)
