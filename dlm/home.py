@@ -23,6 +23,7 @@ from dlm.spaces import Ask, Ended, Space, Told
 from dlm.table import Composed, Effects, Look, Purge, Table
 from dlm.telling import Teller
 from dlm.timers import Timers
+from dlm.waits import alone
 from vsync.service import Host
 from vsync.types import RingId
 
@@ -89,6 +90,8 @@ class Home:
         effects: list[Effect] = []
         assert name.resource is not None
         name.resource.lock(lock, effects)
+        if name.resource.queued:
+            effects += alone(self.table, name.resource, key)
         self._locally(handle.key, name, effects)
         self.timers.add(handle)
 
@@ -120,6 +123,8 @@ class Home:
         effects: list[Effect] = []
         key = (self._me, handle.session, handle.h)
         name.resource.convert(key, request.mode, request.flags, request.value, self.now, effects)
+        if name.resource.converting:
+            effects += alone(self.table, name.resource, key)
         self._locally(handle.key, name, effects)
         self.timers.add(handle)
 

@@ -10,7 +10,6 @@ from dlm.modes import NONE, NOTIFY, PERSISTENT, VALNOTVALID
 __all__ = ["Effect", "Key", "Lock", "State", "Step", "What"]
 
 Key = tuple[int, int, int]  #: (home node, session at that node, handle number of that session)
-Step = tuple[bytes, Key]  #: a lock that waits, and on which name
 
 
 class State(IntEnum):
@@ -32,13 +31,29 @@ class What(IntEnum):
     BLOCKING = 5  #: the lock keeps another from its ``mode``: no outcome, advice (§1.10)
 
 
+class Step(NamedTuple):
+    """A lock that waits, in a circle of such: on which name, whose, holding what there and asking for what."""
+
+    name: bytes
+    key: Key
+    pid: int
+    program: str
+    mode: int
+    asked: int
+
+    @classmethod
+    def of(cls, name: bytes, lock: Lock) -> Step:
+        """As it is now."""
+        return cls(name, lock.key, lock.pid, lock.program, lock.mode, lock.asked)
+
+
 class Effect(NamedTuple):
     """One outcome, or one piece of advice, addressed to the home of lock ``key``.
 
     ``value`` is the value block when the operation read it (``None``: not read, the caller's copy stays, L8);
     ``flags`` are DEMOTED, VALNOTVALID (the operation takes part in a value block that is not valid, L5) and
-    ALTMODE. ``was`` is the key that an adopted orphan had. ``cycle`` is the circle that a refused
-    request would have closed: the name and the lock that waits in it, the refused one first.
+    ALTMODE. ``was`` is the key that an adopted orphan had. ``cycle`` is the circle that a refused request has
+    closed: locks that wait, the refused one first; each waits for the next or its owner, the last for the first.
     """
 
     what: What
@@ -62,7 +77,7 @@ class Lock:
 
     __slots__ = (
         "asked", "batch", "fence", "flags", "high", "key", "mode", "notify", "order", "orphan", "owner",
-        "persistent", "pid", "program", "result", "since", "state", "value", "xid",
+        "persistent", "pid", "program", "result", "since", "state", "value", "waiter", "xid",
     )  # fmt: skip
 
     def __init__(self, key: Key, asked: int, flags: int = 0, value: bytes | None = None,
@@ -87,11 +102,8 @@ class Lock:
         self.owner = owner  #: who in its session asked, 0: the session itself
         self.order = 0  #: the table's position at which it began to wait, 0 where only the owner knows
         self.batch: tuple[bytes, ...] = ()  #: the names of the multi-lock it waits as a part of
-
-    @property
-    def waiter(self) -> Key:
-        """Who it is that waits for it, or is waited for: a transaction, or a part of a session (locks.md D5)."""
-        return (0, 0, self.xid) if self.xid else (self.key[0], self.key[1], self.owner)
+        #: Who it is that waits for it, or is waited for: a transaction, or a part of a session (locks.md D5).
+        self.waiter: Key = (0, 0, xid) if xid else (key[0], key[1], owner)
 
     def encode(self) -> tuple[Any, ...]:
         """The replicated part as a msgpack-able tuple."""

@@ -24,6 +24,7 @@ from dlm.messages import Kind, Op
 from dlm.modes import NOQUEUE
 from dlm.names import Form, Name
 from dlm.resource import Resource
+from dlm.waits import alone
 
 if TYPE_CHECKING:
     from typing import Any
@@ -69,7 +70,7 @@ def _prepare(table: Table, key: bytes, node: int, own: bool, out: Effects) -> Na
         if own:
             return table.own(key, node)
         name = table.names[key] = Name(Form.SHARED, 0, table.applied)
-        name.share(Resource(table.mint))
+        table.share(key, name, Resource(table.mint))
     elif name.form is Form.PRIVATE:
         if own:
             table.reserve(name)
@@ -121,6 +122,9 @@ def enter(table: Table, entering: list[Part], out: Effects) -> None:
         if lock.batch:
             resource.advise(lock, effects)
     out.extend(effects)
+    for _, resource, lock in entering:
+        if resource.waits is None:
+            out.extend(alone(table, resource, lock.key))
 
 
 def settle(table: Table, key: bytes, out: Effects) -> None:
@@ -133,7 +137,6 @@ def settle(table: Table, key: bytes, out: Effects) -> None:
                 resource.admit(lock, effects)
             for name, resource, _ in ready:
                 resource.scan(effects)
-                table.touched[name] = None
                 todo.append(name)
             out.extend(effects)
 

@@ -12,23 +12,21 @@ Where the kernel tells holders in the order of its grant queue, they are told in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dlm.lock import Effect, Key, Lock, State, What
+from dlm import upgrade
+from dlm.lock import Effect, Key, Lock, State, Step, What
 from dlm.modes import (
     ALTERNATIVES,
     ALTMODE,
     COMPATIBLE,
     CONFLICTING,
-    CONVDEADLK,
     CW,
-    DEMOTED,
     EX,
     EXPEDITE,
     HEADQUE,
     IVVALBLK,
     NL,
-    NODLCKWT,
     NONE,
     NOORDER,
     NOQUEUE,
@@ -49,7 +47,10 @@ from dlm.modes import (
     value_direction,
 )
 
-__all__ = ["Effect", "Key", "Lock", "Mint", "Resource", "State", "What"]
+if TYPE_CHECKING:
+    from dlm.waits import Waits
+
+__all__ = ["Effect", "Key", "Lock", "Mint", "Resource", "State", "Step", "What"]
 
 Mint = Callable[[], int]  #: gives the next fence number
 
@@ -58,8 +59,8 @@ class Resource:
     """The locks of one name. ``mint`` gives fence numbers; the owner of the resource may replace it."""
 
     __slots__ = (
-        "converting", "grouped", "held", "homes", "listeners", "locks", "loose", "mint", "valid", "value",
-        "waiting",
+        "converting", "grouped", "held", "homes", "listeners", "locks", "loose", "mint", "name", "valid", "value",
+        "waiting", "waits",
     )  # fmt: skip
 
     def __init__(self, mint: Mint, value: bytes = b"", valid: bool = True) -> None:
@@ -74,6 +75,8 @@ class Resource:
         self.grouped = 0  #: how many queued ones are parts of multi-locks: ``dlm.multi`` grants them
         self.value = value
         self.valid = valid
+        self.name = b""  #: its key, for the circles it is part of
+        self.waits: Waits | None = None  #: who waits for whom, while all members know the contents
 
     # -- operations ------------------------------------------------------------------------------------------
 
@@ -116,16 +119,17 @@ class Resource:
             self._grant(lock, mode, out)
             self.scan(out)
             return
-        deadlock = not flags & NOQUEUE and self._deadlocked(lock)
-        if flags & NOQUEUE or (deadlock and not self._demote(lock)):
-            out.append(Effect(What.REFUSED, key, "again" if flags & NOQUEUE else "deadlock"))
+        rival = None if flags & NOQUEUE else upgrade.rival(lock, self.converting)
+        if flags & NOQUEUE or (rival is not None and not upgrade.demote(lock, self.converting, self.held)):
+            cycle = () if rival is None else (Step.of(self.name, lock), Step.of(self.name, rival))
+            out.append(Effect(What.REFUSED, key, "deadlock" if cycle else "again", cycle=cycle))
             if flags & NOQUEUE:
                 self._tell_refused(lock, out)
             lock.asked, lock.flags, lock.value = before
             return
         lock.since = now
         self._enqueue(self.converting, lock, State.CONVERTING)
-        if deadlock:
+        if rival is not None:
             self.scan(out)  # somebody holds less than before
         else:
             self._tell_blockers(lock, out)
@@ -138,14 +142,17 @@ class Resource:
         lock = self.locks.get(key)
         if lock is None or lock.state is State.GRANTED:
             return False
-        if lock.state is State.WAITING:
-            self._remove(lock)
-        else:
-            self._back(lock)
+        self._withdraw(lock)
         code = "timeout" if flags & TIMEOUT else ""
         out.append(Effect(What.CANCELED, key, code, lock.mode, flags=lock.result))
         self.scan(out)
         return True
+
+    def refuse(self, lock: Lock, cycle: tuple[Step, ...], out: list[Effect]) -> None:
+        """Withdraw what is queued since nothing would ever come of it (D3); the old mode, if any, stays (D8)."""
+        self._withdraw(lock)
+        out.append(Effect(What.REFUSED, lock.key, "deadlock", lock.mode, flags=lock.result, cycle=cycle))
+        self.scan(out)
 
     def unlock(self, key: Key, flags: int, value: bytes | None, out: list[Effect]) -> bool:
         """End a lock in whatever state it is (U4, U5). False if there is none."""
@@ -181,6 +188,9 @@ class Resource:
         if was is None:
             out.append(Effect(What.REFUSED, lock.key, "again" if orphans else "unknown"))
             return
+        if self.waits is not None:
+            self.waits.remove(self.locks[was])
+            self.waits.add(lock, self)
         del self.locks[was]
         self.locks[lock.key] = lock
         self.held[lock.asked] -= 1  # the orphan's; the grant counts the lock again
@@ -284,34 +294,6 @@ class Resource:
                     return lock, mode
         return None
 
-    def _deadlocked(self, lock: Lock) -> bool:
-        """Whether queueing this conversion would make a conversion deadlock.
-
-        Two converters block each other for ever when the one in front asks for a mode that conflicts with the
-        mode which the one behind holds: the first cannot be granted, the second is not first in the queue
-        (Q8). Judged by queue position, both for those in front of ``lock`` and, with HEADQUE, for those
-        behind it (G30).
-        """
-        if lock.flags & NODLCKWT:
-            return False
-        if lock.flags & HEADQUE:
-            return any(not COMPATIBLE[behind.mode][lock.asked] for behind in self.converting)
-        return any(not COMPATIBLE[lock.mode][ahead.asked] for ahead in self.converting)
-
-    def _demote(self, lock: Lock) -> bool:
-        """Resolve a conversion deadlock: who would be behind holds NL meanwhile, if it agreed to (CONVDEADLK)."""
-        behind = [lock]
-        if lock.flags & HEADQUE:
-            behind = [other for other in self.converting if not COMPATIBLE[other.mode][lock.asked]]
-        if not all(other.flags & CONVDEADLK for other in behind):
-            return False
-        for other in behind:
-            self.held[other.mode] -= 1
-            self.held[NL] += 1
-            other.mode = NL
-            other.result |= DEMOTED
-        return True
-
     def _enqueue(self, queue: list[Lock], lock: Lock, state: State) -> None:
         lock.state = state
         self.grouped += bool(lock.batch)
@@ -320,11 +302,22 @@ class Resource:
             queue.insert(0, lock)
         else:
             queue.append(lock)
+        if self.waits is not None:
+            self.waits.queue(lock, self)
 
     def _dequeue(self, lock: Lock) -> None:
+        if self.waits is not None:
+            self.waits.unqueue(lock)
         self.grouped -= bool(lock.batch)
         self.loose -= bool(lock.flags & NOORDER)
         (self.converting if lock.state is State.CONVERTING else self.waiting).remove(lock)
+
+    def _withdraw(self, lock: Lock) -> None:
+        """Who is queued is so no longer: a waiter vanishes."""
+        if lock.state is State.WAITING:
+            self._remove(lock)
+        else:
+            self._back(lock)
 
     def _back(self, lock: Lock) -> None:
         """A conversion is over without success: granted in the mode it still has (U2)."""
@@ -346,6 +339,8 @@ class Resource:
             result |= VALNOTVALID
         lock.mode = lock.asked = new
         lock.state, lock.value, lock.result, lock.high = State.GRANTED, None, 0, 0
+        if self.waits is not None and (self.waiting or self.converting):
+            self.waits.granted(lock)
         read = self.value if flags & VALBLK and direction == READS else None
         out.append(Effect(What.GRANTED, lock.key, "", new, lock.fence, read, result))
 
@@ -415,6 +410,8 @@ class Resource:
         self._listen(lock, lock.notify)
         node = lock.key[0]
         self.homes[node] = self.homes.get(node, 0) + 1
+        if self.waits is not None:
+            self.waits.add(lock, self)
 
     def _remove(self, lock: Lock) -> None:
         del self.locks[lock.key]
@@ -423,6 +420,8 @@ class Resource:
             self._dequeue(lock)
         if lock.state is not State.WAITING:
             self.held[lock.mode] -= 1
+        if self.waits is not None:
+            self.waits.remove(lock)
         node = lock.key[0]
         self.homes[node] -= 1
         if not self.homes[node]:

@@ -208,6 +208,8 @@ class DlmService:
             "sent": home.outbox.sent,
             "fast": home.fast,
             "ignored": table.ignored,
+            "deadlock_searches": table.waits.searches,
+            "deadlocks": table.waits.found,
             "lost": home.teller.lost,
             "deferred": len(home.teller.deferred),
             "generation": self.lease_clock.generation,

@@ -27,7 +27,8 @@ from dlm import multi, spaces
 from dlm.messages import Kind, Message, Op
 from dlm.modes import ORPHAN
 from dlm.names import FENCE_BLOCK, Fences, Form, Name
-from dlm.resource import Effect, Lock, Resource, What
+from dlm.resource import Effect, Lock, Resource, Step, What
+from dlm.waits import Waits, alone, resolve
 from vsync.types import NO_RING, Member, RingId
 
 __all__ = ["DEMOTE_AFTER", "Composed", "Effects", "Life", "Look", "Purge", "Table"]
@@ -89,7 +90,8 @@ class Table:
         self.lives: dict[int, Life] = {}
         self.names: dict[bytes, Name] = {}
         self.spaces = spaces.Spaces()
-        self.touched: dict[bytes, None] = {}  #: names that a multi-lock changed; empty between events
+        self.waits = Waits()  #: who waits for whom in the shared names; follows from those
+        self.touched: dict[bytes, None] = {}  #: names that a multi-lock left, perhaps empty; none between events
         self.ignored = 0  #: messages of ended lives or with another serial, for status
 
     # -- the ordered stream ----------------------------------------------------------------------------------
@@ -196,6 +198,8 @@ class Table:
         out.extend(effects)
         if resource.grouped:
             multi.settle(self, name, out)
+        if resource.waits is None and resource.queued:
+            out.extend(alone(self, resource, key))
 
     def _barred(self, key: bytes, op: Op, out: Effects) -> bool:
         """Whether there is no lockspace for a new lock on this name, at this position."""
@@ -203,6 +207,17 @@ class Table:
         if code:
             out.append(Effect(What.REFUSED, (op.node, op.session, op.h), code))
         return bool(code)
+
+    def refuse(self, resource: Resource, lock: Lock, cycle: tuple[Step, ...], out: Effects) -> None:
+        """A queued lock is part of a deadlock, and fails: it alone, or with all of its multi-lock (D3)."""
+        if lock.batch:
+            multi.refuse(self, resource.name, lock, "deadlock", out, cycle)
+            return
+        effects: list[Effect] = []
+        resource.refuse(lock, cycle, effects)
+        out.extend(effects)
+        if resource.grouped:
+            multi.settle(self, resource.name, out)
 
     def _unknown(self, op: Op, out: Effects) -> None:
         """The answer to an operation on a lock that does not exist (A8); the end of a session wants none."""
@@ -219,10 +234,12 @@ class Table:
     def own(self, key: bytes, node: int, resource: Resource | None = None) -> Name:
         """The name becomes Private to ``node`` at this position, with a block of fence numbers (K14)."""
         name = self.names[key] = Name(Form.PRIVATE, node, self.applied)
+        if resource is not None:
+            self.waits.release(resource)
         if node == self.me:
             name.fences = Fences()
             name.resource = resource or Resource(name.fences.take)
-            name.resource.mint = name.fences.take
+            name.resource.mint, name.resource.name = name.fences.take, key
         self.reserve(name)
         return name
 
@@ -247,10 +264,15 @@ class Table:
             if resource.grouped:
                 out.extend(Look(other, give_up=True) for other in multi.follow(self, resource))
 
-    def _share(self, key: bytes, name: Name, resource: Resource, out: Effects) -> None:
+    def share(self, key: bytes, name: Name, resource: Resource) -> None:
+        """The name becomes Shared with these contents."""
+        name.share(resource)
+        self.waits.take(key, resource)
+
+    def _publish(self, key: bytes, name: Name, resource: Resource, out: Effects) -> None:
         """Handover -> Shared, then what has waited, in order, except operations of ended lives (A4, A7)."""
         waiting, name.waiting = name.waiting, []
-        name.share(resource)
+        self.share(key, name, resource)
         effects: list[Effect] = []
         resource.scan(effects)
         out.extend(effects)
@@ -262,7 +284,11 @@ class Table:
         self.touched[key] = None
 
     def sweep(self, out: Effects) -> None:
-        """At the end of an event: what multi-locks have left behind in names that the event was not about."""
+        """At the end of an event: the circles that it has closed, and what multi-locks have left behind in names
+        that it was not about.
+        """
+        if self.waits.touched:
+            resolve(self, out)
         touched, self.touched = self.touched, {}
         for key in touched:
             name = self.names.get(key)
@@ -288,7 +314,7 @@ class Table:
         key, epoch, contents = body
         name = self.names.get(key)
         if name and name.form is Form.HANDOVER and name.owner == life.node and name.epoch == epoch:
-            self._share(key, name, Resource.decode(contents, self.mint, self.now), out)
+            self._publish(key, name, Resource.decode(contents, self.mint, self.now), out)
 
     def _on_yield(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
         key, epoch = body
@@ -341,7 +367,7 @@ class Table:
             if name.form is Form.PRIVATE:
                 del self.names[key]
             elif name.form is Form.HANDOVER:
-                self._share(key, name, Resource(self.mint, valid=False), out)
+                self._publish(key, name, Resource(self.mint, valid=False), out)
             else:
                 assert name.resource is not None
                 effects: list[Effect] = []
@@ -388,7 +414,10 @@ class Table:
             table.lives[node] = Life(node, incarnation, RingId(*admitted), serial, gone)
         table.spaces = spaces.Spaces.decode(rows)
         for row in names:
-            table.names[row[0]] = Name.decode(row, table.mint, now)
+            name = table.names[row[0]] = Name.decode(row, table.mint, now)
+            if name.resource is not None:
+                table.waits.take(row[0], name.resource)
+        table.waits.settled()
         return table
 
     def digest(self) -> str:
@@ -397,6 +426,7 @@ class Table:
 
     def invariants(self) -> None:
         """Assert what must hold after every event. For tests: it looks at everything."""
+        self.waits.invariants(name.resource for name in self.names.values() if name.form is Form.SHARED)
         for key, name in self.names.items():
             assert self.spaces.refuses(key) != "no_space", f"{key!r}: in no lockspace"
             if name.form is Form.SHARED:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from dlm.advice import Advice
 from dlm.handle import Handle
-from dlm.modes import DEMOTED, NONE, is_down
+from dlm.lock import Step
+from dlm.messages import split_key
+from dlm.modes import DEMOTED, NAMES, NONE, is_down
 from dlm.names import Form
 from dlm.resource import Effect, What
 
@@ -27,7 +29,7 @@ _WORDS = {
     "timeout": "not granted in time",
     "unknown": "no such lock",
     "busy": "an operation on this lock is in progress",
-    "deadlock": "this conversion would deadlock with another one",
+    "deadlock": "waiting for it would never end",
     "exists": "this handle number is in use",
     "no_space": "its lockspace has been released",
     "closing": "its lockspace is being released: no new locks",
@@ -102,16 +104,19 @@ class Teller:
             return
         if handle.mode == NONE:
             self._home.forget(handle)
+        more: dict[str, Any] = {}
+        if effect.flags & DEMOTED:
+            handle.mode = effect.mode  # the old mode was given up
+            more = {"mode": effect.mode, "flags": effect.flags}
         if effect.what is What.CANCELED:
-            more = {}
-            if effect.flags & DEMOTED:
-                handle.mode = effect.mode  # the old mode was given up
-                more = {"mode": effect.mode, "flags": effect.flags}
             code = effect.code or "canceled"
             self._host.refuse(handle.session, request.rid, code, _WORDS[code], **more)
             self.answer_cancel(handle, code == "canceled")
         else:
-            self._host.refuse(handle.session, request.rid, effect.code, _WORDS.get(effect.code, effect.code))
+            if effect.cycle:
+                more["cycle"] = [_waiting(step) for step in effect.cycle]
+            word = _WORDS.get(effect.code, effect.code)
+            self._host.refuse(handle.session, request.rid, effect.code, word, **more)
             if handle.mode == NONE:
                 self.answer_cancel(handle, False)  # its own outcome will find no handle any more
 
@@ -210,6 +215,21 @@ class Teller:
         for session in sorted(self._home.sessions):
             if self._home.sessions[session].handles:
                 self._host.push(session, "dlm", kind, {})
+
+
+def _waiting(step: Step) -> dict[str, Any]:
+    """A row of ``cycle`` in the refusal of a deadlock."""
+    space, name = split_key(step.name)
+    return {
+        "name": name,
+        "space": space,
+        "node": step.key[0],
+        "session": step.key[1],
+        "pid": step.pid,
+        "program": step.program,
+        "mode": NAMES[step.mode] if step.mode != NONE else None,
+        "asked": NAMES[step.asked],
+    }
 
 
 def _granted(effect: Effect, generation: int) -> dict[str, Any]:

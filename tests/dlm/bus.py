@@ -200,11 +200,11 @@ class Bus:
                 node.host.lease_basis = node.host.last_token = self.now
                 node.service.token(self.now)
 
-    def advance(self, micros: int) -> None:
+    def advance(self, micros: int, step: int = 50 * MS) -> None:
         """Let time pass in small steps, with tokens, timers and deliveries."""
         end = self.now + micros
         while self.now < end:
-            self.now = min(end, self.now + 50 * MS)
+            self.now = min(end, self.now + step)
             self.tokens()
             for node in self.alive():
                 due = node.service.next_deadline()
@@ -306,8 +306,9 @@ class Bus:
         return self.rid
 
     def lock(self, node: int, name: bytes = b"R", mode: int = 5, session: int = 1, **args: Any) -> tuple[int, int]:
-        """Ask for a lock: (request number, handle number)."""
+        """Ask for a lock: (request number, handle number). Nobody else asks for the same owner, unless told so."""
         self.h += 1
+        args.setdefault("owner", self.h)
         return self.call(node, "lock", session, h=self.h, name=name, mode=mode, **args), self.h
 
     def lock_all(
@@ -317,6 +318,7 @@ class Bus:
         locks = [name if isinstance(name, tuple) else (name, EX) for name in names]
         first, self.h = self.h + 1, self.h + len(locks)
         self.batches[self.nodes[node].me, session, first] = sorted(name for name, _ in locks)
+        args.setdefault("owner", first)
         return self.call(node, "lock_all", session, h=first, locks=locks, **args), first
 
     def unlock_all(self, node: int, first: int, count: int, session: int = 1) -> int:

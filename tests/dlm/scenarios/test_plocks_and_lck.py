@@ -75,7 +75,8 @@ def test_s59_queues_move_with_the_name(to: str) -> None:
         resource = node.table.names[R].resource
         assert [lock.key[1] for lock in resource.waiting] == [12, 13, 14, 15, 1]
         assert [lock.key[1] for lock in resource.converting] == [10]
-        assert resource.encode()[2:4] == before[2:4]
+        for rows, were in zip(resource.encode()[2:4], before[2:4], strict=True):
+            assert [row[:-2] for row in rows] == [row[:-2] for row in were]  # all but when each began to wait
 
 
 def test_s60_a_transferred_state_is_the_donors_byte_for_byte() -> None:

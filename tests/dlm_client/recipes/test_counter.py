@@ -35,8 +35,10 @@ def test_a_change_that_is_not_made(three: Any, name: str) -> None:
     locks = three.client("a")
     with locks.counter(name) as counter:
         assert counter.add(5) == 5
-        with locks.acquire(f"{name}/counter", dlm.Mode.EX), pytest.raises(dlm.LockTimeout):
+        with three.client("b").acquire(f"{name}/counter", dlm.Mode.EX), pytest.raises(dlm.LockTimeout):
             counter.add(1, timeout=0.05)
+        with locks.acquire(f"{name}/counter", dlm.Mode.EX), pytest.raises(dlm.Deadlock):
+            counter.add(1)  # it waits for itself
         with pytest.raises(TypeError):
             counter.add("x")  # type: ignore[arg-type]
         assert counter.value == 5

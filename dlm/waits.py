@@ -1,0 +1,195 @@
+"""Deadlocks over all shared names: who waits for whom, kept up to date, and what is done about circles (D2–D8).
+
+An event can close a circle only by beginning a wait or by granting a lock where others wait; the resources tell of
+both (``Waits.queue``, ``Waits.granted``), and at the end of the event it is searched from the owners of those locks
+(``resolve``). All older circles were broken when they came into being. Most of these owners cannot be in a circle,
+and for them nothing is searched (``Waits.exposed``). What edges there are, and how one is found: ``dlm.graph``.
+
+Everything here follows from the replicated table alone: every member finds the same circle at the same position and
+refuses the same request (D3, D6), without a message or a timer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from dlm.graph import Blocker, blockers, circular, edges, find
+from dlm.lock import Effect, Key, Lock, State, Step
+from dlm.modes import NL
+from dlm.resource import Resource
+
+if TYPE_CHECKING:
+    from dlm.table import Effects, Table
+
+__all__ = ["Blocker", "Waits", "alone", "blockers", "edges", "find", "resolve"]
+
+MANY = 256  #: with more locks than that an owner is searched without looking at each of them first
+
+
+class Waits:
+    """Who has which locks, and which of them wait: kept up to date by the resources it is given (``take``).
+
+    ``touched`` are the owners for whom a circle may have closed in the event in progress.
+    """
+
+    __slots__ = ("entries", "found", "fresh", "queued", "searches", "touched")
+
+    def __init__(self) -> None:
+        self.entries: dict[Key, dict[Lock, Resource]] = {}
+        self.queued: dict[Key, dict[Lock, Resource]] = {}
+        self.touched: dict[Key, None] = {}
+        self.fresh: list[Lock] = []  #: locks that have begun to wait in the event in progress
+        self.searches = 0  #: for status, like in VMS: how often it was looked for circles ..
+        self.found = 0  #: .. and how many there were
+
+    # -- what the resources tell -----------------------------------------------------------------------------
+
+    def take(self, key: bytes, resource: Resource) -> None:
+        """The contents of a name have become visible to all; whoever waits there is new to the graph."""
+        resource.name, resource.waits = key, self
+        for lock in resource.locks.values():
+            self.add(lock, resource)
+            if lock.state is not State.GRANTED:
+                self.queue(lock, resource)
+
+    def release(self, resource: Resource) -> None:
+        """The contents of a name are no longer visible to all; nobody waits there."""
+        resource.waits = None
+        for lock in resource.locks.values():
+            self.remove(lock)
+
+    def add(self, lock: Lock, resource: Resource) -> None:
+        """A lock has appeared."""
+        mine = self.entries.get(lock.waiter)
+        if mine is None:
+            self.entries[lock.waiter] = {lock: resource}
+        else:
+            mine[lock] = resource
+
+    def remove(self, lock: Lock) -> None:
+        """A lock has gone."""
+        mine = self.entries[lock.waiter]
+        if len(mine) > 1:
+            del mine[lock]
+        else:
+            del self.entries[lock.waiter]
+
+    def queue(self, lock: Lock, resource: Resource) -> None:
+        """A lock has begun to wait."""
+        self.queued.setdefault(lock.waiter, {})[lock] = resource
+        self.touched[lock.waiter] = None
+        self.fresh.append(lock)
+
+    def unqueue(self, lock: Lock) -> None:
+        """A lock waits no longer."""
+        mine = self.queued[lock.waiter]
+        del mine[lock]
+        if not mine:
+            del self.queued[lock.waiter]
+
+    def granted(self, lock: Lock) -> None:
+        """A lock was granted where others wait: they may wait for it now, and its owner elsewhere for them."""
+        if lock.waiter in self.queued:
+            self.touched[lock.waiter] = None
+
+    def settled(self) -> None:
+        """Nothing is in progress: what there is comes from a table in which circles have been looked for."""
+        self.touched.clear()
+        self.fresh.clear()
+
+    # -- questions -------------------------------------------------------------------------------------------
+
+    def exposed(self, owner: Key) -> bool:
+        """Whether the owner waits, and somebody may wait for it: else it is in no circle. Cheap."""
+        if owner not in self.queued:
+            return False
+        mine = self.entries[owner]
+        return len(mine) > MANY or any(_in_the_way(lock, resource) for lock, resource in mine.items())
+
+
+    def invariants(self, resources: Iterable[Resource | None]) -> None:
+        """Assert that this is what the shared names hold, and that there is no circle. For tests."""
+        entries: dict[Key, dict[Lock, Resource]] = {}
+        queued: dict[Key, dict[Lock, Resource]] = {}
+        for resource in resources:
+            assert resource is not None
+            assert resource.waits is self, f"{resource.name!r}: nobody keeps account of it"
+            for lock in resource.locks.values():
+                entries.setdefault(lock.waiter, {})[lock] = resource
+                if lock.state is not State.GRANTED:
+                    queued.setdefault(lock.waiter, {})[lock] = resource
+        assert entries == self.entries, "locks by owner are wrong"
+        assert queued == self.queued, "waiting locks by owner are wrong"
+        assert not self.touched, "it was not looked for circles at the end of the event"
+        assert not circular(self.queued), "a circle is left"
+
+
+def _in_the_way(lock: Lock, resource: Resource) -> bool:
+    """Whether anybody may wait for this lock."""
+    if lock.batch:
+        return True  # those behind any other part wait for this one too
+    if lock.state is State.WAITING:
+        return resource.waiting[-1] is not lock
+    others = len(resource.converting) + len(resource.waiting) - (lock.state is State.CONVERTING)
+    return bool(others) and (lock.mode != NL or lock.state is State.CONVERTING)
+
+
+# -- what is done about it -----------------------------------------------------------------------------------
+
+
+def resolve(table: Table, out: Effects) -> None:
+    """At the end of an event: refuse requests until there is no circle any more (D3).
+
+    Not before: the event may take away with one hand what it gives with the other, such as all the locks of a
+    session that has ended, or the releases that have waited for a publication.
+    """
+    waits = table.waits
+    while waits.touched:
+        for lock in waits.fresh:
+            lock.order = table.applied
+        waits.fresh.clear()
+        touched, waits.touched = waits.touched, {}
+        roots = [owner for owner in touched if waits.exposed(owner)]
+        if not roots:
+            continue
+        waits.searches += 1
+        circle = find(waits.queued, roots)
+        if circle:
+            waits.found += 1
+            waits.touched = touched  # again, with those who are granted something by what is refused now
+            _refuse(table, circle, out)
+
+
+def _refuse(table: Table, circle: list[Lock], out: Effects) -> None:
+    """Refuse the first."""
+    waits, victim = table.waits, circle[0]
+    table.refuse(waits.queued[victim.waiter][victim], victim, _steps(waits, circle), out)
+
+
+def _steps(waits: Waits, circle: Iterable[Lock]) -> tuple[Step, ...]:
+    return tuple(Step.of(waits.queued[lock.waiter][lock].name, lock) for lock in circle)
+
+
+def alone(table: Table, resource: Resource, key: Key) -> list[Effect]:
+    """This lock may have begun to wait in a private name: if there is a circle within this name alone, break it.
+
+    The owner of the name decides about that as about everything else there. Circles through several names are found
+    when those have become shared, which they do when somebody waits in them for long (K13).
+    """
+    lock = resource.locks.get(key)
+    if lock is None or lock.state is State.GRANTED:
+        return []
+    others = (other for other in resource.locks.values() if other is not lock)
+    if lock.state is State.WAITING and not any(other.waiter == lock.waiter for other in others):
+        return []
+    waits = Waits()
+    for other in resource.locks.values():
+        waits.add(other, resource)
+        if other.state is not State.GRANTED:
+            waits.queue(other, resource)
+    circle = find(waits.queued, [lock.waiter], lock)
+    out: Effects = []
+    if circle:
+        table.refuse(resource, circle[0], _steps(waits, circle), out)
+    return [effect for effect in out if isinstance(effect, Effect)]
