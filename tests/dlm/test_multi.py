@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from dlm import queries
+from dlm import multi, queries
 from dlm.group import MAX_BATCH
 from dlm.messages import key_of
 from dlm.modes import EX, NL, PR, PW
+from dlm.table import Effects
 from dlm.upkeep import GIVE_BACK_AFTER_US, YIELD_AFTER_US
 from tests.dlm.bus import LEASE, MS, Bus
 
@@ -322,6 +323,66 @@ def test_anything_while_names_change_hands(steps: int, what: str) -> None:
         assert bus.result(both) == ("canceled" if what == "cancel" else "timeout")
     assert bus.granted(stranger)
     assert not waiting(bus, B)
+    bus.check_at_rest()
+
+
+def test_half_published_is_granted_nowhere() -> None:
+    """F2: one part is published, the other still private: the owner sees both, the others one, and nothing happens."""
+    bus = Bus()
+    own(bus, 1, A, B)
+    _, h = bus.lock(1, B, session=2)
+    both, first = bus.lock_all(1, A, B)
+    bus.lock(2, B)
+    bus.sequence(2)
+    bus.now += 2 * LEASE  # so that the next operation takes its place in the order
+    bus.call(1, "unlock", 2, h=h)
+    bus.sequence(1)
+    bus.deliver()
+    bus.sequence()
+    bus.deliver(count=1)  # the publication of b, and in it the end of its holder
+    assert (form(bus, A), form(bus, B)) == ("private1", "shared")
+    assert waiting(bus, A) == [(1, first)]
+    assert waiting(bus, B)[0] == (1, first + 1)
+    bus.check()
+    bus.run()
+    bus.advance(LEASE)
+    assert bus.granted(both)
+    bus.check_at_rest()
+
+
+@pytest.mark.parametrize("forms", list(itertools.product(FORMS[1:], repeat=2)), ids="-".join)
+def test_a_refusal_takes_all_parts_wherever_they_are(forms: tuple[str, str]) -> None:
+    """As a search for deadlocks does: at one position every member drops what it can see, and the rest follows."""
+    bus = Bus()
+    share(bus, C)
+    bus.lock(2, C)
+    for name, what in zip((A, B), forms, strict=True):
+        prepare(bus, name, what)
+    bus.run()
+    if "handover" in forms:
+        for name, what in zip((A, B), forms, strict=True):
+            if what == "handover":
+                bus.lock(3, name, NL)
+    rid, first = bus.lock_all(1, A, B, C)
+    bus.sequence(3, 1)
+    bus.deliver()
+    key = key_of("default", C)
+    for node in (1, 2, 3):
+        table = bus[node].table
+        part = table.names[key].resource.locks[1, 1, first + 2]
+        out: Effects = []
+        multi.refuse(table, key, part, "deadlock", out)
+        table.sweep(out)
+        bus[node].service.home.outcomes(out)
+    assert bus.result(rid) == "deadlock"
+    bus.check()
+    bus.run()
+    for name in (A, B):
+        probe, _ = bus.lock(2, name, PR)
+        bus.run()
+        assert bus.granted(probe)
+    assert waiting(bus, C) == []
+    assert not bus[1].service.home.sessions[1].handles
     bus.check_at_rest()
 
 
