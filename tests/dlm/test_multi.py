@@ -327,7 +327,7 @@ def test_anything_while_names_change_hands(steps: int, what: str) -> None:
 
 
 def test_half_published_is_granted_nowhere() -> None:
-    """F2: one part is published, the other still private: the owner sees both, the others one, and nothing happens."""
+    """F2: one part is published, the other private still: the owner sees both, the others one."""
     bus = Bus()
     own(bus, 1, A, B)
     _, h = bus.lock(1, B, session=2)
