@@ -60,8 +60,8 @@ def connect(
 ) -> Client:
     """Open a session with the local daemon, under the name ``name`` (default: the program's).
 
-    ``space`` is the lockspace whose names it locks, made if it is missing unless ``create=False``: see
-    docs/lockspaces.md.
+    ``space`` is the lockspace whose names it locks (docs/lockspaces.md). It is made if it is missing, which waits
+    for the primary component; with ``create=False`` that is ``NoSuchSpace``, and nothing is waited for.
 
     ``url`` is ``unix:///path`` or a path; default ``$VSYNC_URL``, else ``unix:///run/vsync/vsyncd.sock``.
     Raises ``NotConnected`` naming the URL, ``ConfigError`` for a URL that is none.
@@ -108,7 +108,8 @@ class Client(Recipes, ClientSpaces, Together):
         self._session = Session(channel, space, clock_us)
         self._watch = LossWatch(self._session)
         try:
-            open_space(self._session, space, create)
+            waits: WhenNoQuorum = "wait" if create else "fail"
+            self._session.value_limit = open_space(self._session, space, create, waits)
         except BaseException:
             self._session.close()
             raise

@@ -64,9 +64,9 @@ class ClientSpaces:
         ``close`` of it, or the end of ``with``, gives back all locks that this session has in that lockspace, and
         nothing else. ``create=False`` refuses instead. Raises ``NoSuchSpace``, ``PermissionDenied``, ``NoQuorum``.
         """
-        open_space(self._session, name, create, no_quorum)
+        limit = open_space(self._session, name, create, no_quorum)
         view = copy.copy(self)
-        view._session = self._session.within(name)
+        view._session = self._session.within(name, limit)
         view._root = False
         return view
 
@@ -95,8 +95,10 @@ class ClientSpaces:
         return [SpaceInfo.from_row(row) for row in self._session.call("space_ls", {})]
 
 
-def open_space(session: Session, name: str, create: bool = True, no_quorum: WhenNoQuorum = "wait") -> None:
-    """Make lockspace ``name`` usable for the session; ``default`` always is."""
-    if name != "default":
-        verb = "space_create" if create else "space_open"
-        session.call(verb, {"space": name, "no_quorum": no_quorum})
+def open_space(session: Session, name: str, create: bool = True, no_quorum: WhenNoQuorum = "wait") -> int:
+    """Make lockspace ``name`` usable for the session; ``default`` always is. Returns its value limit."""
+    if name == "default":
+        return VALUE_LIMIT
+    verb = "space_create" if create else "space_open"
+    row = session.call(verb, {"space": name, "no_quorum": no_quorum})
+    return int(row.get("value_limit", VALUE_LIMIT))

@@ -120,7 +120,7 @@ class Held:
         """The value block: as the last writer left it, or as set here.
 
         Setting needs PW or EX; it is written with the release or the conversion downwards. Raises
-        ``InvalidRequest`` in other modes.
+        ``InvalidRequest`` in other modes, and if it is longer than the lockspace allows (E7).
         """
         return self._value
 
@@ -128,6 +128,12 @@ class Held:
     def value(self, value: bytes) -> None:
         if self._mode not in WRITERS:
             raise InvalidRequest(f"mode {self._mode.name} may not write the value block: PW and EX may")
+        self._set_value(value)
+
+    def _set_value(self, value: bytes) -> None:
+        limit = self._session.value_limit
+        if len(value) > limit:  # to be told now: a release that is refused would leave the lock behind
+            raise InvalidRequest(f"a value block of lockspace {self.space!r} has at most {limit} bytes", rule="E7")
         self._value, self._value_dirty = bytes(value), True
 
     @property
@@ -276,7 +282,7 @@ class Held:
             self._value_dirty, self._value_valid = False, False
             return {"ivvalblk": True}
         if value is not None:
-            self._value, self._value_dirty = bytes(value), True
+            self._set_value(value)
         if writes:
             return {"valblk": self._value_dirty, "value": self._value if self._value_dirty else None}
         return {"valblk": True, "value": None}

@@ -17,6 +17,7 @@ from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dlm import answers
+from dlm.arguments import VALUE_LIMIT
 from dlm.errors import DLMError, ForkedProcess, LockCancelled, LockTimeout, NotConnected, NotHeld
 from dlm.info import LockInfo
 from dlm.transaction import checked_xid, current_xid
@@ -66,6 +67,7 @@ class Session:
     def __init__(self, channel: Channel, space: str, clock_us: Callable[[], int]) -> None:
         self.channel = channel
         self.space = space
+        self.value_limit = VALUE_LIMIT  #: bytes of a value block there
         self.clock_us = clock_us
         self.changed = threading.Condition()
         self.root = self  #: the one that knows whether the channel is closed; see ``within``
@@ -79,10 +81,10 @@ class Session:
         channel.on_push(SERVICE, self._on_push)
         channel.on_close(self._on_close)
 
-    def within(self, space: str) -> Session:
+    def within(self, space: str, value_limit: int = VALUE_LIMIT) -> Session:
         """The same session, for the names of another lockspace."""
         view = copy.copy(self)
-        view.space = space
+        view.space, view.value_limit = space, value_limit
         return view
 
     @property

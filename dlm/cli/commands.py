@@ -1,4 +1,4 @@
-"""``dlm ls`` and ``dlm show``: tables for people, JSON with the same content for programs.
+"""``dlm ls``, ``dlm show``, ``dlm space``: tables for people, JSON with the same content for programs.
 
 Exit codes: 0; 1 error, or nothing found; 2 usage; 3 the node is not in the primary component; 4 daemon
 unreachable.
@@ -15,6 +15,7 @@ import click
 
 import dlm
 from dlm.answers import name_text
+from dlm.cli.space import space
 from dlm.cli.table import print_table, printable
 from dlm.runner import UNREACHABLE
 
@@ -63,13 +64,22 @@ def program(context: click.Context, url: str | None) -> None:
     context.obj = url
 
 
+program.add_command(space)
+
+#: Who looks makes no lockspace.
+_in_space = click.option(
+    "--space", "space_name", default="default", metavar="SPACE", help="The lockspace; see dlm space ls."
+)
+
+
 @program.command("ls")
 @click.argument("prefix", default="")
+@_in_space
 @click.option("--json", "as_json", is_flag=True, help="The same content for programs.")
 @click.pass_obj
-def ls(url: str | None, prefix: str, as_json: bool) -> int:
+def ls(url: str | None, prefix: str, space_name: str, as_json: bool) -> int:
     """List names with locks, those that begin with PREFIX."""
-    with dlm.connect(url) as locks:
+    with dlm.connect(url, space=space_name, create=False) as locks:
         rows = locks.ls(prefix)
     if as_json:
         _print_json({"v": SCHEMA, "locks": [row.to_json() for row in rows]})
@@ -80,11 +90,12 @@ def ls(url: str | None, prefix: str, as_json: bool) -> int:
 
 @program.command("show")
 @click.argument("name")
+@_in_space
 @click.option("--json", "as_json", is_flag=True, help="The same content for programs.")
 @click.pass_obj
-def show(url: str | None, name: str, as_json: bool) -> int:
+def show(url: str | None, name: str, space_name: str, as_json: bool) -> int:
     """Show who holds NAME and who waits for it, in order. Exit code 1 if nobody does."""
-    with dlm.connect(url) as locks:
+    with dlm.connect(url, space=space_name, create=False) as locks:
         info = locks.show(name)
     if as_json:
         _print_json({"v": SCHEMA, "lock": None if info is None else info.to_json()})
