@@ -14,7 +14,7 @@ from tests.vsync.support import ALONE
 from vsync.transport.memory import MemoryHub
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = {"locks.md": 9, "lockspace.md": 7, "recipes.md": 12}  #: and how many snippets there are at least
+PAGES = {"locks.md": 9, "lockspace.md": 7, "lockspaces.md": 6, "recipes.md": 12}  #: and how many snippets there are at least
 
 
 @pytest.mark.parametrize("page", PAGES)
