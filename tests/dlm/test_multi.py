@@ -386,6 +386,42 @@ def test_a_refusal_takes_all_parts_wherever_they_are(forms: tuple[str, str]) -> 
     bus.check_at_rest()
 
 
+def test_a_deadlock_takes_the_whole_multi_lock() -> None:
+    """Who holds C asks for A and B; who holds B waits for C: the later request is refused."""
+    bus = Bus()
+    share(bus, A, B, C)
+    bus.lock(1, C, owner=1)
+    bus.lock(2, B, owner=1)
+    bus.run()
+    other, _ = bus.lock(2, C, owner=1)
+    bus.run()
+    rid, _ = bus.lock_all(1, A, B, owner=1)
+    bus.run()
+    assert bus.result(rid) == "deadlock"
+    assert bus.result(other) is None
+    assert waiting(bus, A) == waiting(bus, B) == []
+    free, _ = bus.lock(3, A, noqueue=True)
+    bus.run()
+    assert bus.granted(free)
+
+
+def test_a_deadlock_through_the_part_that_could_go() -> None:
+    """A is free, but who waits there behind a multi-lock waits for all of it: B's holder must not."""
+    bus = Bus()
+    share(bus, A, B)
+    _, h = bus.lock(2, B, owner=1)
+    bus.run()
+    rid, _ = bus.lock_all(1, A, B, owner=1)
+    bus.run()
+    single, _ = bus.lock(2, A, owner=1)
+    bus.run()
+    assert bus.result(single) == "deadlock"
+    assert bus.result(rid) is None
+    bus.call(2, "unlock", h=h)
+    bus.run()
+    assert bus.granted(rid)
+
+
 # -- failures ------------------------------------------------------------------------------------------------
 
 
