@@ -18,6 +18,7 @@ from dlm.info import Flag, Mode
 if TYPE_CHECKING:
     from typing import Self
 
+    from dlm.client import WhenNoQuorum
     from dlm.recipes.deadline import Deadline
     from dlm.session import Session
 
@@ -70,7 +71,15 @@ class Asked:
         self.withdraw()
 
 
-def ask(session: Session, key: bytes, mode: Mode, flags: Flag = Flag(0), *, apart: bool = False) -> Asked:  # noqa: B008
+def ask(
+    session: Session,
+    key: bytes,
+    mode: Mode,
+    flags: Flag = Flag(0),  # noqa: B008 - immutable
+    *,
+    no_quorum: WhenNoQuorum = "wait",
+    apart: bool = False,
+) -> Asked:
     """Send a lock request and return at once. Raises ``NotConnected``, ``ForkedProcess``.
 
     ``apart``: an owner of its own, so that its wait closes no circle.
@@ -84,7 +93,7 @@ def ask(session: Session, key: bytes, mode: Mode, flags: Flag = Flag(0), *, apar
         "name": key,
         "mode": int(mode),
         "noqueue": bool(flags & Flag.NOQUEUE),
-        "no_quorum": "fail" if flags & Flag.NOQUEUE else "wait",
+        "no_quorum": no_quorum,
         "space": session.space,
         "valblk": True,
         "value": None,

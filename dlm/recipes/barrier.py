@@ -11,17 +11,19 @@ was before, and in a minority the group goes on; both would have to be built aga
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dlm import answers
-from dlm.errors import DLMError, InvalidRequest, LockTimeout
+from dlm.errors import InvalidRequest, LockBusy, LockTimeout
 from dlm.info import Flag, Mode
 from dlm.recipes.asked import Asked, ask, drop, wait_any
 from dlm.recipes.deadline import Deadline
 from dlm.recipes.entered import Entered
+from dlm.session import TRY_PATIENCE_S
 
 if TYPE_CHECKING:
     from dlm.client import Client
@@ -101,7 +103,7 @@ class Barrier:
 
     def _through(self, gate: Held, bell: Doorbell, deadline: Deadline) -> Passage:
         known, generation = self._state(gate)
-        number, seat, last = self._sit(generation)
+        number, seat, last = self._sit(generation, deadline)
         try:
             heard, losses = bell.rings, bell.losses
             now = generation + 1 if last else generation
@@ -130,32 +132,55 @@ class Barrier:
             raise InvalidRequest(text, code="mismatch")
         return gate.value_valid, generation
 
-    def _sit(self, generation: int) -> tuple[int, Held, bool]:
-        """A free seat, and whether all the others are taken. Under the gate none is taken meanwhile."""
-        asked: list[Asked] = []
-        mine: tuple[int, Asked, Held] | None = None
-        taken = 0
-        try:
-            for number in range(self.parties):
-                asked.append(ask(self._session, self._seat(generation, number), Mode.EX, Flag.NOQUEUE))
-            for number, one in enumerate(asked):
-                wait_any(self._session, [one], Deadline(None))
-                if mine is not None and one.future.exception() is None:
-                    continue  # one more that is free
+    def _sit(self, generation: int, deadline: Deadline) -> tuple[int, Held, bool]:
+        """A free seat, and whether all the others are taken.
+
+        Under the gate nobody else sits down – but for a party that was cut off, has lost the gate, and does not
+        know it yet. It may take one seat, and counts as one that has arrived and died; so nobody takes a second one
+        only to see whether it is free. Looking is done in CR, which is in the way of nobody who looks.
+        """
+        patient = Deadline(TRY_PATIENCE_S) if deadline.timeout == 0 else deadline
+        seats = [self._seat(generation, number) for number in range(self.parties)]
+        while True:
+            free = self._free(seats, patient)
+            for number in free:
+                asked = ask(self._session, seats[number], Mode.EX, Flag.NOQUEUE)
                 try:
-                    mine = number, one, one.take(Deadline(None))
+                    self._answered(asked, patient)
+                    return number, asked.take(patient), len(free) == 1
                 except LockTimeout:
-                    taken += 1
-        except BaseException:
-            mine = None
-            raise
-        finally:
+                    asked.withdraw()
+                except BaseException:
+                    asked.withdraw()
+                    raise
+            if patient.over:
+                raise self._too_late(deadline)
+            self._until_free(seats, patient)
+
+    def _free(self, seats: list[bytes], patient: Deadline) -> list[int]:
+        """The numbers of the seats that nobody has."""
+        with contextlib.ExitStack() as stack:
+            asked = [stack.enter_context(ask(self._session, seat, Mode.CR, Flag.NOQUEUE)) for seat in seats]
             for one in asked:
-                if mine is None or one is not mine[1]:
-                    one.withdraw()
-        if mine is None:
-            raise DLMError(f"barrier {answers.name_text(self.name)!r}: no seat is free")
-        return mine[0], mine[2], taken == self.parties - 1
+                self._answered(one, patient)
+            free = []
+            for number, one in enumerate(asked):
+                try:
+                    one.take(patient)
+                    free.append(number)
+                except LockTimeout:
+                    continue
+            return free
+
+    def _until_free(self, seats: list[bytes], patient: Deadline) -> None:
+        """Wait until any seat is; no thread, which might be found in a circle, waits for all of them."""
+        with contextlib.ExitStack() as stack:
+            asked = [stack.enter_context(ask(self._session, seat, Mode.EX, apart=True)) for seat in seats]
+            wait_any(self._session, asked, patient)
+
+    def _answered(self, asked: Asked, patient: Deadline) -> None:
+        if wait_any(self._session, [asked], patient) is None:
+            raise self._too_late(patient)
 
     def _seat(self, generation: int, number: int) -> bytes:
         return b"%s/%x/%d" % (self._gate, generation, number)
@@ -180,21 +205,23 @@ class Barrier:
             pass
         if _gone(seat):
             seat.check()
-        self._give_up(gate, seat, generation, deadline)
+        self._give_up(gate, generation, deadline)
 
-    def _give_up(self, gate: Held, seat: Held, generation: int, deadline: Deadline) -> None:
+    def _give_up(self, gate: Held, generation: int, deadline: Deadline) -> None:
         """Time is up; whichever comes first in the order decides: the barrier is open, or ``LockTimeout``."""
         try:
             gate.convert(Mode.EX, GRACE_S)
             if self._state(gate)[1] > generation:
                 gate.convert(Mode.NL)
                 return
-        except LockTimeout:
+        except (LockTimeout, LockBusy):  # busy: with a conversion that has no outcome yet
             pass
-        drop(seat, wait=gate.mode is Mode.EX)
+        raise self._too_late(deadline)  # the seat is given back first, then the gate
+
+    def _too_late(self, deadline: Deadline) -> LockTimeout:
         what = f"barrier {answers.name_text(self.name)!r}: not all {self.parties}"
         text = f"{what} within {deadline.timeout or 0:g} s"
-        raise LockTimeout(text, name=self.name, timeout=deadline.timeout)
+        return LockTimeout(text, name=self.name, timeout=deadline.timeout)
 
     # -- with
 

@@ -227,9 +227,13 @@ class Election:
         return term
 
     def _win(self, deadline: Deadline, resigned: int) -> Held:
-        asked = ask(self._session, self._key, Mode.EX, Flag.NOQUEUE if deadline.timeout == 0 else Flag(0))
+        if deadline.timeout == 0:
+            asked = ask(self._session, self._key, Mode.EX, Flag.NOQUEUE, no_quorum="fail")
+            patient = Deadline(TRY_PATIENCE_S)
+        else:
+            asked = ask(self._session, self._key, Mode.EX)
+            patient = deadline
         try:
-            patient = Deadline(TRY_PATIENCE_S) if deadline.timeout == 0 else deadline
             if wait_any(self._session, [asked], patient, lambda: resigned != self._resigned) is None:
                 if resigned != self._resigned:
                     raise self._cancelled()

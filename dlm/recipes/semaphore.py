@@ -27,7 +27,7 @@ from dlm.session import TRY_PATIENCE_S
 if TYPE_CHECKING:
     from typing import Self
 
-    from dlm.client import Client
+    from dlm.client import Client, WhenNoQuorum
     from dlm.held import Held, Loss
 
 __all__ = ["MAX_PERMITS", "Permit", "Semaphore"]
@@ -213,10 +213,12 @@ class Semaphore:
         for number, taken in self._order():
             if taken and not thorough:
                 break
-            asked = ask(session, self._slots[number], Mode.EX, Flag.NOQUEUE, apart=True)
+            alone: WhenNoQuorum = "fail" if deadline.timeout == 0 else "wait"
+            asked = ask(session, self._slots[number], Mode.EX, Flag.NOQUEUE, no_quorum=alone, apart=True)
             try:
-                if wait_any(session, [asked], Deadline(TRY_PATIENCE_S)) is None:
-                    raise self._too_late(TRY_PATIENCE_S)
+                patient = Deadline(TRY_PATIENCE_S) if deadline.timeout == 0 else deadline
+                if wait_any(session, [asked], patient) is None:
+                    raise self._too_late(deadline.timeout)
                 return number, asked.take(deadline)
             except LockTimeout:
                 asked.withdraw()

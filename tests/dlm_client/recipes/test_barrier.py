@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 import dlm
+from dlm.recipes.barrier import _MAGIC, _STATE
+from dlm.recipes.deadline import Deadline
 from tests.vsync.support import until
 
 InThread = Callable[[Callable[[], Any]], Any]
@@ -32,8 +35,10 @@ def test_nobody_goes_on_before_all_are_there(
     three: Any, name: str, in_thread: InThread, nothing_left: Check
 ) -> None:
     barriers = [three.client(node).barrier(name, 3, timeout=LONG_S) for node in "abc"]
-    early = [in_thread(barrier.wait) for barrier in barriers[:2]]
-    arrived(three.client("a"), name, 2, "two parties")
+    early = [in_thread(barriers[0].wait)]
+    arrived(three.client("a"), name, 1, "one party")
+    early.append(in_thread(barriers[1].wait))
+    arrived(three.client("b"), name, 2, "two parties")
     assert not any(thread._future.done() for thread in early)
     numbers = [barriers[2].wait(), *(thread.outcome() for thread in early)]
     assert sorted(numbers) == [0, 1, 2]
@@ -84,6 +89,17 @@ def test_who_gives_up_is_not_counted(three: Any, name: str, in_thread: InThread,
     assert three_.wait(LONG_S) == 1
     assert other.outcome() == 0
     nothing_left(three.client("a"), name)
+
+
+def test_a_try_is_for_the_last_one(three: Any, name: str, in_thread: InThread, nothing_left: Check) -> None:
+    locks = three.client("a")
+    with pytest.raises(dlm.LockTimeout):
+        locks.barrier(name, 2).wait(0)
+    waits = in_thread(lambda: locks.barrier(name, 2).wait(LONG_S))
+    arrived(locks, name, 1, "the first party")
+    assert locks.barrier(name, 2).wait(0) == 1
+    assert waits.outcome() == 0
+    nothing_left(locks, name)
 
 
 def test_an_interrupted_party_leaves_nothing(
@@ -138,7 +154,7 @@ def test_whoever_dies_with_the_gate_held(
     arrived(three.client("a"), name, 1, "the first party")
     last = three.client("c")
 
-    def dies(self: Any, generation: int) -> None:
+    def dies(*_: Any) -> None:
         last.close()
         raise ZeroDivisionError
 
@@ -148,6 +164,34 @@ def test_whoever_dies_with_the_gate_held(
             last.barrier(name, 2).wait(LONG_S)
     three.client("b").barrier(name, 2).wait(LONG_S)
     waits.outcome()
+
+
+def test_news_of_a_death_may_come_before_what_the_dead_did(three: Any, name: str, in_thread: InThread) -> None:
+    """Whoever hears that somebody has died reads the generation under the gate: after all that had been begun."""
+    locks, opens, dies = (three.client(node) for node in "acb")
+    waits = in_thread(lambda: locks.barrier(name, 2).wait(LONG_S))
+    arrived(locks, name, 1, "the first party")
+    gate = opens.acquire(f"{name}/barrier", dlm.Mode.EX, LONG_S)
+    bells = dies._bells()
+    bells.open(bells.name("barrier", name.encode()), Deadline(LONG_S))
+    dies.close()
+    until(lambda: (info := opens.show(f"{name}/barrier")) and info.converting, "the party comes to look")
+    gate.convert(dlm.Mode.NL, value=_STATE.pack(_MAGIC, 2, 1))
+    waits.outcome()
+    gate.release()
+
+
+def test_who_looks_for_a_seat_has_none(three: Any, name: str, in_thread: InThread, nothing_left: Check) -> None:
+    """A party that has lost the gate without knowing still looks: that must not count as arrivals."""
+    locks, stray = three.client("a"), three.client("b")
+    seats = [b"%s/barrier/0/%d" % (name.encode(), number) for number in range(3)]
+    looks = [stray.acquire(seat, dlm.Mode.CR, LONG_S) for seat in seats]
+    waits = [in_thread(lambda node=node: three.client(node).barrier(name, 3).wait(LONG_S)) for node in "abc"]
+    until(lambda: (info := stray.show(seats[0])) and info.waiters, "a party waits for a seat")
+    for look in looks:
+        look.release()
+    assert sorted(thread.outcome() for thread in waits) == [0, 1, 2]
+    nothing_left(locks, name)
 
 
 def test_another_number_of_parties_is_refused(three: Any, name: str, in_thread: InThread) -> None:
@@ -208,6 +252,30 @@ def test_leaving_does_not_wait_for_the_dead_nor_after_an_exception(
         dead.outcome()
     living.outcome()
     nothing_left(three.client("a"), name)
+
+
+def test_after_an_exception_nobody_is_waited_for(three: Any, name: str, in_thread: InThread) -> None:
+    finish = threading.Event()
+
+    def stays() -> None:
+        with three.client("a").barrier(name, 2, timeout=LONG_S):
+            assert finish.wait(LONG_S)
+
+    other = in_thread(stays)
+    with pytest.raises(ZeroDivisionError), three.client("b").barrier(name, 2, timeout=LONG_S):
+        raise ZeroDivisionError
+    assert not other._future.done()
+    finish.set()
+    other.outcome()
+
+
+def test_a_party_whose_locks_are_dropped(three: Any, name: str, in_thread: InThread) -> None:
+    locks = three.client("a")
+    waits = in_thread(lambda: locks.barrier(name, 2).wait(LONG_S))
+    arrived(locks, name, 1, "the first party")
+    locks.purge(pid=os.getpid())
+    with pytest.raises(dlm.LockLost):
+        waits.outcome()
 
 
 def test_a_party_that_is_cut_off(fragile: Any, name: str, in_thread: InThread) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import dlm
 from dlm.recipes import Election, Leader, Term
+from dlm.recipes.election import _HEAD
 from tests.vsync.support import until
 
 InThread = Callable[[Callable[[], Any]], Any]
@@ -181,6 +182,63 @@ def test_observers_are_told_without_asking(three: Any, name: str, in_thread: InT
     clients[2].close()
     with pytest.raises(dlm.NotConnected):
         watcher.thread.outcome()
+
+
+def test_a_former_leader_leads_no_more(three: Any, name: str) -> None:
+    """… also where the value block stays, as somebody keeps the lock."""
+    watching, resigns, dies = (three.client(node) for node in "abc")
+    with watching.acquire(f"{name}/leader", dlm.Mode.NL):
+        resigns.election(name, "resigns").campaign(LONG_S).resign()
+        assert watching.election(name).leader() is None
+        dies.election(name, "dies").campaign(LONG_S)
+        assert watching.election(name).leader() is not None
+        dies.close()
+        until(lambda: watching.election(name).leader() is None, "nobody leads")
+
+
+def test_observers_believe_only_who_is_there(three: Any, name: str, in_thread: InThread) -> None:
+    """The news that a process has died may come before the end of its locks."""
+    locks = three.client("a")
+    with locks.acquire(f"{name}/leader", dlm.Mode.EX, LONG_S) as ghost:
+        ghost.convert(dlm.Mode.EX, value=_HEAD.pack(1, 3, 4711) + b"ghost")
+        found = locks.election(name).leader()
+        assert found is not None
+        assert found.identity == "ghost"
+        assert Observer(locks.election(name), in_thread).next() is None
+
+
+def test_a_resignation_that_meets_the_election(three: Any, name: str, nothing_left: Check) -> None:
+    election = three.client("a").election(name)
+    bells = election._client._bells()
+    send = bells.send
+
+    def resigned_meanwhile(group: str, wait: bool) -> None:
+        election._resigned += 1  # by a thread that does not see the term yet
+        send(group, wait)
+
+    bells.send = resigned_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(dlm.LockCancelled):
+        election.campaign(LONG_S)
+    nothing_left(three.client("a"), name)
+
+
+def test_a_loss_before_the_loop_is_entered_is_no_end(
+    three: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    election = three.client("a").election(name)
+    win, tries = election._win, []
+
+    def lost_once(*args: Any) -> Any:
+        tries.append(1)
+        if len(tries) == 1:
+            raise dlm.LockLost("lost", reason="evicted")
+        return win(*args)
+
+    monkeypatch.setattr(election, "_win", lost_once)
+    for term in election:
+        assert term.valid
+        break
+    assert len(tries) == 2
 
 
 def test_observing_is_silent_while_nothing_changes(three: Any, name: str, in_thread: InThread) -> None:

@@ -156,6 +156,20 @@ def test_a_try_needs_no_place_in_the_line(three: Any, name: str, in_thread: InTh
     third.release()
 
 
+def test_what_this_node_knows_is_a_hint(three: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A permit that was given back a moment ago, elsewhere, may still look taken here."""
+    locks = three.client("a")
+    with locks.acquire("other", dlm.Mode.EX):
+        info = locks.show("other")
+    semaphore = locks.semaphore(name, 2)
+    monkeypatch.setattr(semaphore, "_look", lambda: [info, info])
+    permits = [semaphore.acquire(0), semaphore.acquire(LONG_S)]
+    assert semaphore.try_acquire() is None
+    permits[1].release(wait=True)
+    assert semaphore.acquire(0).__exit__(None, None, None) is None
+    permits[0].release()
+
+
 def test_an_interrupted_wait_leaves_nothing(
     three: Any, name: str, nothing_left: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
