@@ -165,6 +165,8 @@ class LockPlugin(Plugin):
         for node, locker in self._running():
             if not locker.complete:
                 return f"node {node} has no complete table"
+            if self._habits.over and len(locker.home.outbox):
+                return f"node {node} has messages under way"
         if self._habits.over and (left := self.with_orphans()):
             return f"node {left[0].id} has orphans"
         if self._habits.over and len({(x.table.ring, x.table.applied) for _, x in self._running()}) > 1:
