@@ -6,26 +6,24 @@ told of them is told to nobody. When the request is answered the group is over, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from dlm import multi
 from dlm.handle import Handle
 from dlm.lock import Effect, Lock, What
 from dlm.messages import Kind
 from dlm.modes import FORCEUNLOCK, NOQUEUE
+from dlm.portions import by_size
 
 if TYPE_CHECKING:
     from dlm.home import Home
     from dlm.table import Effects
     from dlm.telling import Teller
 
-__all__ = ["MAX_BATCH", "Group", "by_size", "lock_all", "unlock_all", "weight"]
-
-R = TypeVar("R")
+__all__ = ["MAX_BATCH", "Group", "lock_all", "unlock_all", "weight"]
 
 MAX_BATCH = 128  #: names in one multi-lock
-VALUES = 1 << 19  #: bytes of value blocks in one message that releases several locks
 UNIT = 128  #: bytes of names that weigh as much as one lock
 
 
@@ -196,20 +194,6 @@ def unlock_all(home: Home, session: int, rid: int, asked: Iterable[tuple[Handle,
         home.host.reply(session, rid, {})  # it leaves in the next primary view
     if last is not None and home.frozen:
         last.unlock_rid = 0
-
-
-def by_size(rows: Sequence[R], size: Callable[[R], int]) -> Iterator[list[R]]:
-    """The rows in their order, in as few portions as there may be, each small enough for one message."""
-    portion: list[R] = []
-    left = VALUES
-    for row in rows:
-        left -= size(row)
-        if left < 0 and portion:
-            yield portion
-            portion, left = [], VALUES - size(row)
-        portion.append(row)
-    if portion:
-        yield portion
 
 
 def _whole(

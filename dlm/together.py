@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from dlm import answers
 from dlm.errors import InvalidRequest, LockLost, LockTimeout, NotHeld
-from dlm.group import by_size
 from dlm.held import Held, Loss
 from dlm.info import Mode
+from dlm.portions import by_size
 from dlm.session import Session, checked_timeout
 
 if TYPE_CHECKING:
