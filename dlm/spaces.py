@@ -277,7 +277,9 @@ def _judge(table: Table, space: Space, out: Effects, busy: bool = False) -> None
 
 def _end(table: Table, space: Space, out: Effects) -> None:
     """The space goes, with all that is in it. Publications on their way find no name (A2)."""
-    for key, _ in _names(table, space):
+    for key, name in _names(table, space):
+        if name.form is Form.SHARED and name.resource is not None:
+            table.waits.release(name.resource)
         del table.names[key]
     table.spaces.remove(space)
     out.append(Ended(space.name))

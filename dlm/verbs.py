@@ -84,13 +84,13 @@ def _lock_all(service: DlmService, session: int, rid: int, args: Args) -> None:
 def _convert(service: DlmService, session: int, rid: int, args: Args) -> None:
     mode, flags = arguments.mode(args), arguments.flags(args)
     found = _handle(service, session, args)
+    value = _value(service, found, args)
     if found is None or (found.mode == NONE and found.request is None):
         refuse(service, session, rid, "unknown", "no such lock", "E8")
     elif found.request is not None:
         refuse(service, session, rid, "busy", "an operation on this lock is in progress", "E10")
     else:
         arguments.check_convert(args, found.mode, mode, flags)
-        value = _value(service, found, args)
         value = value if found.mode >= PW else None
         deadline = arguments.deadline(args, service.home.now)
         service.home.convert(found, Request(Kind.CONVERT, rid, mode, flags, value, deadline=deadline))
@@ -100,12 +100,13 @@ def _unlock(service: DlmService, session: int, rid: int, args: Args) -> None:
     flags = arguments.flags(args)
     arguments.check_unlock(flags)
     found = _handle(service, session, args)
+    value = _value(service, found, args)
     if found is None:
         refuse(service, session, rid, "unknown", "no such lock", "E21")
     elif flags & CANCEL:
         _cancel(service, session, rid, args)
     else:
-        service.home.unlock(found, rid, flags & (VALBLK | IVVALBLK), _value(service, found, args))
+        service.home.unlock(found, rid, flags & (VALBLK | IVVALBLK), value)
 
 
 def _unlock_all(service: DlmService, session: int, rid: int, args: Args) -> None:
@@ -160,11 +161,12 @@ def _entered(service: DlmService, session: int, args: Args) -> Space:
     return service.home.gate.entered(_session(service, session), args)
 
 
-def _value(service: DlmService, handle: Handle, args: Args) -> bytes | None:
+def _value(service: DlmService, handle: Handle | None, args: Args) -> bytes | None:
     """The value block that comes with an operation on a lock."""
     if args.get("value") is None:
         return None
-    return arguments.value(args, service.home.gate.limit(handle.key))
+    limit = arguments.MAX_VALUE_LIMIT if handle is None else service.home.gate.limit(handle.key)
+    return arguments.value(args, limit)
 
 
 def _session(service: DlmService, session: int) -> Session:

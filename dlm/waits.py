@@ -54,10 +54,12 @@ class Waits:
                 self.queue(lock, resource)
 
     def release(self, resource: Resource) -> None:
-        """The contents of a name are no longer visible to all; nobody waits there."""
+        """The contents of a name are no longer visible to all, or the name is no more."""
         resource.waits = None
         for lock in resource.locks.values():
             self.remove(lock)
+            if lock.state is not State.GRANTED:
+                self.unqueue(lock)
 
     def add(self, lock: Lock, resource: Resource) -> None:
         """A lock has appeared."""
