@@ -79,15 +79,20 @@ class Waits:
 
     def queue(self, lock: Lock, resource: Resource) -> None:
         """A lock has begun to wait."""
-        self.queued.setdefault(lock.waiter, {})[lock] = resource
+        mine = self.queued.get(lock.waiter)
+        if mine is None:
+            self.queued[lock.waiter] = {lock: resource}
+        else:
+            mine[lock] = resource
         self.touched[lock.waiter] = None
         self.fresh.append(lock)
 
     def unqueue(self, lock: Lock) -> None:
         """A lock waits no longer."""
         mine = self.queued[lock.waiter]
-        del mine[lock]
-        if not mine:
+        if len(mine) > 1:
+            del mine[lock]
+        else:
             del self.queued[lock.waiter]
 
     def granted(self, lock: Lock) -> None:
@@ -107,8 +112,19 @@ class Waits:
         if owner not in self.queued:
             return False
         mine = self.entries[owner]
-        return len(mine) > MANY or any(_in_the_way(lock, resource) for lock, resource in mine.items())
-
+        if len(mine) > MANY:
+            return True
+        for lock, resource in mine.items():
+            if lock.state is State.WAITING:
+                # Those behind any part of a multi-lock wait for all of it.
+                if lock.batch or resource.waiting[-1] is not lock:
+                    return True
+            elif lock.state is State.CONVERTING:
+                if resource.waiting or len(resource.converting) > 1:
+                    return True
+            elif (resource.waiting or resource.converting) and lock.mode != NL:
+                return True
+        return False
 
     def invariants(self, resources: Iterable[Resource | None]) -> None:
         """Assert that this is what the shared names hold, and that there is no circle. For tests."""
@@ -127,16 +143,6 @@ class Waits:
         assert not circular(self.queued), "a circle is left"
 
 
-def _in_the_way(lock: Lock, resource: Resource) -> bool:
-    """Whether anybody may wait for this lock."""
-    if lock.batch:
-        return True  # those behind any other part wait for this one too
-    if lock.state is State.WAITING:
-        return resource.waiting[-1] is not lock
-    others = len(resource.converting) + len(resource.waiting) - (lock.state is State.CONVERTING)
-    return bool(others) and (lock.mode != NL or lock.state is State.CONVERTING)
-
-
 # -- what is done about it -----------------------------------------------------------------------------------
 
 
@@ -147,20 +153,16 @@ def resolve(table: Table, out: Effects) -> None:
     session that has ended, or the releases that have waited for a publication.
     """
     waits = table.waits
-    while waits.touched:
-        for lock in waits.fresh:
-            lock.order = table.applied
-        waits.fresh.clear()
-        touched, waits.touched = waits.touched, {}
-        roots = [owner for owner in touched if waits.exposed(owner)]
-        if not roots:
-            continue
+    for lock in waits.fresh:
+        lock.order = table.applied
+    while roots := [owner for owner in waits.touched if waits.exposed(owner)]:
         waits.searches += 1
         circle = find(waits.queued, roots)
-        if circle:
-            waits.found += 1
-            waits.touched = touched  # again, with those who are granted something by what is refused now
-            _refuse(table, circle, out)
+        if not circle:
+            break
+        waits.found += 1
+        _refuse(table, circle, out)  # which may touch others, who are granted something
+    waits.settled()
 
 
 def _refuse(table: Table, circle: list[Lock], out: Effects) -> None:
