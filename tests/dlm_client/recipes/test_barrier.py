@@ -169,7 +169,7 @@ def test_whoever_dies_with_the_gate_held(
 def test_news_of_a_death_may_come_before_what_the_dead_did(three: Any, name: str, in_thread: InThread) -> None:
     """Whoever hears that somebody has died reads the generation under the gate: after all that had been begun."""
     locks, opens, dies = (three.client(node) for node in "acb")
-    waits = in_thread(lambda: locks.barrier(name, 2).wait(LONG_S))
+    waits = in_thread(lambda: locks.barrier(name, 2).wait(3 * LONG_S))
     arrived(locks, name, 1, "the first party")
     gate = opens.acquire(f"{name}/barrier", dlm.Mode.EX, LONG_S)
     bells = dies._bells()
@@ -186,6 +186,7 @@ def test_who_looks_for_a_seat_has_none(three: Any, name: str, in_thread: InThrea
     locks, stray = three.client("a"), three.client("b")
     seats = [b"%s/barrier/0/%d" % (name.encode(), number) for number in range(3)]
     looks = [stray.acquire(seat, dlm.Mode.CR, LONG_S) for seat in seats]
+    assert locks.barrier(name, 3)._free(seats, Deadline(LONG_S)) == [0, 1, 2]  # nor do others who look
     waits = [in_thread(lambda node=node: three.client(node).barrier(name, 3).wait(LONG_S)) for node in "abc"]
     until(lambda: (info := stray.show(seats[0])) and info.waiters, "a party waits for a seat")
     for look in looks:
@@ -271,7 +272,7 @@ def test_after_an_exception_nobody_is_waited_for(three: Any, name: str, in_threa
 
 def test_a_party_whose_locks_are_dropped(three: Any, name: str, in_thread: InThread) -> None:
     locks = three.client("a")
-    waits = in_thread(lambda: locks.barrier(name, 2).wait(LONG_S))
+    waits = in_thread(lambda: locks.barrier(name, 2).wait(3 * LONG_S))
     arrived(locks, name, 1, "the first party")
     locks.purge(pid=os.getpid())
     with pytest.raises(dlm.LockLost):

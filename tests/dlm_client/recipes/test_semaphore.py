@@ -165,9 +165,11 @@ def test_what_this_node_knows_is_a_hint(three: Any, name: str, monkeypatch: pyte
     monkeypatch.setattr(semaphore, "_look", lambda: [info, info])
     permits = [semaphore.acquire(0), semaphore.acquire(LONG_S)]
     assert semaphore.try_acquire() is None
-    permits[1].release(wait=True)
-    assert semaphore.acquire(0).__exit__(None, None, None) is None
-    permits[0].release()
+    permits[0].release(wait=True)  # not the one had last
+    again = semaphore.acquire(0)
+    assert again.number == permits[0].number
+    again.release()
+    permits[1].release()
 
 
 def test_an_interrupted_wait_leaves_nothing(
