@@ -738,7 +738,7 @@ def test_replicas_agree_and_every_request_has_one_answer(seed: int) -> None:
     for _ in range(120):
         node = rng.choice([n.id for n in bus.alive()])
         name = rng.choice(["a", "b"])
-        match rng.randrange(9):
+        match rng.randrange(10):
             case 0 | 1:
                 how = {"exclusive": rng.random() < 0.3}
                 asked.append(bus.call(node, "space_create", space=name, **how))
@@ -748,6 +748,10 @@ def test_replicas_agree_and_every_request_has_one_answer(seed: int) -> None:
                 rid, h = bus.lock(node, b"n%d" % rng.randrange(3), rng.choice([NL, PR, EX]), space=name)
                 asked.append(rid)
                 handles.append((node, h))
+            case 9:
+                rid, h = bus.lock_all(node, *rng.sample([b"n0", b"n1", b"n2"], 2), space=name)
+                asked.append(rid)
+                handles += [(node, h), (node, h + 1)]
             case 6 | 7 if handles:
                 where, h = handles.pop(rng.randrange(len(handles)))
                 bus.call(where, "unlock", h=h)
