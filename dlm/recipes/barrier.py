@@ -198,7 +198,7 @@ class Barrier:
                 losses = bell.losses
                 if thorough:  # whoever died may have held the gate, and opened the barrier or not
                     gate.convert(Mode.EX, deadline.rest())
-                gate.convert(Mode.NL, None if thorough else deadline.rest())
+                gate.convert(Mode.NL, _at_least(GRACE_S, deadline) if thorough else deadline.rest())
                 if self._state(gate)[1] > generation:
                     return
         except LockTimeout:
@@ -212,7 +212,7 @@ class Barrier:
         try:
             gate.convert(Mode.EX, GRACE_S)
             if self._state(gate)[1] > generation:
-                gate.convert(Mode.NL)
+                gate.convert(Mode.NL, GRACE_S)
                 return
         except (LockTimeout, LockBusy):  # busy: with a conversion that has no outcome yet
             pass
