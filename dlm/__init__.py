@@ -30,6 +30,7 @@ from dlm.errors import (
     SpaceBusy,
     SpaceExists,
 )
+from dlm.events import HeldAt, LockEvent, NameHistory
 from dlm.held import Held, Loss
 from dlm.info import Flag, Holder, LockInfo, Mode, Outcome
 from dlm.lockspace import Lockspace
@@ -50,6 +51,7 @@ __all__ = [
     "ForkedProcess",
     "Held",
     "HeldAll",
+    "HeldAt",
     "Holder",
     "InvalidRequest",
     "Lksb",
@@ -58,6 +60,7 @@ __all__ = [
     "LockBusy",
     "LockCancelled",
     "LockError",
+    "LockEvent",
     "LockInfo",
     "LockLost",
     "LockSuspended",
@@ -65,6 +68,7 @@ __all__ = [
     "Lockspace",
     "Loss",
     "Mode",
+    "NameHistory",
     "NoQuorum",
     "NoSuchSpace",
     "NotConnected",

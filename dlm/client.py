@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from dlm import answers
+from dlm.client_looking import ClientLooking
 from dlm.client_spaces import ClientSpaces, open_space
 from dlm.errors import ConfigError, LockTimeout, NotConnected
 from dlm.held import Held
@@ -78,7 +79,7 @@ def connect(
     return Client.over(channel, space=space, create=create)
 
 
-class Client(Recipes, ClientSpaces, Together):
+class Client(Recipes, ClientSpaces, ClientLooking, Together):
     """A session with a node, and the locks it takes. Thread-safe; not usable after ``fork`` (API-R9).
 
     ``close`` (or the end of ``with``) gives back everything that is still held, without asking.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlm import arguments, queries
+from dlm import arguments, history, queries
 from dlm.messages import key_of
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["VERBS"]
 
 Args = Mapping[str, Any]
+
+MAX_EVENTS = 1000  #: in one answer
 
 
 def _ls(service: DlmService, session: int, rid: int, args: Args) -> None:
@@ -31,6 +33,24 @@ def _show(service: DlmService, session: int, rid: int, args: Args) -> None:
         service.host.reply(session, rid, queries.row(key, name))
 
 
+def _history(service: DlmService, session: int, rid: int, args: Args) -> None:
+    key, table = key_of(_seen(service, session, args), arguments.name(args)), service.table
+    position = arguments.number(args, "position", 0, table.applied)
+    limit = arguments.number(args, "limit", 1, 100)
+    service.host.reply(session, rid, history.recent(table, key, position, min(limit, MAX_EVENTS)))
+
+
+def _held_at(service: DlmService, session: int, rid: int, args: Args) -> None:
+    key = key_of(_seen(service, session, args), arguments.name(args))
+    position = arguments.number(args, "position", 0)
+    try:
+        answer = history.past(service.table, key, position)
+    except ValueError as why:
+        service.host.refuse(session, rid, "position", f"who held it at position {position} is not known: {why}")
+    else:
+        service.host.reply(session, rid, answer)
+
+
 def _stats(service: DlmService, session: int, rid: int, args: Args) -> None:
     service.host.reply(session, rid, service.status())
 
@@ -40,4 +60,10 @@ def _seen(service: DlmService, session: int, args: Args) -> str:
     return service.home.gate.seen(service.home.sessions[session], args)
 
 
-VERBS: dict[str, Callable[[DlmService, int, int, Args], None]] = {"ls": _ls, "show": _show, "stats": _stats}
+VERBS: dict[str, Callable[[DlmService, int, int, Args], None]] = {
+    "ls": _ls,
+    "show": _show,
+    "history": _history,
+    "held_at": _held_at,
+    "stats": _stats,
+}

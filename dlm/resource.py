@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dlm import upgrade
+from dlm.history import SILENT, History, Silent
 from dlm.lock import Effect, Key, Lock, State, Step, What
 from dlm.modes import (
     ALTERNATIVES,
@@ -59,8 +60,8 @@ class Resource:
     """The locks of one name. ``mint`` gives fence numbers; the owner of the resource may replace it."""
 
     __slots__ = (
-        "converting", "grouped", "held", "homes", "listeners", "locks", "loose", "mint", "name", "valid", "value",
-        "waiting", "waits",
+        "converting", "grouped", "held", "history", "homes", "listeners", "locks", "loose", "mint", "name", "valid",
+        "value", "waiting", "waits",
     )  # fmt: skip
 
     def __init__(self, mint: Mint, value: bytes = b"", valid: bool = True) -> None:
@@ -77,6 +78,7 @@ class Resource:
         self.valid = valid
         self.name = b""  #: its key, for the circles it is part of
         self.waits: Waits | None = None  #: who waits for whom, while all members know the contents
+        self.history: History | Silent = SILENT
 
     # -- operations ------------------------------------------------------------------------------------------
 
@@ -97,6 +99,7 @@ class Resource:
             self._grant(lock, mode, out)  # a holder more can block others, but is told at the next event (G16)
         elif lock.flags & NOQUEUE:
             out.append(Effect(What.REFUSED, lock.key, "again"))
+            self.history.asked(self, lock, "refused", "again")
             self._tell_refused(lock, out)
         else:
             self._add(lock)
@@ -120,9 +123,10 @@ class Resource:
             self.scan(out)
             return
         rival = None if flags & NOQUEUE else upgrade.rival(lock, self.converting)
-        if flags & NOQUEUE or (rival is not None and not upgrade.demote(lock, self.converting, self.held)):
+        if flags & NOQUEUE or (rival is not None and not self._demote(lock)):
             cycle = () if rival is None else (Step.of(self.name, lock), Step.of(self.name, rival))
-            out.append(Effect(What.REFUSED, key, "deadlock" if cycle else "again", cycle=cycle))
+            out.append(Effect(What.REFUSED, key, code := "deadlock" if cycle else "again", cycle=cycle))
+            self.history.asked(self, lock, "refused", code)
             if flags & NOQUEUE:
                 self._tell_refused(lock, out)
             lock.asked, lock.flags, lock.value = before
@@ -142,24 +146,27 @@ class Resource:
         lock = self.locks.get(key)
         if lock is None or lock.state is State.GRANTED:
             return False
-        self._withdraw(lock)
         code = "timeout" if flags & TIMEOUT else ""
+        self.history.asked(self, lock, "cancelled", code)
+        self._withdraw(lock)
         out.append(Effect(What.CANCELED, key, code, lock.mode, flags=lock.result))
         self.scan(out)
         return True
 
     def refuse(self, lock: Lock, cycle: tuple[Step, ...], out: list[Effect]) -> None:
         """Withdraw what is queued since nothing would ever come of it (D3); the old mode, if any, stays (D8)."""
+        self.history.asked(self, lock, "refused", "deadlock")
         self._withdraw(lock)
         out.append(Effect(What.REFUSED, lock.key, "deadlock", lock.mode, flags=lock.result, cycle=cycle))
         self.scan(out)
 
-    def unlock(self, key: Key, flags: int, value: bytes | None, out: list[Effect]) -> bool:
-        """End a lock in whatever state it is (U4, U5). False if there is none."""
+    def unlock(self, key: Key, flags: int, value: bytes | None, out: list[Effect], why: str = "") -> bool:
+        """End a lock in whatever state it is (U4, U5). False if there is none. ``why`` is for the history."""
         lock = self.locks.get(key)
         if lock is None:
             return False
         self._write_at_end(lock, flags, value)
+        self.history.ended(self, lock, "released", why)
         self._remove(lock)
         out.append(Effect(What.GONE, key))
         self.scan(out)
@@ -173,11 +180,13 @@ class Resource:
         if lock is None:
             return
         if not lock.persistent or lock.state is State.WAITING:
-            self.unlock(key, IVVALBLK, None, out)  # its PW or EX leaves the value block not valid (L7)
+            why = "session ended"
+            self.unlock(key, IVVALBLK, None, out, why)  # its PW or EX leaves the value block not valid (L7)
             return
         if lock.state is State.CONVERTING:
             self._back(lock)
         lock.orphan = True
+        self.history.asked(self, lock, "orphaned")
         self._listen(lock, False)
         self.scan(out)
 
@@ -191,7 +200,7 @@ class Resource:
         if self.waits is not None:
             self.waits.remove(self.locks[was])
             self.waits.add(lock, self)
-        del self.locks[was]
+        self.history.ended(self, self.locks.pop(was), "released", "adopted")
         self.locks[lock.key] = lock
         self.held[lock.asked] -= 1  # the orphan's; the grant counts the lock again
         lock.persistent = True  # sticks to the lock
@@ -207,6 +216,7 @@ class Resource:
             return
         for lock in [lock for lock in self.locks.values() if lock.key[0] in dead]:
             self._write_at_end(lock, IVVALBLK, None)
+            self.history.ended(self, lock, "lost", "node left")
             self._remove(lock)
         self.scan(out)
 
@@ -244,6 +254,7 @@ class Resource:
 
     def drop(self, lock: Lock, out: list[Effect]) -> None:
         """A waiter leaves, without a word to its session; others go on (U6)."""
+        self.history.ended(self, lock, "cancelled")
         self._remove(lock)
         self.scan(out)
 
@@ -302,6 +313,7 @@ class Resource:
             queue.insert(0, lock)
         else:
             queue.append(lock)
+        self.history.asked(self, lock, "waiting")
         if self.waits is not None:
             self.waits.queue(lock, self)
 
@@ -311,6 +323,12 @@ class Resource:
         self.grouped -= bool(lock.batch)
         self.loose -= bool(lock.flags & NOORDER)
         (self.converting if lock.state is State.CONVERTING else self.waiting).remove(lock)
+
+    def _demote(self, lock: Lock) -> bool:
+        def told(other: Lock, mode: int) -> None:
+            self.history.changed(self, other, "converted", mode, other.fence, "demoted")
+
+        return upgrade.demote(lock, self.converting, self.held, told)
 
     def _withdraw(self, lock: Lock) -> None:
         """Who is queued is so no longer: a waiter vanishes."""
@@ -322,10 +340,10 @@ class Resource:
     def _back(self, lock: Lock) -> None:
         """A conversion is over without success: granted in the mode it still has (U2)."""
         self._dequeue(lock)
-        lock.state, lock.asked, lock.value = State.GRANTED, lock.mode, None
+        lock.state, lock.asked, lock.flags, lock.value = State.GRANTED, lock.mode, lock.former, None
 
     def _grant(self, lock: Lock, new: int, out: list[Effect]) -> None:
-        old, flags = lock.mode, lock.flags
+        old, fence, flags = lock.mode, lock.fence, lock.flags
         direction = value_direction(old, new)
         if direction == WRITES:
             self._write(flags, lock.value)
@@ -339,8 +357,10 @@ class Resource:
             result |= VALNOTVALID
         lock.mode = lock.asked = new
         lock.state, lock.value, lock.result, lock.high = State.GRANTED, None, 0, 0
+        lock.former = flags
         if self.waits is not None and (self.waiting or self.converting):
             self.waits.granted(lock)
+        self.history.changed(self, lock, "granted" if old == NONE else "converted", old, fence)
         read = self.value if flags & VALBLK and direction == READS else None
         out.append(Effect(What.GRANTED, lock.key, "", new, lock.fence, read, result))
 

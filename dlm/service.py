@@ -71,6 +71,7 @@ class DlmService:
         self.lease_clock = Lease(self._config.timing.lease)
         self.home = Home(host, self.lease_clock)
         self.upkeep = Upkeep(self.home)
+        self.table.history.resize(self._config.history)
         self.home.now = now
 
     def announce(self) -> bytes:
@@ -328,6 +329,7 @@ class DlmService:
         """Another state goes on, or none: a new life, with a table from the others or an empty one."""
         table = Table(self._me.node) if going_on else empty_view(self._me.node, view)
         table.now = self.home.now
+        table.history.resize(self._config.history)
         self.home.new_life(view.id, table, "evicted")
         self.home.frozen = False
         self._complete = not going_on
@@ -373,6 +375,7 @@ class DlmService:
                 self._feed_joiners()
         elif self._joiner is not None and self._joiner.on_chunk(message):
             self.home.table = self._joiner.finish(self._me.node, self.home.now)
+            self.table.history.resize(self._config.history)
             self._joiner, self._complete = None, True
             self.home.link()
             self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))

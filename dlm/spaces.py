@@ -280,7 +280,7 @@ def _end(table: Table, space: Space, out: Effects) -> None:
     for key, name in _names(table, space):
         if name.form is Form.SHARED and name.resource is not None:
             table.waits.release(name.resource)
-        del table.names[key]
+        table.free(key)
     table.spaces.remove(space)
     out.append(Ended(space.name))
 

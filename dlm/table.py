@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from dlm import multi, spaces
+from dlm.history import History
 from dlm.messages import Kind, Message, Op
 from dlm.modes import ORPHAN
 from dlm.names import FENCE_BLOCK, Fences, Form, Name
@@ -92,6 +93,7 @@ class Table:
         self.spaces = spaces.Spaces()
         self.waits = Waits()  #: who waits for whom in the shared names; follows from those
         self.touched: dict[bytes, None] = {}  #: names that a multi-lock left, perhaps empty; none between events
+        self.history = History(self)
         self.ignored = 0  #: messages of ended lives or with another serial, for status
 
     # -- the ordered stream ----------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ class Table:
         if name.form is not Form.SHARED or resource is None:
             return
         if not resource.locks:
-            del self.names[key]
+            self.free(key)
             return
         if name.run_node != node:
             name.run_node, name.run = node, 0
@@ -234,12 +236,14 @@ class Table:
     def own(self, key: bytes, node: int, resource: Resource | None = None) -> Name:
         """The name becomes Private to ``node`` at this position, with a block of fence numbers (K14)."""
         name = self.names[key] = Name(Form.PRIVATE, node, self.applied)
+        self.history.form(key, "private", node, resource)
         if resource is not None:
             self.waits.release(resource)
         if node == self.me:
             name.fences = Fences()
             name.resource = resource or Resource(name.fences.take)
             name.resource.mint, name.resource.name = name.fences.take, key
+            name.resource.history = self.history
         self.reserve(name)
         return name
 
@@ -258,6 +262,7 @@ class Table:
     def hand_over(self, key: bytes, name: Name, out: Effects) -> None:
         """Private -> Handover. The owner composes its publication here and nowhere else (A3)."""
         name.form = Form.HANDOVER
+        self.history.form(key, "handover", name.owner, name.resource)
         if name.resource is not None:
             resource, name.resource, name.fences = name.resource, None, None
             out.append(Composed(key, name.epoch, resource.encode()))
@@ -266,8 +271,14 @@ class Table:
 
     def share(self, key: bytes, name: Name, resource: Resource) -> None:
         """The name becomes Shared with these contents."""
+        self.history.form(key, "shared", name.owner, resource)
         name.share(resource)
         self.waits.take(key, resource)
+        resource.history = self.history
+
+    def free(self, key: bytes) -> None:
+        """The name is no more."""
+        self.history.freed(key, self.names.pop(key))
 
     def _publish(self, key: bytes, name: Name, resource: Resource, out: Effects) -> None:
         """Handover -> Shared, then what has waited, in order, except operations of ended lives (A4, A7)."""
@@ -297,7 +308,7 @@ class Table:
             if name.form is Form.PRIVATE:
                 out.append(Look(key, give_up=False))
             elif not name.resource.locks:
-                del self.names[key]
+                self.free(key)
 
     # -- messages that are no operation on a lock ------------------------------------------------------------
 
@@ -325,7 +336,7 @@ class Table:
     def _on_give_back(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
         for key, epoch in body[0]:
             if self._owned(life, key, epoch) is not None:
-                del self.names[key]
+                self.free(key)
 
     def _on_refill(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
         name = self._owned(life, *body)
@@ -365,7 +376,7 @@ class Table:
         for key in affected:
             name = self.names[key]
             if name.form is Form.PRIVATE:
-                del self.names[key]
+                self.free(key)
             elif name.form is Form.HANDOVER:
                 self._publish(key, name, Resource(self.mint, valid=False), out)
             else:
@@ -417,6 +428,8 @@ class Table:
             name = table.names[row[0]] = Name.decode(row, table.mint, now)
             if name.resource is not None:
                 table.waits.take(row[0], name.resource)
+                name.resource.history = table.history
+        table.history.began = applied
         table.waits.settled()
         return table
 

@@ -6,7 +6,7 @@ the one behind holds: the first cannot be granted, the second is not first in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from dlm.lock import Lock
 from dlm.modes import COMPATIBLE, CONVDEADLK, DEMOTED, HEADQUE, NL, NODLCKWT
@@ -26,8 +26,13 @@ def rival(lock: Lock, converting: Iterable[Lock]) -> Lock | None:
     return next((ahead for ahead in converting if not COMPATIBLE[lock.mode][ahead.asked]), None)
 
 
-def demote(lock: Lock, converting: Iterable[Lock], held: list[int]) -> bool:
-    """Resolve it: who would be behind holds NL meanwhile, if it has agreed to (CONVDEADLK). ``held``: counts."""
+def demote(
+    lock: Lock, converting: Iterable[Lock], held: list[int], told: Callable[[Lock, int], None]
+) -> bool:
+    """Resolve it: who would be behind holds NL meanwhile, if it has agreed to (CONVDEADLK).
+
+    ``held``: counts; ``told`` is told of each, with the mode it had.
+    """
     behind = [lock]
     if lock.flags & HEADQUE:
         behind = [other for other in converting if not COMPATIBLE[other.mode][lock.asked]]
@@ -36,6 +41,7 @@ def demote(lock: Lock, converting: Iterable[Lock], held: list[int]) -> bool:
     for other in behind:
         held[other.mode] -= 1
         held[NL] += 1
-        other.mode = NL
+        was, other.mode = other.mode, NL
         other.result |= DEMOTED
+        told(other, was)
     return True

@@ -109,6 +109,7 @@ class ClusterConfig:
     send_queue: int = 4096  #: messages waiting for the token before ``submit`` raises ``Backpressure``
     packet_bytes: int = 60_000  #: payload of a packet; larger messages are cut in pieces
     accelerated: int = 0  #: packets sent after the token instead of before it (accelerated ring)
+    history: int = 10_000  #: events that a service keeps of its past, for whoever asks
 
     def peer(self, node: int) -> Peer | None:
         """The configured peer with this node id, or ``None``."""

@@ -15,6 +15,7 @@ import click
 
 import dlm
 from dlm.answers import name_text
+from dlm.cli.past import history
 from dlm.cli.space import space
 from dlm.cli.table import print_table, printable
 from dlm.runner import UNREACHABLE
@@ -65,6 +66,7 @@ def program(context: click.Context, url: str | None) -> None:
 
 
 program.add_command(space)
+program.add_command(history)
 
 #: Who looks makes no lockspace.
 _in_space = click.option(

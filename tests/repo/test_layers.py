@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 #: The client side of the lock manager: sockets, threads, processes.
 IMPURE_DLM = {
-    "__init__", "__main__", "answers", "callbacks", "client", "client_spaces", "demo", "held",
+    "__init__", "__main__", "answers", "callbacks", "client", "client_looking", "client_spaces", "demo", "held",
     "lockspace", "lowlock", "runner", "session", "status", "together", "transaction", "watch",
 }  # fmt: skip
 #: Everything above the I/O line: no socket, clock, randomness, thread, file, process.

@@ -1,0 +1,35 @@
+"""The part of ``Client`` that looks at the past and the reasons of things; it changes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dlm import answers
+from dlm.events import HeldAt, NameHistory
+
+if TYPE_CHECKING:
+    from dlm.session import Session
+
+__all__ = ["ClientLooking"]
+
+
+class ClientLooking:
+    """What happened to a name, and why it waits. A part of ``Client``."""
+
+    _session: Session
+
+    def history(self, name: str | bytes, position: int | None = None, limit: int = 100) -> NameHistory:
+        """The last ``limit`` events of ``name`` that this node still knows, up to ``position`` (looking.md)."""
+        args = {"name": answers.name_bytes(name), "space": self._session.space, "limit": limit}
+        if position is not None:
+            args["position"] = position
+        return NameHistory.from_answer(self._session.call("history", args, answers.name_bytes(name)))
+
+    def held_at(self, name: str | bytes, position: int) -> HeldAt:
+        """Who held ``name`` at a position of the table.
+
+        Raises ``InvalidRequest`` (code ``position``) for one that this node does not know any more, or yet.
+        """
+        key = answers.name_bytes(name)
+        args = {"name": key, "space": self._session.space, "position": position}
+        return HeldAt.from_answer(self._session.call("held_at", args, key))
