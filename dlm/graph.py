@@ -23,7 +23,7 @@ from dlm.lock import Key, Lock, State, Step
 from dlm.modes import ALTERNATIVES, CONFLICTING, NODLCKBLK, NODLCKWT, NONE, NOORDER
 from dlm.resource import Resource
 
-__all__ = ["Blocker", "Queued", "blockers", "circular", "edges", "find"]
+__all__ = ["Blocker", "Queued", "blockers", "circular", "edges", "find", "through"]
 
 Queued = Mapping[Key, Mapping[Lock, Resource]]  #: the locks that wait, by owner, and where
 
@@ -40,7 +40,7 @@ class Blocker(NamedTuple):
 
 
 def blockers(resource: Resource, lock: Lock) -> list[Blocker]:
-    """All that a queued lock waits for: holders by key first, then those ahead in line. NODLCKBLK locks as well.
+    """All that a queued lock waits for: holders by key first, then those ahead in line; NODLCKBLK ones as well.
 
     The definition that the search follows with fewer steps; for people and tests.
     """
@@ -129,12 +129,6 @@ def _parts(lock: Lock, mine: Mapping[Lock, Resource]) -> list[Lock]:
 # -- the search ----------------------------------------------------------------------------------------------
 
 
-class _Ended(NamedTuple):
-    """The end of a lock that is still queued, for those behind it who need that."""
-
-    lock: Lock
-
-
 class _Held(NamedTuple):
     """All that hold one of ``modes`` (one bit each) of a resource, for requests that hold nothing there."""
 
@@ -142,7 +136,7 @@ class _Held(NamedTuple):
     modes: int
 
 
-Node = Key | Lock | _Ended | _Held  #: an owner, the wait of a lock, and two that save edges
+Node = Key | Lock | _Held  #: an owner, the wait of a lock, and one that saves edges
 
 
 class _Graph:
@@ -166,8 +160,6 @@ class _Graph:
             for part in self.parts(node):
                 found += self.request(part)
             return found
-        if isinstance(node, _Ended):
-            return [node.lock.waiter]
         if isinstance(node, _Held):
             return self._holders(node.resource, node.modes)
         return list(dict.fromkeys(self._first(lock) for lock in self._queued.get(node, _NO_LOCKS)))
@@ -199,7 +191,7 @@ class _Graph:
                     if direct:
                         found.append(self._first(ahead))
                     if not _possible(ahead) & ~bars:
-                        found.append(_Ended(ahead))
+                        found.append(ahead.waiter)
                 if not ahead.flags & _SPECIAL:
                     direct = False
                     if not bars & ~_bars(ahead):
@@ -280,12 +272,10 @@ class _Graph:
     def locks(self, way: list[Node]) -> list[Lock]:
         """The queued locks on a circle; of a multi-lock the part that waits for what comes next."""
         found: list[Lock] = []
-        for node, following in zip(way, [*way[1:], way[0]], strict=True):
-            if isinstance(node, _Ended):
-                found.append(node.lock)
-            elif isinstance(node, Lock):
+        for node, following in zip(way, way[1:] + way[:1], strict=True):
+            if isinstance(node, Lock):
                 found.append(next(part for part in self.parts(node) if following in self.request(part)))
-        return list(dict.fromkeys(found))
+        return found
 
     def age(self, lock: Lock) -> tuple[int, int, Key]:
         """When its wait began, and if others began at the same position, where it stands (D3)."""
@@ -295,11 +285,9 @@ class _Graph:
         """Some order that is the same everywhere."""
         if isinstance(node, Lock):
             return 0, self._name(node), node.key
-        if isinstance(node, _Ended):
-            return 1, self._name(node.lock), node.lock.key
         if isinstance(node, _Held):
-            return 2, node.resource.name, (node.modes, 0, 0)
-        return 3, b"", node
+            return 1, node.resource.name, (node.modes, 0, 0)
+        return 2, b"", node
 
     def _name(self, lock: Lock) -> bytes:
         return self._queued[lock.waiter][lock].name
@@ -310,23 +298,25 @@ def circular(queued: Queued) -> bool:
     return _Graph(queued).circular(queued)
 
 
-def find(queued: Queued, roots: Iterable[Key], latest: Lock | None = None) -> list[Lock]:
+def find(queued: Queued, roots: Iterable[Key]) -> list[Lock]:
     """A circle that these owners are in or wait for: the queued locks on it in order, empty if there is none.
 
-    The first is the one to be refused: of all on such circles the one whose wait began last (``latest``, if it is
-    on one). Each waits for the next or for its owner, and the last for the first.
+    The first is, of all on any such circle, the one whose wait began last. Each waits for the next or for its
+    owner, and the last for the first.
     """
     graph = _Graph(queued)
     roots = list(roots)
     if not graph.circular(roots):
         return []
-    reached = graph.reachable(roots)
-    suspects = {node for node in reached if isinstance(node, Lock)}
-    suspects |= {node.lock for node in reached if isinstance(node, _Ended)}
-    for lock in sorted(suspects, key=lambda one: (one is latest, graph.age(one)), reverse=True):
-        if lock.flags & NODLCKWT:
-            continue
-        way = graph.around(lock) or graph.around(_Ended(lock))
+    waiting = [node for node in graph.reachable(roots) if isinstance(node, Lock)]
+    for lock in sorted(waiting, key=graph.age, reverse=True):
+        way = graph.around(lock)
         if way:
             return graph.locks(way)
-    raise AssertionError("a circle without a request that can be refused")
+    raise AssertionError("a circle without a request")
+
+
+def through(queued: Queued, lock: Lock) -> list[Lock]:
+    """A circle as from ``find`` that begins with this queued lock, or with another part of its multi-lock."""
+    graph = _Graph(queued)
+    return graph.locks(graph.around(graph.parts(lock)[0]))

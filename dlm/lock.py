@@ -9,6 +9,8 @@ from dlm.modes import NONE, NOTIFY, PERSISTENT, VALNOTVALID
 
 __all__ = ["Effect", "Key", "Lock", "State", "Step", "What"]
 
+_FORMER = 32  #: bits of a lock's flags; what was changed in them stands above those
+
 Key = tuple[int, int, int]  #: (home node, session at that node, handle number of that session)
 
 
@@ -76,7 +78,7 @@ class Lock:
     """One lock of one session. ``mode`` is what it holds (NONE while waiting), ``asked`` what it wants."""
 
     __slots__ = (
-        "asked", "batch", "fence", "flags", "high", "key", "mode", "notify", "order", "orphan", "owner",
+        "asked", "batch", "fence", "flags", "former", "high", "key", "mode", "notify", "order", "orphan", "owner",
         "persistent", "pid", "program", "result", "since", "state", "value", "waiter", "xid",
     )  # fmt: skip
 
@@ -86,7 +88,8 @@ class Lock:
         self.key = key
         self.mode = NONE
         self.asked = asked
-        self.flags = flags
+        self.flags = flags  #: of the operation in progress, else of the last that succeeded
+        self.former = flags  #: of the last that succeeded, which count again if this one fails
         self.value = value  #: what the caller would write if the operation in progress writes
         self.fence = 0
         self.pid = pid
@@ -108,14 +111,17 @@ class Lock:
     def encode(self) -> tuple[Any, ...]:
         """The replicated part as a msgpack-able tuple."""
         marks = self.notify | self.persistent << 1 | self.orphan << 2
-        operation = self.mode, self.asked, self.flags, self.value, self.fence
+        flags = self.flags | (self.flags ^ self.former) << _FORMER
+        operation = self.mode, self.asked, flags, self.value, self.fence
         whose = self.xid, self.owner, self.order, self.batch
         return (*self.key, *operation, self.pid, self.program, marks, self.high, self.result, *whose)
 
     @classmethod
     def decode(cls, row: tuple[Any, ...], state: State, since: int) -> Lock:
         """The inverse of ``encode``."""
-        lock = cls((row[0], row[1], row[2]), row[4], row[5], row[6], row[8], row[9], since, row[13], row[14])
+        flags, changed = row[5] & (1 << _FORMER) - 1, row[5] >> _FORMER
+        lock = cls((row[0], row[1], row[2]), row[4], flags, row[6], row[8], row[9], since, row[13], row[14])
+        lock.former = flags ^ changed
         lock.mode, lock.fence, lock.state = row[3], row[7], state
         lock.notify, lock.persistent, lock.orphan = bool(row[10] & 1), bool(row[10] & 2), bool(row[10] & 4)
         lock.high, lock.result = row[11], row[12]

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from dlm.graph import Blocker, blockers, circular, edges, find
+from dlm.graph import Blocker, blockers, circular, edges, find, through
 from dlm.lock import Effect, Key, Lock, State, Step
 from dlm.modes import NL
 from dlm.resource import Resource
@@ -22,7 +22,7 @@ from dlm.resource import Resource
 if TYPE_CHECKING:
     from dlm.table import Effects, Table
 
-__all__ = ["Blocker", "Waits", "alone", "blockers", "edges", "find", "resolve"]
+__all__ = ["Blocker", "Waits", "alone", "blockers", "edges", "find", "resolve", "through"]
 
 MANY = 256  #: with more locks than that an owner is searched without looking at each of them first
 
@@ -100,6 +100,15 @@ class Waits:
         if lock.waiter in self.queued:
             self.touched[lock.waiter] = None
 
+    def newcomer(self) -> Lock | None:
+        """The request that was queued in this event, if nothing else has happened that could close a circle."""
+        if not self.fresh:
+            return None
+        lock = self.fresh[0]
+        others = (other for other in self.fresh[1:] if other.waiter != lock.waiter or not other.batch)
+        alone = len(self.touched) == 1 and lock in self.queued.get(lock.waiter, ()) and not any(others)
+        return lock if alone else None
+
     def settled(self) -> None:
         """Nothing is in progress: what there is comes from a table in which circles have been looked for."""
         self.touched.clear()
@@ -149,20 +158,34 @@ class Waits:
 def resolve(table: Table, out: Effects) -> None:
     """At the end of an event: refuse requests until there is no circle any more (D3).
 
+    If all that has happened is that one request was queued, it has closed the circle and is refused, also if it is
+    not on it itself but stands in the way of those who are (HEADQUE, conversions). Else it is, on each circle, the
+    one whose wait began last.
+
     Not before: the event may take away with one hand what it gives with the other, such as all the locks of a
     session that has ended, or the releases that have waited for a publication.
     """
     waits = table.waits
     for lock in waits.fresh:
         lock.order = table.applied
+    latest = waits.newcomer()
     while roots := [owner for owner in waits.touched if waits.exposed(owner)]:
         waits.searches += 1
         circle = find(waits.queued, roots)
         if not circle:
             break
         waits.found += 1
+        if latest is not None:
+            circle = through(waits.queued, latest) or [latest, *_turned(circle, latest)]
+            latest = None
         _refuse(table, circle, out)  # which may touch others, who are granted something
     waits.settled()
+
+
+def _turned(circle: list[Lock], lock: Lock) -> list[Lock]:
+    """The circle, from another request of the owner of this lock on if there is one."""
+    start = next((index for index, other in enumerate(circle) if other.waiter == lock.waiter), 0)
+    return circle[start:] + circle[:start]
 
 
 def _refuse(table: Table, circle: list[Lock], out: Effects) -> None:
@@ -192,7 +215,7 @@ def alone(table: Table, resource: Resource, key: Key) -> list[Effect]:
         waits.add(other, resource)
         if other.state is not State.GRANTED:
             waits.queue(other, resource)
-    circle = find(waits.queued, [lock.waiter], lock)
+    circle = through(waits.queued, lock)
     out: Effects = []
     if circle:
         table.refuse(resource, circle[0], _steps(waits, circle), out)
