@@ -34,6 +34,7 @@ from dlm.events import HeldAt, LockEvent, NameHistory
 from dlm.held import Held, Loss
 from dlm.info import Flag, Holder, LockInfo, Mode, Outcome
 from dlm.lockspace import Lockspace
+from dlm.reasons import Blocker, Party, Wait, Why, Withheld
 from dlm.recipes import Barrier, Counter, Election, Semaphore
 from dlm.status import Lksb, Status
 from dlm.together import HeldAll, LockAll
@@ -41,6 +42,7 @@ from dlm.transaction import Transaction
 
 __all__ = [
     "Barrier",
+    "Blocker",
     "Client",
     "ConfigError",
     "Counter",
@@ -75,6 +77,7 @@ __all__ = [
     "NotHeld",
     "NotSupported",
     "Outcome",
+    "Party",
     "PermissionDenied",
     "Semaphore",
     "SpaceBusy",
@@ -82,6 +85,9 @@ __all__ = [
     "SpaceInfo",
     "Status",
     "Transaction",
+    "Wait",
     "Waiting",
+    "Why",
+    "Withheld",
     "connect",
 ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dlm import answers
 from dlm.events import HeldAt, NameHistory
+from dlm.reasons import Why
 
 if TYPE_CHECKING:
     from dlm.session import Session
@@ -33,3 +34,10 @@ class ClientLooking:
         key = answers.name_bytes(name)
         args = {"name": key, "space": self._session.space, "position": position}
         return HeldAt.from_answer(self._session.call("held_at", args, key))
+
+    def why(self, name: str | bytes) -> Why:
+        """Who waits for ``name``, blocked by whom, and what those wait for in turn; what keeps the node from
+        answering. ``print(locks.why(name))`` is for people.
+        """
+        key = answers.name_bytes(name)
+        return Why.from_answer(self._session.call("why", {"name": key, "space": self._session.space}, key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlm import arguments, history, queries
+from dlm import arguments, history, queries, why
 from dlm.messages import key_of
 
 if TYPE_CHECKING:
@@ -45,10 +45,15 @@ def _held_at(service: DlmService, session: int, rid: int, args: Args) -> None:
     position = arguments.number(args, "position", 0)
     try:
         answer = history.past(service.table, key, position)
-    except ValueError as why:
-        service.host.refuse(session, rid, "position", f"who held it at position {position} is not known: {why}")
+    except ValueError as known:
+        service.host.refuse(session, rid, "position", f"who held it at position {position} is not known: {known}")
     else:
         service.host.reply(session, rid, answer)
+
+
+def _why(service: DlmService, session: int, rid: int, args: Args) -> None:
+    key = key_of(_seen(service, session, args), arguments.name(args))
+    service.host.reply(session, rid, why.explain(service, key))
 
 
 def _stats(service: DlmService, session: int, rid: int, args: Args) -> None:
@@ -65,5 +70,6 @@ VERBS: dict[str, Callable[[DlmService, int, int, Args], None]] = {
     "show": _show,
     "history": _history,
     "held_at": _held_at,
+    "why": _why,
     "stats": _stats,
 }

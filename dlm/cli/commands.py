@@ -93,11 +93,14 @@ def ls(url: str | None, prefix: str, space_name: str, as_json: bool) -> int:
 @program.command("show")
 @click.argument("name")
 @_in_space
+@click.option("--why", "explain", is_flag=True, help="Who is blocked by whom, and what those wait for in turn.")
 @click.option("--json", "as_json", is_flag=True, help="The same content for programs.")
 @click.pass_obj
-def show(url: str | None, name: str, space_name: str, as_json: bool) -> int:
+def show(url: str | None, name: str, space_name: str, explain: bool, as_json: bool) -> int:
     """Show who holds NAME and who waits for it, in order. Exit code 1 if nobody does."""
     with dlm.connect(url, space=space_name, create=False) as locks:
+        if explain:
+            return _print_why(locks.why(name), as_json)
         info = locks.show(name)
     if as_json:
         _print_json({"v": SCHEMA, "lock": None if info is None else info.to_json()})
@@ -117,6 +120,14 @@ def run(url: str | None, arguments: tuple[str, ...]) -> int:
     from dlm.cli.run import main as run_main
 
     return run_main(arguments, url)
+
+
+def _print_why(why: dlm.Why, as_json: bool) -> int:
+    if as_json:
+        _print_json({"v": SCHEMA, "why": why.to_json()})
+    else:
+        click.echo("\n".join(map(printable, why.lines())))
+    return 1 if why.state == "free" else 0
 
 
 def _print_json(data: dict[str, Any]) -> None:

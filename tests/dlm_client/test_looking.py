@@ -86,3 +86,13 @@ def test_history_on_the_command_line(locks: dlm.Client, capsys: pytest.CaptureFi
         assert "known here: positions" in capsys.readouterr().err
     assert main(["history", "unheard of"]) == 1
     assert "nothing is known" in capsys.readouterr().err
+
+
+def test_why(locks: dlm.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    with locks.lock("d"):
+        assert main(["show", "--why", "d"]) == 0
+        assert "nobody waits for d" in capsys.readouterr().out
+        assert main(["show", "--why", "d", "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)["why"]
+        assert said["held"][0]["mode"] == "EX"
+    assert main(["show", "--why", "never heard of"]) == 1
