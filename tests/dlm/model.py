@@ -66,6 +66,7 @@ class Entry:
         self.held = ""
         self.asked = asked
         self.flags = flags
+        self.former = flags  # before the conversion in progress
         self.value = value
         self.fence = 0
         self.told = ""  # B4
@@ -73,6 +74,12 @@ class Entry:
         self.persistent = "PERSISTENT" in flags
         self.orphan = False
         self.said: frozenset[str] = frozenset()  # of the operation in progress
+
+    def wanted(self) -> list[str]:
+        """The mode asked for, then the others that would do (ALTPR, ALTCW)."""
+        wanted = [self.asked]
+        wanted += ["PR"] if "ALTPR" in self.flags and self.asked != "PR" else []
+        return wanted + (["CW"] if "ALTCW" in self.flags and self.asked != "CW" else [])
 
 
 class Model:
@@ -119,7 +126,8 @@ class Model:
         if entry not in self.granted:
             return [("refused", who, "busy")]  # E10
         out: Effects = []
-        former = entry.asked
+        entry.former = entry.flags
+        former = entry.asked, entry.flags, entry.value
         entry.asked, entry.flags, entry.value, entry.said = mode, frozenset(flags), value, frozenset()
         entry.listens = "NOTIFY" in entry.flags  # U8
         entry.persistent = entry.persistent or "PERSISTENT" in entry.flags
@@ -131,10 +139,10 @@ class Model:
             self._look_again(out)
         elif "NOQUEUE" in entry.flags:
             self._refuse(entry, "again", out)
-            entry.asked = former
+            entry.asked, entry.flags, entry.value = former
         elif any("CONVDEADLK" not in other.flags for other in self._stuck_with(entry)):
             self._refuse(entry, "deadlock", out)
-            entry.asked = former
+            entry.asked, entry.flags, entry.value = former
         else:
             stuck = self._stuck_with(entry)
             for other in stuck:
@@ -158,6 +166,19 @@ class Model:
         else:
             self._back(entry)
         out: Effects = [("canceled", who, entry.held, entry.said)]
+        self._look_again(out)
+        return out
+
+    def refuse(self, who: Who) -> Effects:
+        """A queued one is refused after all, because of a deadlock with other names (D3, D8)."""
+        entry = self.find(who)
+        if entry is None or entry in self.granted:
+            raise ValueError("nothing to refuse")
+        if entry in self.waiting:
+            self.waiting.remove(entry)
+        else:
+            self._back(entry)
+        out: Effects = [("refused", who, "deadlock")]
         self._look_again(out)
         return out
 
@@ -233,6 +254,18 @@ class Model:
         """Every lock, in whatever state."""
         return [*self.granted, *self.converting, *self.waiting]
 
+    def queues(self) -> list[list[Entry]]:
+        """The three lists themselves."""
+        return [self.granted, self.converting, self.waiting]
+
+    def queued(self) -> list[Entry]:
+        """Those that want something which they do not have."""
+        return [*self.converting, *self.waiting]
+
+    def queue_of(self, entry: Entry) -> list[Entry]:
+        """The list in which it stands."""
+        return next(queue for queue in self.queues() if entry in queue)
+
     def find(self, who: Who) -> Entry | None:
         """The lock of that key."""
         for entry in self.all():
@@ -242,10 +275,7 @@ class Model:
 
     def _possible(self, entry: Entry) -> str:
         """The mode that no other holder is in the way of: the one asked for, or the other one (ALTPR, ALTCW)."""
-        wanted = [entry.asked]
-        wanted += ["PR"] if "ALTPR" in entry.flags and entry.asked != "PR" else []
-        wanted += ["CW"] if "ALTCW" in entry.flags and entry.asked != "CW" else []
-        for mode in wanted:
+        for mode in entry.wanted():
             if not any(conflict(other.held, mode) for other in self.all() if other is not entry):  # Q2, Q3
                 return mode
         return ""
@@ -305,7 +335,7 @@ class Model:
     def _back(self, entry: Entry) -> None:
         self.converting.remove(entry)
         self.granted.append(entry)
-        entry.asked = entry.held
+        entry.asked, entry.flags = entry.held, entry.former
 
     def _drop(self, entry: Entry) -> None:
         for queue in (self.granted, self.converting, self.waiting):
