@@ -22,6 +22,7 @@ LOST_TEXT = {
     "leaving": "the node is leaving the cluster",
     "session_closed": "the client was closed while it held the lock",
     "lease": "the lease has run out: the node has not heard from the ring, or does not run",
+    "diverged": "its node's lock table differed from the others', and the node began anew",
     "purged": "its process asked for all its locks to be dropped",
     "released": "its lockspace was released",
     "space_closed": "the client closed its lockspace while it held the lock",

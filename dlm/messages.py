@@ -2,7 +2,7 @@
 
 ``(kind, life ring seq, life ring rep, serial, *body)``. The life and the gapless serial in front of every
 message are what makes old messages harmless and repeated ones count once (pitfalls K6, C10). Chunks of a
-state transfer have no life and no serial: they change nothing by themselves.
+state transfer, CHECK and VOTE have no life and no serial: they change nothing by themselves.
 
 | kind | body |
 |---|---|
@@ -21,7 +21,9 @@ state transfer have no life and no serial: they change nothing by themselves.
 | SPACE_CREATE | lockspace, session, ticket, how, uid, gid, permissions, value limit |
 | SPACE_RELEASE | lockspace, session, ticket, force |
 | SPACE_ANSWER | lockspace, position of its release, whether the sender's private names there have locks |
-| CHUNK | view seq, view rep, index, total, bytes (K15) |
+| CHUNK | view seq, view rep, index, total, bytes, digest of all in the last one (K15, R4) |
+| CHECK | view seq, view rep, position, mark – of the lowest full member (``dlm.checks``) |
+| VOTE | view seq, view rep, position, mark or nil – what the sender has there |
 
 Names in messages are *keys*: the lockspace and the name in one byte string (``key_of``).
 """
@@ -63,6 +65,8 @@ class Kind(IntEnum):
     SPACE_CREATE = 16
     SPACE_RELEASE = 17
     SPACE_ANSWER = 18
+    CHECK = 19
+    VOTE = 20
 
 
 class Message(NamedTuple):

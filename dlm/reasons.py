@@ -14,7 +14,7 @@ __all__ = ["Blocker", "Party", "Wait", "Why", "Withheld"]
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One lock on ``name``, and whose it is. ``mode``: what it holds, ``asked``: what it waits for (``None``: nothing).
+    """One lock on ``name``, and whose it is. ``mode``: held; ``asked``: what it waits for (``None``: nothing).
 
     ``held_s``: seconds since it was granted what it holds, ``None`` if the node that tells does not know.
     """

@@ -21,6 +21,7 @@ from typing import Any
 import msgpack
 
 from dlm import verbs
+from dlm.checks import Checker
 from dlm.handle import Session
 from dlm.home import Home
 from dlm.lease import Lease
@@ -28,7 +29,7 @@ from dlm.messages import TAG, Kind, Message, decode, keys_of
 from dlm.names import Form
 from dlm.recovery import Announcement, announcements, empty_view, primary_view, survivors
 from dlm.table import Table
-from dlm.transfer import Donor, Joiner
+from dlm.transfer import DamagedState, Donor, Joiner
 from dlm.upkeep import Upkeep
 from vsync.errors import Backpressure
 from vsync.service import Credentials, Host
@@ -37,6 +38,7 @@ from vsync.types import NO_RING, ClusterConfig, Member, View
 __all__ = ["DlmService"]
 
 MAX_PROGRAM = 40  #: characters of a client's name that are kept with its locks
+TRANSFERS = 3  #: that may come damaged in a row; then the next view must bring a better one
 NUMBERS_LIMIT = 1 << 31  #: the ring re-forms long before the 32 bits of a view's fence numbers run out (B4)
 
 HeldBack = list[tuple[bool, Member, Message]]  #: (after the transitional view?, origin, message)
@@ -56,6 +58,7 @@ class DlmService:
         self._joiner: Joiner | None = None
         self._donor: Donor | None = None
         self._complete = False
+        self._damaged = 0  #: transfers in a row
         self.leaving_now = False  #: no new locks, and soon a goodbye
         self._goodbye_due = False  #: the handles have ended, the goodbye is still to be said
         self._reforming = False
@@ -71,6 +74,7 @@ class DlmService:
         self.lease_clock = Lease(self._config.timing.lease)
         self.home = Home(host, self.lease_clock)
         self.upkeep = Upkeep(self.home)
+        self.checker = Checker(host)
         self.table.history.resize(self._config.history)
         self.home.now = now
 
@@ -141,6 +145,7 @@ class DlmService:
         self._say_goodbye()
         self.lease_clock.on_token(self.host, now)
         self.home.flush()
+        self.checker.flush()
         self._feed_joiners()
         self._sweep(now)
 
@@ -209,6 +214,9 @@ class DlmService:
             "sent": home.outbox.sent,
             "fast": home.fast,
             "ignored": table.ignored,
+            "checksum": f"{table.history.rolling.value:08x}",
+            "checked": self.checker.checked,
+            "diverged": self.checker.found,
             "deadlock_searches": table.waits.searches,
             "deadlocks": table.waits.found,
             "lost": home.teller.lost,
@@ -253,12 +261,16 @@ class DlmService:
         """A message that counts now."""
         if message.kind == Kind.CHUNK:
             self._on_chunk(message)
+        elif message.kind in (Kind.CHECK, Kind.VOTE):
+            if self.checker.deliver(origin, message, self.table if self._complete else None):
+                self._diverged()
         elif self._joiner is not None:
             self._joiner.log(origin, message)
         elif self._complete:
             effects = self.table.apply(origin, message)
             if effects is None:
                 return
+            self.checker.applied(self.table)
             own = origin == self._me
             if own:
                 self.home.outbox.applied(message.serial)
@@ -269,6 +281,19 @@ class DlmService:
             if self.table.numbers > NUMBERS_LIMIT and not self._reforming:
                 self._reforming = True
                 self.host.reform("fence numbers of this view run out")
+
+    def _diverged(self) -> None:
+        """This node's table is not the others': nothing of it is worth anything. A new life, with their table."""
+        self._drop_state("diverged")
+        self.host.reform("this node's lock table has diverged from the others'")
+
+    def _drop_state(self, reason: str) -> None:
+        """No lock state and no life from now on: a view will bring both."""
+        self.lease_clock.running = False
+        self._donor = self._joiner = None
+        self._complete = False
+        self.checker.left()
+        self.home.new_life(NO_RING, Table(self._me.node), reason)
 
     def _look_after(self, message: Message) -> None:
         """An own message was applied: a name private to this node may have got waiters, or become idle."""
@@ -297,6 +322,7 @@ class DlmService:
         self.lease_clock.entered_primary(mine, said, now)
         self.lease_clock.installed(self.host, view, not self.leaving_now, now)
         self._primary = view
+        self.checker.entered(view.id, said, self._me.node == min(going_on or said))
         joining = [node for node in said if node not in going_on]
         if going_on and joining and self._me.node in going_on:
             self._donor = Donor(view.id, self.table.encode(), sending=self._me.node == min(going_on))
@@ -311,7 +337,7 @@ class DlmService:
     def _go_on(self, old: View | None, view: View, going_on: frozenset[int], held: HeldBack) -> frozenset[Member]:
         """This node's state is the chosen one. Returns who said goodbye before this view."""
         straight = old is not None and old.primary
-        kept = [each for each in held if straight and each[2].kind != Kind.CHUNK]
+        kept = [each for each in held if straight and each[2].serial]  # the others were for the old view
         prefix = [(origin, message) for after, origin, message in kept if not after]
         rest = [(origin, message) for after, origin, message in kept if after]
         done = primary_view(self.table, view, going_on, prefix, rest)
@@ -338,10 +364,11 @@ class DlmService:
     def _enter_frozen(self, old: View | None, view: View, held: HeldBack, now: int) -> None:
         """Not primary: the recovered rest of the prefix counts, nothing else; nobody is answered (K3, K9)."""
         self.home.freeze()
+        self.checker.left()
         applied = self.table.applied
         if self._complete and old is not None and old.primary:
             for after, origin, message in held:
-                if not after and message.kind != Kind.CHUNK:
+                if not after and message.serial:
                     self._ordered(origin, message)
         if old is not None and old.primary:
             self.lease_clock.left_primary(old, view, self._clean(), applied, now)
@@ -374,11 +401,23 @@ class DlmService:
             else:
                 self._feed_joiners()
         elif self._joiner is not None and self._joiner.on_chunk(message):
-            self.home.table = self._joiner.finish(self._me.node, self.home.now)
-            self.table.history.resize(self._config.history)
-            self._joiner, self._complete = None, True
+            try:
+                table = self._joiner.finish(self._me.node, self.home.now)
+            except DamagedState as damage:
+                self._again(str(damage))
+                return
+            self.home.table, self._joiner, self._complete, self._damaged = table, None, True, 0
+            table.history.resize(self._config.history)
             self.home.link()
             self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))
+
+    def _again(self, damage: str) -> None:
+        """The table has come damaged: another view brings another transfer."""
+        self._damaged += 1
+        self._drop_state("evicted")
+        self.host.event("dlm.transfer_damaged", damage=damage, times=self._damaged)
+        if self._damaged <= TRANSFERS:
+            self.host.reform("the lock table has come damaged")
 
     def _state(self) -> str:
         if self._view is None or not self._view.primary:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from dlm import multi, spaces
+from dlm import checks, multi, spaces
 from dlm.history import History
 from dlm.messages import Kind, Message, Op
 from dlm.modes import ORPHAN
@@ -94,6 +94,7 @@ class Table:
         self.waits = Waits()  #: who waits for whom in the shared names; follows from those
         self.touched: dict[bytes, None] = {}  #: names that a multi-lock left, perhaps empty; none between events
         self.history = History(self)
+        self.marks: dict[int, int] = {}  #: the last marks by position (dlm.checks)
         self.ignored = 0  #: messages of ended lives or with another serial, for status
 
     # -- the ordered stream ----------------------------------------------------------------------------------
@@ -121,6 +122,8 @@ class Table:
             if handler is not None:
                 handler(self, life, body, out)
         self.sweep(out)
+        if not self.applied % checks.EVERY:
+            checks.mark(self)
         return out
 
     def operate(self, key: bytes, op: Op, out: Effects) -> None:
@@ -411,13 +414,13 @@ class Table:
         lives = tuple(self.lives[node].encode() for node in sorted(self.lives))
         names = tuple(self.names[key].encode(key) for key in sorted(self.names))
         state = tuple(self.ring), self.applied, self.numbers, lives, names, self.spaces.encode()
-        packed: bytes = msgpack.packb((1, *state))
+        packed: bytes = msgpack.packb((1, *state, self.history.rolling.value))
         return packed
 
     @classmethod
     def decode(cls, me: int, data: bytes, now: int) -> Table:
         """A table from ``encode``'s bytes, for a node that owns no name in it."""
-        _, ring, applied, numbers, lives, names, rows = msgpack.unpackb(data, use_list=False)
+        _, ring, applied, numbers, lives, names, rows, chain = msgpack.unpackb(data, use_list=False)
         table = cls(me)
         table.now = now
         table.ring, table.applied, table.numbers = RingId(*ring), applied, numbers
@@ -429,7 +432,7 @@ class Table:
             if name.resource is not None:
                 table.waits.take(row[0], name.resource)
                 name.resource.history = table.history
-        table.history.began = applied
+        table.history.began, table.history.rolling = applied, checks.Rolling(chain)
         table.waits.settled()
         return table
 

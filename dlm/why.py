@@ -1,8 +1,8 @@
 """Why a name is not free: who waits, blocked by whom, what those wait for in turn; and what holds answers back.
 
 The edges are those of the search for deadlocks (``dlm.graph.blockers``). A lock that waits is explained once,
-however many ways lead to it, so a circle (which the next event would break) ends where it began. What only another node
-knows, the contents of its private names, is not followed.
+however many ways lead to it, so a circle (which the next event would break) ends where it began. What only another
+node knows, the contents of its private names, is not followed.
 
 Everything is bounded: an answer is for people, and a queue of thousands has the same reason for all of them.
 """
