@@ -125,8 +125,7 @@ class Waits:
             return True
         for lock, resource in mine.items():
             if lock.state is State.WAITING:
-                # Those behind any part of a multi-lock wait for all of it.
-                if lock.batch or resource.waiting[-1] is not lock:
+                if resource.waiting[-1] is not lock:
                     return True
             elif lock.state is State.CONVERTING:
                 if resource.waiting or len(resource.converting) > 1:

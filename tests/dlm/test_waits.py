@@ -137,19 +137,17 @@ def test_d2_d8_a_circle_through_a_conversion_leaves_the_old_mode() -> None:
     s.bus.check_at_rest()
 
 
-def test_a_refused_conversion_with_convdeadlk_tells_that_its_mode_is_gone() -> None:
+def test_d8_a_refused_conversion_with_convdeadlk_tells_that_its_mode_is_gone() -> None:
     s = Scene()
     a, b = s.lock("a", A, PR), s.lock("b", A, PR)
     s.lock("b", B)
-    s.convert("a", a[1], EX)
-    demoted = s.convert("b", b[1], EX, convdeadlk=True)  # b holds NL meanwhile, and a is served
-    assert s.result(demoted) is None
-    s.lock("c", C)
-    s.lock("c", B)
-    closing = s.lock("a", C)  # a>c>b>a
-    assert s.result(closing) == "deadlock"
-    s.unlock("a", a[1])
-    assert s.bus.result(demoted)["flags"] == 1
+    s.lock("a", B)  # a>b
+    served = s.convert("a", a[1], EX)  # a>b
+    demoted = s.convert("b", b[1], EX, convdeadlk=True)  # holds NL meanwhile, so that a is served; then b>a
+    assert (s.result(served), s.result(demoted)) == ("granted", "deadlock")
+    assert (s.said[demoted]["mode"], s.said[demoted]["flags"]) == (NL, 1)
+    assert s.cycle(demoted) == [(A, 2, "NL", "EX"), (B, 1, None, "EX")]
+    s.bus.check_at_rest()
 
 
 def test_a_conversion_granted_past_the_queue_can_close_a_circle() -> None:

@@ -208,17 +208,18 @@ def test_a_multi_lock_is_refused_as_a_whole() -> None:
     s.bus.check_at_rest()
 
 
-def test_a_circle_through_another_part_of_a_multi_lock() -> None:
+@pytest.mark.parametrize(("taken", "free"), [(A, B), (B, A)])
+def test_a_circle_through_another_part_of_a_multi_lock(taken: bytes, free: bytes) -> None:
     s = Scene()
-    s.lock("a", A)
+    s.lock("a", taken)
     s.lock("c", C)
-    rid, _ = s.bus.lock_all(2, A, B, owner=2)  # waits for a; its part in B could be granted
+    rid, _ = s.bus.lock_all(2, A, B, owner=2)  # waits for a; its other part could be granted
     s.bus.run()
-    behind = s.lock("c", B)  # c waits for the multi-lock, that is for a
+    behind = s.lock("c", free, PR)  # c waits for the multi-lock, that is for a
     assert (s.result(rid), s.result(behind)) == (None, None)
     closing = s.lock("a", C)  # a>c
     assert s.result(closing) == "deadlock"
-    assert [row[0] for row in s.cycle(closing)] == [C, B, A]
+    assert [row[0] for row in s.cycle(closing)] == [C, free, taken]
 
 
 @pytest.mark.parametrize("shared", [False, True])
