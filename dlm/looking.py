@@ -56,6 +56,31 @@ def _why(service: DlmService, session: int, rid: int, args: Args) -> None:
     service.host.reply(session, rid, why.explain(service, key))
 
 
+def _record(service: DlmService, session: int, rid: int, args: Args) -> None:
+    """For administrators: everybody's names, programs and value blocks are in it."""
+    if service.home.sessions[session].who.uid not in (0, service.host.config.uid):
+        service.host.refuse(session, rid, "permission", "only root and the daemon's user may record")
+    elif not service.complete:
+        service.host.refuse(session, rid, "joining", "this node has not got the lock table from the others yet")
+    elif service.taps.full(session):
+        service.host.refuse(session, rid, "busy", "this node is being recorded already")
+    else:
+        service.host.reply(session, rid, service.taps.begin(session))
+
+
+def _record_read(service: DlmService, session: int, rid: int, args: Args) -> None:
+    piece = service.taps.piece(session, arguments.number(args, "offset", 0))
+    if piece is None:
+        service.host.refuse(session, rid, "unknown", "this session records nothing")
+    else:
+        service.host.reply(session, rid, piece)
+
+
+def _record_end(service: DlmService, session: int, rid: int, args: Args) -> None:
+    service.taps.end(session)
+    service.host.reply(session, rid, {"position": service.table.applied, "digest": service.table.digest()})
+
+
 def _stats(service: DlmService, session: int, rid: int, args: Args) -> None:
     service.host.reply(session, rid, service.status())
 
@@ -71,5 +96,8 @@ VERBS: dict[str, Callable[[DlmService, int, int, Args], None]] = {
     "history": _history,
     "held_at": _held_at,
     "why": _why,
+    "record": _record,
+    "record_read": _record_read,
+    "record_end": _record_end,
     "stats": _stats,
 }

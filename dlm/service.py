@@ -27,6 +27,7 @@ from dlm.home import Home
 from dlm.lease import Lease
 from dlm.messages import TAG, Kind, Message, decode, keys_of
 from dlm.names import Form
+from dlm.recording import Taps
 from dlm.recovery import Announcement, announcements, empty_view, primary_view, survivors
 from dlm.table import Table
 from dlm.transfer import DamagedState, Donor, Joiner
@@ -75,6 +76,7 @@ class DlmService:
         self.home = Home(host, self.lease_clock)
         self.upkeep = Upkeep(self.home)
         self.checker = Checker(host)
+        self.taps = Taps(self)
         self.table.history.resize(self._config.history)
         self.home.now = now
 
@@ -132,6 +134,7 @@ class DlmService:
     def close(self, session: int, now: int) -> None:
         """A local client has gone."""
         self._at(now)
+        self.taps.end(session)
         self.home.close(session)
 
     def request(self, session: int, rid: int, verb: str, args: Mapping[str, Any], now: int) -> None:
@@ -267,9 +270,13 @@ class DlmService:
         elif self._joiner is not None:
             self._joiner.log(origin, message)
         elif self._complete:
+            if self.taps:
+                self.taps.message(origin, message)
             effects = self.table.apply(origin, message)
             if effects is None:
                 return
+            if self.taps:
+                self.taps.mark(self.table)
             self.checker.applied(self.table)
             own = origin == self._me
             if own:
@@ -290,6 +297,7 @@ class DlmService:
     def _drop_state(self, reason: str) -> None:
         """No lock state and no life from now on: a view will bring both."""
         self.lease_clock.running = False
+        self.taps.over(reason)
         self._donor = self._joiner = None
         self._complete = False
         self.checker.left()
@@ -340,6 +348,7 @@ class DlmService:
         kept = [each for each in held if straight and each[2].serial]  # the others were for the old view
         prefix = [(origin, message) for after, origin, message in kept if not after]
         rest = [(origin, message) for after, origin, message in kept if after]
+        self.taps.view(view, going_on, prefix, rest)
         done = primary_view(self.table, view, going_on, prefix, rest)
         for origin, message in done.applied:
             if origin == self._me:
@@ -353,6 +362,7 @@ class DlmService:
 
     def _begin_anew(self, view: View, going_on: frozenset[int]) -> None:
         """Another state goes on, or none: a new life, with a table from the others or an empty one."""
+        self.taps.over("the node has begun a new life")
         table = Table(self._me.node) if going_on else empty_view(self._me.node, view)
         table.now = self.home.now
         table.history.resize(self._config.history)

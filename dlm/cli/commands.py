@@ -16,6 +16,7 @@ import click
 import dlm
 from dlm.answers import name_text
 from dlm.cli.past import history
+from dlm.cli.record import record, replay
 from dlm.cli.space import space
 from dlm.cli.table import print_table, printable
 from dlm.runner import UNREACHABLE
@@ -67,6 +68,8 @@ def program(context: click.Context, url: str | None) -> None:
 
 program.add_command(space)
 program.add_command(history)
+program.add_command(record)
+program.add_command(replay)
 
 #: Who looks makes no lockspace.
 _in_space = click.option(
@@ -86,7 +89,7 @@ def ls(url: str | None, prefix: str, space_name: str, as_json: bool) -> int:
     if as_json:
         _print_json({"v": SCHEMA, "locks": [row.to_json() for row in rows]})
     else:
-        print_table(COLUMNS, [_cells(row) for row in rows])
+        print_table(COLUMNS, [cells_of(row) for row in rows])
     return 0
 
 
@@ -134,7 +137,8 @@ def _print_json(data: dict[str, Any]) -> None:
     click.echo(json.dumps(data))
 
 
-def _cells(row: dlm.LockInfo) -> tuple[str, ...]:
+def cells_of(row: dlm.LockInfo) -> tuple[str, ...]:
+    """The columns of one name."""
     waiting = None if row.waiters is None else (row.converting or ()) + row.waiters
     return (
         printable(name_text(row.name)),
@@ -155,7 +159,7 @@ def _people(queue: tuple[dlm.Holder, ...] | None) -> str:
 
 
 def _print_lock(info: dlm.LockInfo) -> None:
-    cells = dict(zip(COLUMNS, _cells(info), strict=True))
+    cells = dict(zip(COLUMNS, cells_of(info), strict=True))
     for title in ("RESOURCE", "MODE", "FENCE", "VALUE", "STATE", "OWNER"):
         click.echo(f"{title.lower() + ':':<10} {cells[title]}")
     if info.holders is None:
