@@ -130,7 +130,7 @@ def _cancel(service: DlmService, session: int, rid: int, args: Args) -> None:
     found = _handle(service, session, args)
     if found is None:
         service.host.reply(session, rid, {"canceled": False})
-    elif found.cancel_rid:
+    elif (found if found.group is None else found.group.lead).cancel_rid:
         refuse(service, session, rid, "invalid", "a cancel of this lock is in progress", "E23")
     else:
         service.home.cancel(found, rid)

@@ -37,6 +37,8 @@ class Operation:
     since: int  #: true time of asking
     noqueue: bool = False
     flags: frozenset[str] = frozenset()  #: the others, by their names in a request
+    together: tuple[Handle, ...] = ()  #: a multi-lock: all its handles
+    given_up: bool = False  #: it was cancelled; what it has got will go, part by part where the order says so
     ok: bool | None = None  #: ``None`` while there is no answer
     data: Any = None  #: result or error, as answered
 
@@ -49,6 +51,7 @@ class Handle:
     h: int
     name: bytes
     mode: int = NONE
+    asked: int = NONE  #: as a part of a multi-lock
     granted: int = NONE  #: as last told, whatever it relies on now
     fence: int = 0
     generation: int = 0
@@ -115,13 +118,16 @@ class Client:
         now: int,
         noqueue: bool = False,
         flags: frozenset[str] = frozenset(),
+        together: tuple[Handle, ...] = (),
     ) -> Operation:
         """Note a request that is about to be sent."""
         self.rid += 1
-        operation = self.pending[self.rid] = Operation(verb, self.rid, handle, mode, now, noqueue, flags)
-        if verb in ("lock", "convert"):
-            handle.operation = operation
-            handle.listens = "blocking" in flags
+        operation = Operation(verb, self.rid, handle, mode, now, noqueue, flags, together)
+        self.pending[self.rid] = operation
+        if verb in ("lock", "convert", "lock_all"):
+            for each in together or (handle,):
+                each.operation = operation
+                each.listens = "blocking" in flags
         return operation
 
     def drop(self, handle: Handle) -> None:

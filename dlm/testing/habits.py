@@ -33,6 +33,7 @@ class LockOptions:
     late: int  #: µs until a client reads a ``lost`` from its socket, at most
     modes: tuple[int, ...]
     flags: float = 0.0  #: chance of each of the flags in each operation
+    together: float = 0.0  #: share of requests that are for several names at once
     yielding: float = 0.0  #: chance that a client makes room when it is told that others wait
 
     @staticmethod
@@ -49,6 +50,7 @@ class LockOptions:
             modes=rng.choice([(EX,), (EX, EX, PR), MODES, MODES]),
             flags=rng.choice([0.0, 0.03, 0.15]),
             yielding=rng.choice([0.0, 0.5, 1.0]),
+            together=rng.choice([0.0, 0.1, 0.4]),
         )
 
 
@@ -97,7 +99,12 @@ class Habits:
         if rng.random() < self._drawn.flags / 4:
             self._plugin.purge(client, rng.choice(sorted(self._plugin.cluster.nodes)))
         elif len(handles) < 3 and (not handles or rng.random() < 0.4):
-            self._lock(client)
+            if self._drawn.together and rng.random() < self._drawn.together:
+                self._lock_all(client)
+            else:
+                self._lock(client)
+        elif len(handles) > 1 and self._drawn.together and rng.random() < self._drawn.together:
+            self._plugin.unlock_all(client, rng.sample(handles, rng.randint(2, len(handles))))
         else:
             self._use(rng.choice(handles))
         self._later(client)
@@ -117,6 +124,15 @@ class Habits:
             name, mode, more["orphan"] = orphan.name, orphan.mode, True
             more.pop("expedite", None)
         self._plugin.lock(client, name, mode, noqueue, **more)
+
+    def _lock_all(self, client: Client) -> None:
+        rng, drawn = self._rng, self._drawn
+        known = [f"own{client.node.id}".encode(), *(f"r{i}".encode() for i in range(drawn.names))]
+        names = rng.sample(known, min(len(known), rng.choice([1, 2, 2, 3, 5])))
+        more: dict[str, Any] = {"no_quorum": "fail"} if rng.random() < 0.2 else {}
+        more |= self._flags(("nodlckwt", "nodlckblk"))
+        asked = [(name, rng.choice(drawn.modes)) for name in names]
+        self._plugin.lock_all(client, asked, rng.random() < 0.2, **more)
 
     def _flags(self, words: tuple[str, ...]) -> dict[str, Any]:
         """Those of them that the chance gives, and at times a time-out."""

@@ -4,6 +4,7 @@ GRANT-Q2  At no instant of true time are two incompatible handles both valid.
 FENCE-K14 Fences of incompatible grants of a name rise in true time, and none is given twice.
 ANSWER    Every operation has exactly one answer (K9), and after healing it comes.
 VALUE     What is read as valid was written by a predecessor, and no later write was lost (L4, L7).
+MULTI     A multi-lock is granted as a whole and answered as a whole; no table shows a part of it held.
 QUEUE     A failure leaves the order of those who still wait as it was, loses nobody, and lets nobody overtake; who
           can be granted then is granted by the view itself, without a message.
 CHAIN-K8  A primary view goes on with the state of the last one before it, or with none (a known limit so far).
@@ -12,22 +13,25 @@ TABLE     Full members have equal tables at equal positions (K2); the table's ow
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dlm.lock import Key, State
-from dlm.messages import Kind
-from dlm.modes import COMPATIBLE, MODES, NAMES, NOORDER, PW
+from dlm.lock import Key, Lock, State, Step
+from dlm.messages import Kind, key_of
+from dlm.modes import COMPATIBLE, MODES, NAMES, NOORDER, NOQUEUE, PW
+from dlm.multi import keys_of
 from dlm.recovery import announcements
-from dlm.testing.clients import Handle
+from dlm.resource import Resource
+from dlm.testing.clients import Handle, Operation
 from vsync.testing.violation import KnownLimit, Violation
 from vsync.types import RingId, View
 
 if TYPE_CHECKING:
     from dlm.service import DlmService
-    from dlm.table import Table
+    from dlm.table import Effects, Table
 
-__all__ = ["ChainRules", "FenceRules", "HolderRules", "QueueRules", "TableRules", "ValueRules"]
+__all__ = ["ChainRules", "FenceRules", "HolderRules", "QueueRules", "TableRules", "ValueRules", "WholeRules"]
 
 
 class HolderRules:
@@ -136,7 +140,9 @@ class QueueRules:
             before = {} if view.transitional else _places(table)
             free = _loose(table) | _asked(locker) if before else set()
             lives = {node: life.ring for node, life in table.lives.items()}
-            inner(view, now)
+            with _refusals(table) as refused:
+                inner(view, now)
+            free |= refused
             if before and view.primary and locker.table is table:
                 going_on = {node for node, life in table.lives.items() if lives.get(node) == life.ring}
                 self.judge(node, before, free, going_on, table)
@@ -145,7 +151,8 @@ class QueueRules:
 
     @staticmethod
     def judge(node: int, before: dict[bytes, Place], free: set[Key], going_on: set[int], table: Table) -> None:
-        """``free`` are those who may move: NOORDER, or something of theirs was ordered meanwhile.
+        """``free`` are those who may move: NOORDER, or something of theirs was ordered meanwhile, or they were
+        refused because the view has closed a circle.
 
         ``going_on`` are the nodes whose locks stay. Raises ``Violation``.
         """
@@ -179,7 +186,24 @@ def _places(table: Table) -> dict[bytes, Place]:
 
 def _loose(table: Table) -> set[Key]:
     resources = [name.resource for name in table.names.values() if name.resource is not None]
-    return {lock.key for one in resources for lock in one.locks.values() if lock.flags & NOORDER}
+    locks = [lock for one in resources for lock in one.locks.values()]
+    # A multi-lock that is only tried waits for names that change hands, and is decided when they have.
+    return {lock.key for lock in locks if lock.flags & NOORDER or (lock.batch and lock.flags & NOQUEUE)}
+
+
+@contextmanager
+def _refusals(table: Table) -> Iterator[set[Key]]:
+    """The locks that are refused meanwhile as parts of circles."""
+    refused: set[Key] = set()
+    inner = table.refuse
+
+    def refuse(resource: Resource, lock: Lock, cycle: tuple[Step, ...], out: Effects) -> None:
+        refused.update(key for _, key in keys_of(resource.name, lock)) if lock.batch else refused.add(lock.key)
+        inner(resource, lock, cycle, out)
+
+    table.refuse = refuse  # type: ignore[method-assign]
+    yield refused
+    table.refuse = inner  # type: ignore[method-assign]
 
 
 def _asked(locker: DlmService) -> set[Key]:
@@ -188,9 +212,31 @@ def _asked(locker: DlmService) -> set[Key]:
     for _, origin, message in locker._held:
         if message.kind <= Kind.CANCEL:
             found.add((origin.node, message.body[1], message.body[2]))
-        elif message.kind == Kind.END:
-            found |= {(origin.node, message.body[0], h) for _, h in message.body[1]}
+        elif message.kind in (Kind.END, Kind.UNLOCK_ALL):
+            found |= {(origin.node, message.body[0], row[1]) for row in message.body[1]}
+        elif message.kind == Kind.CANCEL_ALL:
+            found |= {(origin.node, message.body[0], h) for _, h in message.body[2]}
     return found
+
+
+class WholeRules:
+    """MULTI: no table shows a multi-lock that is held in part."""
+
+    @staticmethod
+    def check(node: int, service: DlmService, operations: Iterable[Operation]) -> None:
+        """Look at the multi-locks that are on their way."""
+        for operation in operations:
+            states: set[str] = set()
+            left = operation.given_up or any(handle.over for handle in operation.together)
+            for handle in operation.together:
+                name = service.table.names.get(key_of("default", handle.name))
+                if name is not None and name.resource is not None:
+                    client = handle.client
+                    lock = name.resource.locks.get((client.node.id, client.session, handle.h))
+                    states.add("waits" if lock and lock.batch else "held" if lock else "missing")
+            if states == {"held", "waits"} or (states == {"held", "missing"} and not left):
+                text = f"the multi-lock of {operation.handle} is held in part: {sorted(states)}"
+                raise Violation("MULTI", f"node {node}: {text}")
 
 
 class ChainRules:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -16,7 +17,15 @@ from dlm.plugin import service as make_service
 from dlm.service import DlmService
 from dlm.testing.clients import Client, Handle, Operation, Page
 from dlm.testing.habits import Habits, LockOptions
-from dlm.testing.rules import ChainRules, FenceRules, HolderRules, QueueRules, TableRules, ValueRules
+from dlm.testing.rules import (
+    ChainRules,
+    FenceRules,
+    HolderRules,
+    QueueRules,
+    TableRules,
+    ValueRules,
+    WholeRules,
+)
 from vsync.service import Service
 from vsync.testing.cluster import SimCluster
 from vsync.testing.node import SimNode
@@ -29,8 +38,10 @@ __all__ = ["LockOptions", "LockPlugin", "lock_plugins"]
 
 EXPECTED = {  #: error codes that an honest client may see, by verb
     "lock": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout", "unknown"},
+    "lock_all": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout"},
     "convert": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout", "unknown"},
     "unlock": {"unknown"},
+    "unlock_all": set(),
     "cancel": set(),
     "purge": set(),
 }
@@ -48,6 +59,7 @@ class LockPlugin(Plugin):
         self.lockers: dict[int, DlmService] = {}
         self.clients: list[Client] = []
         self.orphans: list[Handle] = []  #: of processes that have ended; their nodes still hold them (P1)
+        self._purged: set[int] = set()  #: nodes whose orphans may be dropped at any time
         self.granted = 0
         self.answered = 0
         self.met: Counter[str] = Counter()  #: what is rare, by name: is it met at all?
@@ -141,6 +153,10 @@ class LockPlugin(Plugin):
             if lapsed:
                 self._check_resumed(node)
         self._tables.check(node.id, locker)
+        if locker.complete:
+            asked = (each for client in self.clients for each in client.pending.values())
+            whole = (each for each in asked if each.verb == "lock_all")
+            WholeRules.check(node.id, locker, whole)
         self._inputs += 1
         if self._inputs % 50 == 0:
             self._tables.invariants(node.id, locker)
@@ -213,6 +229,23 @@ class LockPlugin(Plugin):
             self._forget_orphans(lambda orphan: orphan.client.node is client.node and orphan.name == name)
         return self._ask("lock", handle, mode, noqueue, {"name": name, **more})
 
+    def lock_all(
+        self, client: Client, asked: Sequence[tuple[bytes, int]], noqueue: bool = False, **more: Any
+    ) -> Operation:
+        """Ask for several locks at once; the operation's handle is the first one's, ``together`` are all."""
+        asked = sorted(asked)
+        handles = tuple(client.new_handle(name) for name, _ in asked)
+        for handle, (_, mode) in zip(handles, asked, strict=True):
+            handle.asked = mode
+        return self._ask("lock_all", handles[0], NONE, noqueue, {"locks": asked, **more}, handles)
+
+    def unlock_all(self, client: Client, handles: Sequence[Handle]) -> Operation:
+        """End several handles at once."""
+        for handle in handles:
+            client.drop(handle)
+        locks = [{"h": handle.h} for handle in handles]
+        return self._ask("unlock_all", Handle(client, 0, b""), NONE, False, {"locks": locks})
+
     def convert(self, handle: Handle, mode: int, noqueue: bool = False, **more: Any) -> Operation:
         """Ask for another mode; what may be lost by it is given up now (K11)."""
         if more.get("valblk"):
@@ -231,11 +264,17 @@ class LockPlugin(Plugin):
 
     def cancel(self, handle: Handle) -> Operation:
         """Withdraw the operation in progress."""
-        handle.canceling = True
-        return self._ask("cancel", handle, NONE, False, {})
+        together: tuple[Handle, ...] = ()
+        if handle.operation is not None:
+            together, handle.operation.given_up = handle.operation.together, True
+        for each in together or (handle,):
+            each.canceling = True
+        return self._ask("cancel", handle, NONE, False, {}, together)
 
     def purge(self, client: Client, node: int) -> Operation:
         """Ask for the end of a node's orphans (P4). Nobody counts on them from now on."""
+        if client.node.id != node:
+            self._purged.add(node)  # at some time from now on, which this client does not hear of
         self._forget_orphans(lambda orphan: orphan.client.node.id == node)
         return self._ask("purge", Handle(client, 0, b""), NONE, False, {"node": node})
 
@@ -243,7 +282,7 @@ class LockPlugin(Plugin):
         """The client process ends: its handles first, then its socket (P1). What is PERSISTENT stays in force."""
         client.alive = False
         for handle in client.handles.values():
-            if handle.persistent and handle.held:
+            if handle.persistent and handle.held and client.node.id not in self._purged:
                 self.orphans.append(handle)
             else:
                 handle.over = True
@@ -256,11 +295,21 @@ class LockPlugin(Plugin):
             orphan.over = orphan.over or which(orphan)
         self.orphans = [orphan for orphan in self.orphans if not orphan.over]
 
-    def _ask(self, verb: str, handle: Handle, mode: int, noqueue: bool, more: dict[str, Any]) -> Operation:
+    def _ask(
+        self,
+        verb: str,
+        handle: Handle,
+        mode: int,
+        noqueue: bool,
+        more: dict[str, Any],
+        together: tuple[Handle, ...] = (),
+    ) -> Operation:
         client = handle.client
-        operation = client.begin(verb, handle, mode, self.cluster.scheduler.now, noqueue, _flags(more))
+        operation = client.begin(verb, handle, mode, self.cluster.scheduler.now, noqueue, _flags(more), together)
         args = {"h": handle.h, **more} if handle.h else more
-        if mode != NONE:
+        if verb == "lock_all":
+            args["noqueue"] = noqueue
+        elif mode != NONE:
             args.update(mode=mode, noqueue=noqueue)
         client.node.request(client.session, operation.rid, "dlm", verb, args)
         return operation
@@ -270,7 +319,14 @@ class LockPlugin(Plugin):
     def _succeeded(self, client: Client, operation: Operation, data: dict[str, Any]) -> None:
         handle = operation.handle
         if operation.verb == "cancel":
-            handle.canceling = False
+            for each in operation.together or (handle,):
+                each.canceling = False
+        if operation.verb == "lock_all":
+            if [row["h"] for row in data["locks"]] != [each.h for each in operation.together]:
+                raise Violation("MULTI", f"{handle}: not all of the locks were granted: {data['locks']}")
+            self.met["together"] += 1
+            for each, row in zip(operation.together, data["locks"], strict=True):
+                self._succeeded(client, replace(operation, verb="lock", handle=each, mode=each.asked), row)
         if operation.verb not in ("lock", "convert"):
             return
         handle.operation = None
@@ -316,6 +372,9 @@ class LockPlugin(Plugin):
             raise Violation("ANSWER", f"{handle}: {verb} failed with 'again' although it may wait")
         if code == "unknown" and verb == "lock" and "orphan" not in operation.flags:
             raise Violation("ANSWER", f"{handle}: there was no lock to ask for, and {verb} makes one")
+        for each in operation.together if verb == "lock_all" else ():
+            each.operation = None
+            client.drop(each)
         if verb in ("lock", "convert"):
             handle.operation = None
         if verb == "lock":

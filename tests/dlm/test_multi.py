@@ -12,6 +12,7 @@ from dlm import multi, queries
 from dlm.group import MAX_BATCH
 from dlm.messages import key_of
 from dlm.modes import EX, NL, PR, PW
+from dlm.names import FENCE_BLOCK
 from dlm.table import Effects
 from dlm.upkeep import GIVE_BACK_AFTER_US, YIELD_AFTER_US
 from tests.dlm.bus import LEASE, MS, Bus
@@ -92,6 +93,21 @@ def test_unknown_names_become_the_askers_own() -> None:
     bus.run()
     assert bus.granted(rid)
     assert {form(bus, name, 2) for name in (A, B, C)} == {"private1"}
+
+
+def test_names_that_one_node_uses_alone_become_its_own_again() -> None:
+    """A5 counts an operation on several names as one on each."""
+    bus = Bus()
+    share(bus, A, B)
+    bus.close(2, 2)
+    bus.run()
+    for rounds in range(4):
+        assert form(bus, A) == form(bus, B) == "shared", rounds
+        _, first = bus.lock_all(1, A, B)
+        bus.run()
+        bus.unlock_all(1, first, 2)
+        bus.run()
+    assert form(bus, A) == form(bus, B) == "private1"
 
 
 # -- all or none, whatever the names are ---------------------------------------------------------------------
@@ -324,6 +340,20 @@ def test_anything_while_names_change_hands(steps: int, what: str) -> None:
     assert bus.granted(stranger)
     assert not waiting(bus, B)
     bus.check_at_rest()
+
+
+def test_ordered_on_own_names_reserves_numbers() -> None:
+    """K14: whatever an ordered operation grants in a private name, its owner must have a number for it."""
+    bus = Bus()
+    own(bus, 1, A, B)
+    left = [bus[1].table.names[key_of("default", name)].fences.left for name in (A, B)]
+    bus.now += 2 * LEASE  # no lease: not alone
+    rid, _ = bus.lock_all(1, A, B)
+    bus.run()
+    bus.advance(LEASE)
+    assert bus.granted(rid)
+    for name, before in zip((A, B), left, strict=True):
+        assert bus[1].table.names[key_of("default", name)].fences.left == before + FENCE_BLOCK - 1
 
 
 def test_half_published_is_granted_nowhere() -> None:
