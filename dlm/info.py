@@ -47,8 +47,8 @@ class Flag(IntFlag):
     IVVALBLK = 0x20  #: mark the value block as not valid
     CONVDEADLK = 0x40  #: a conversion may give up the old mode meanwhile, rather than fail with Deadlock
     PERSISTENT = 0x80  #: the lock outlives its session, as an orphan of its node
-    NODLCKWT = 0x100  #: a conversion waits even where that closes a circle
-    NODLCKBLK = 0x200  #: accepted, without effect
+    NODLCKWT = 0x100  #: this wait does not count in the search for deadlocks (D4)
+    NODLCKBLK = 0x200  #: this lock is in nobody's way in the search for deadlocks (D4)
     EXPEDITE = 0x400  #: an NL lock is granted at once
     NOQUEUEBAST = 0x800  #: a refused NOQUEUE still tells the holders
     HEADQUE = 0x1000  #: to the head of the queue
