@@ -231,7 +231,8 @@ class Why:
         """For people."""
         yield from (each.text for each in self.withheld)
         if self.untold:
-            yield f"{self.untold} answer{'s' if self.untold > 1 else ''} about this name wait for that"
+            many = self.untold > 1
+            yield f"{self.untold} answer{'s' if many else ''} about this name wait{'' if many else 's'} for that"
         name = name_text(self.name)
         if not self.known:
             yield f"{name} is {self.state}, its queues are known to node {self.owner} alone: ask there"

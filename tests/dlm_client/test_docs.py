@@ -14,7 +14,8 @@ from tests.vsync.support import ALONE
 from vsync.transport.memory import MemoryHub
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = {"locks.md": 9, "lockspace.md": 7, "lockspaces.md": 6, "recipes.md": 12}  #: and how many snippets there are at least
+#: And how many snippets there are at least.
+PAGES = {"locks.md": 9, "lockspace.md": 7, "lockspaces.md": 6, "looking.md": 2, "recipes.md": 12}
 
 
 @pytest.mark.parametrize("page", PAGES)
