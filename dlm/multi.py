@@ -110,6 +110,12 @@ def enter(table: Table, entering: list[Part], out: Effects) -> None:
     if taken is not None:
         refuse(table, taken[0], taken[2], "exists", out)
         return
+    effects: list[Effect] = []
+    if _at_once(entering):
+        for _, resource, lock in entering:
+            resource.admit(lock, effects)
+        out.extend(effects)
+        return
     for _, resource, lock in entering:
         resource.enter(lock)
     for key, _, lock in entering[:1]:  # each would do: it needs them all
@@ -117,7 +123,6 @@ def enter(table: Table, entering: list[Part], out: Effects) -> None:
         if lock.batch and lock.flags & NOQUEUE and parts(table, key, lock) is not None:
             refuse(table, key, lock, "again", out)
             return
-    effects: list[Effect] = []
     for _, resource, lock in entering:
         if lock.batch:
             resource.advise(lock, effects)
@@ -125,6 +130,12 @@ def enter(table: Table, entering: list[Part], out: Effects) -> None:
     for _, resource, lock in entering:
         if resource.waits is None:
             out.extend(alone(table, resource, lock.key))
+
+
+def _at_once(entering: list[Part]) -> bool:
+    """Whether these are all parts, and nobody is in the way: the usual case, without the queues."""
+    whole = bool(entering) and len(entering) == len(entering[0][2].batch)
+    return whole and all(resource.turn(lock) for _, resource, lock in entering)
 
 
 def settle(table: Table, key: bytes, out: Effects) -> None:
@@ -199,7 +210,7 @@ def refuse(
         elif name.resource is not None:
             part = name.resource.locks.get(who)
             if part is not None and part.state is State.WAITING and part.batch == batch:
-                name.resource.drop(part, effects)
+                name.resource.drop(part, code, effects)
             table.touched[each] = None
     out.extend(effects)
     for each, _ in everywhere:

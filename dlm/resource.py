@@ -234,17 +234,21 @@ class Resource:
     # -- parts of multi-locks (dlm.multi) ---------------------------------------------------------------------
 
     def enter(self, lock: Lock) -> None:
-        """Queue a part of a multi-lock, also where it could be granted at once."""
+        """Queue a part of a multi-lock."""
         self._add(lock)
         self._enqueue(self.waiting, lock, State.WAITING)
 
     def turn(self, lock: Lock) -> bool:
-        """Whether the part would be granted now if it were alone (Q10)."""
-        return not self.converting and self.waiting[0] is lock and self._fits(lock, lock.asked)
+        """Whether the part, queued or new, would be granted now if it were alone (Q9, Q10)."""
+        first = not self.waiting or self.waiting[0] is lock
+        return first and not self.converting and self._fits(lock, lock.asked)
 
     def admit(self, lock: Lock, out: list[Effect]) -> None:
         """Grant a part. What follows in the queue is not looked at before the other parts are granted as well."""
-        self._dequeue(lock)
+        if lock.key in self.locks:
+            self._dequeue(lock)
+        else:
+            self._add(lock)
         lock.batch = ()
         self._grant(lock, lock.asked, out)
 
@@ -252,9 +256,9 @@ class Resource:
         """The part stays in the queue: the holders in its way are told (B1)."""
         self._tell_blockers(lock, out)
 
-    def drop(self, lock: Lock, out: list[Effect]) -> None:
-        """A waiter leaves, without a word to its session; others go on (U6)."""
-        self.history.ended(self, lock, "cancelled")
+    def drop(self, lock: Lock, code: str, out: list[Effect]) -> None:
+        """A part leaves, without a word to its session; others go on (U6)."""
+        self.history.asked(self, lock, "refused", code)
         self._remove(lock)
         self.scan(out)
 

@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 
 from dlm import multi, queries
-from dlm.group import MAX_BATCH
-from dlm.messages import key_of
+from dlm.arguments import MAX_NAME
+from dlm.group import MAX_BATCH, weight
+from dlm.home import LOCKS_PER_NAME
+from dlm.lock import Lock
+from dlm.messages import Kind, encode, key_of
 from dlm.modes import EX, NL, PR, PW
 from dlm.names import FENCE_BLOCK
+from dlm.resource import Resource
 from dlm.table import Effects
 from dlm.upkeep import GIVE_BACK_AFTER_US, YIELD_AFTER_US
 from tests.dlm.bus import LEASE, MS, Bus
+from vsync.types import MAX_MESSAGE, RingId
 
 A, B, C = b"a", b"b", b"c"
 
@@ -633,21 +638,32 @@ def test_a_handle_in_use_is_refused() -> None:
     assert bus.result(rid) == "exists"
 
 
-def test_too_many_of_one_name() -> None:
-    """What waits at home must fit into one publication, names of the others included."""
+def test_too_many_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dlm.home.LOCKS_PER_NAME", 8)
     bus = Bus()
-    own(bus, 1, *[b"%064d" % i for i in range(MAX_BATCH)])
-    refused = 0
-    for _ in range(60):
-        rid, _ = bus.lock_all(1, *[b"%064d" % i for i in range(MAX_BATCH)])
-        refused += bus.result(rid) == "too_many"
-    assert 0 < refused < 59
-    bus.lock(2, b"%064d" % 0)
-    bus.run()
-    assert form(bus, b"%064d" % 5) == "shared"
+    own(bus, 1, A, B)
+    _, h = bus.lock(1, A, session=2)
+    rids = [bus.lock_all(1, A, B)[0] for _ in range(8)]
+    assert [bus.result(rid) for rid in rids] == [None] * 7 + ["too_many"]
     bus.close(1)
-    bus.run()
+    bus.call(1, "unlock", 2, h=h)
     assert not bus[1].service.home._on_name
+    assert bus.granted(bus.lock_all(1, A, B, session=2)[0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, MAX_BATCH])
+@pytest.mark.parametrize("length", [1, MAX_NAME])
+def test_what_waits_at_home_fits_into_one_publication(count: int, length: int) -> None:
+    """Each part carries the names of all, so it counts for more than one lock (A3)."""
+    space = "s" * length
+    batch = tuple(key_of(space, b"%0*d" % (length, i % 10 if length == 1 else i)) for i in range(count))
+    resource = Resource(lambda: 1)
+    for h in range(LOCKS_PER_NAME // weight(batch)):
+        lock = Lock((1 << 31, 1 << 31, 1 << 31), EX, 1 << 20, None, 1 << 31, "p" * 40, 0, (1 << 63) - 1, 1 << 62)
+        lock.key, lock.batch = (1 << 31, 1 << 31, (1 << 31) + h), batch
+        resource.enter(lock)
+    body = batch[0], 1 << 62, resource.encode()
+    assert len(encode(Kind.PUBLISH, RingId(1 << 62, 1 << 31), 1 << 62, body)) <= MAX_MESSAGE
 
 
 def test_show_says_what_else_is_waited_for() -> None:
