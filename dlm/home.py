@@ -278,7 +278,7 @@ class Home:
         """Send the lock request of a handle, or keep it until the node is linked."""
         request = handle.request
         if handle.group is not None:
-            if self.linked and not handle.sent:
+            if self.linked:
                 handle.group.ask(self)
         elif self.linked and request is not None:
             handle.sent = True
