@@ -30,7 +30,10 @@ def listing(table: Table, space: str, prefix: bytes, limit: int, after: bytes = 
     size = 0
     for key in keys[:limit]:
         name = table.names[key]
-        size += ROW_BYTES + (LOCK_BYTES * len(name.resource.locks) if name.resource is not None else 0)
+        size += ROW_BYTES
+        if name.resource is not None:
+            size += LOCK_BYTES * len(name.resource.locks)
+            size += sum(len(key) for lock in name.resource.waiting for key in lock.batch)
         if rows and size > PAGE_BYTES:
             break
         rows.append(row(key, name, queues=False))
@@ -86,4 +89,5 @@ def _lock(lock: Lock) -> dict[str, Any]:
         "fence": lock.fence,
         "since_us": lock.since,
         "orphan": lock.orphan,
+        "together": [split_key(key)[1] for key in lock.batch],
     }
