@@ -10,8 +10,10 @@ import pytest
 
 from dlm import checks, transfer
 from dlm.checks import MISSING, Rolling, wrong
+from dlm.lock import Lock
 from dlm.messages import Kind, decode, key_of
 from dlm.modes import CR, EX, NL, PR
+from dlm.names import Form, Name
 from dlm.resource import Resource
 from dlm.table import Table
 from tests.dlm.bus import LEASE, MS, Bus, Node
@@ -405,3 +407,19 @@ class TestTransfer:
 
 def _damaged(joiner: Any, me: int, now: int) -> Table:
     raise transfer.DamagedState("a test")
+
+
+def test_a_joiner_purges_in_the_same_order() -> None:
+    """Seed 207 at 3 nodes: a snapshot lists holders first, so the locks of a dead node went in another order there."""
+    old = Table(1)
+    old.names[KEY] = name = Name(Form.SHARED, 0, 0)
+    old.share(KEY, name, Resource(old.mint))
+    assert name.resource is not None
+    for h, mode in ((1, PR), (2, EX), (3, PR)):  # the second waits, the third behind it
+        name.resource.lock(Lock((2, 1, h), mode), [])
+    name.resource.cancel((2, 1, 2), [])
+    name.resource.lock(Lock((2, 1, 2), NL), [])
+    new = Table.decode(3, old.encode(), 0)
+    for table in (old, new):
+        table.end_lives({2}, [])
+    assert old.encode() == new.encode()

@@ -35,6 +35,19 @@ def test_many_seeds(record_property: Callable[[str, object], None]) -> None:
     hunt_for(LONG_S, "dlm.testing", lock_plugins, NODES, record_property, jobs=2)
 
 
+@pytest.mark.long
+def test_what_is_rare_is_met() -> None:
+    """A rule that no run comes near is not checked."""
+    missing = {"demoted", "altmode", "valnotvalid", "orphan", "timeout", "deadlock", "advice", "together"}
+    for seed in range(1, 301):
+        plugin = LockPlugin(seed)
+        assert run(draw(seed, 3), [plugin]).violation is None
+        missing -= set(plugin.met)
+        if not missing:
+            return
+    raise AssertionError(f"not met in 300 runs: {missing}")
+
+
 def test_locks_are_granted_in_these_runs() -> None:
     plugins = [LockPlugin(seed) for seed in range(1, 6)]
     for seed, plugin in enumerate(plugins, 1):
