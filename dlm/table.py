@@ -455,6 +455,8 @@ class Table:
                 assert name.owner in self.lives, f"{key!r}: owned by an ended life"
             if name.resource is not None:
                 name.resource.invariants()
+                parts = sum(bool(lock.batch) for lock in name.resource.waiting)
+                assert name.resource.grouped == parts, f"{key!r}: parts of multi-locks are miscounted"
                 assert not multi.grantable(self, key), f"{key!r}: a multi-lock could be granted"
                 for node in name.resource.homes:
                     assert node in self.lives, f"{key!r}: a lock of an ended life"

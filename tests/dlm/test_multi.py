@@ -361,6 +361,45 @@ def test_ordered_on_own_names_reserves_numbers() -> None:
         assert bus[1].table.names[key_of("default", name)].fences.left == before + FENCE_BLOCK - 1
 
 
+@pytest.mark.parametrize("cancel", [False, True])
+def test_ordered_on_own_names_is_looked_after(cancel: bool) -> None:
+    """K13, A2: what waits in private names becomes shared, what is idle is given back, however it came."""
+    bus = Bus()
+    own(bus, 1, A, B)
+    _, h = bus.lock(1, A, session=2)
+    bus.now += 2 * LEASE  # no lease: not alone
+    rid, first = bus.lock_all(1, A, B)
+    if cancel:
+        bus.call(1, "cancel", h=first)
+        bus.call(1, "unlock", 2, h=h)
+    bus.run()
+    assert form(bus, A) == form(bus, B) == "private1"
+    if cancel:
+        assert bus.result(rid) == "canceled"
+        bus.advance(GIVE_BACK_AFTER_US + 100 * MS)
+        assert form(bus, A) == form(bus, B) == "unknown"
+    else:
+        bus.advance(YIELD_AFTER_US + 100 * MS)
+        assert form(bus, A) == form(bus, B) == "shared"
+
+
+@pytest.mark.parametrize("what", ["mine", "shared"])
+def test_unlock_all_of_one_part_that_waits(what: str) -> None:
+    bus = Bus()
+    prepare(bus, A, what)
+    prepare(bus, B, what)
+    bus.lock(1, A, session=2)
+    bus.run()
+    rid, first = bus.lock_all(1, A, B)
+    bus.run()
+    done = bus.unlock_all(1, first + 1, 1)
+    bus.run()
+    assert bus.result(done) == {}
+    assert bus.result(rid) == "canceled"
+    assert waiting(bus, A) == []
+    assert not bus[1].service.home.sessions[1].handles
+
+
 def test_half_published_is_granted_nowhere() -> None:
     """F2: one part is published, the other private still: the owner sees both, the others one."""
     bus = Bus()

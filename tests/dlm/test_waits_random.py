@@ -66,6 +66,7 @@ class Play:
         self.models = copy.deepcopy(models)
         self.rng = random.Random(seed)
         self.early = seed % 2 == 1  # they step aside before anything forces them to
+        self.in_place = seed % 3 == 1  # those aside are served before those behind them
         self.aside: list[tuple[bytes, Entry, set[Who]]] = []  # with those who stand behind it
 
     def step(self) -> bool:
@@ -86,7 +87,10 @@ class Play:
         free = [(model, one) for model in self.models.values() for one in model.all() if owner(one) not in waiting]
         if free:
             model, entry = self.rng.choice(free)
-            model.unlock(entry.who)
+            model.queue_of(entry).remove(entry)
+            while self.in_place and self._one_aside_is_served():
+                pass
+            model.again()
         return bool(free)
 
     def _one_steps_aside(self) -> bool:
@@ -283,12 +287,13 @@ def trials(first: int, wanted: int) -> Iterator[Trial]:
         yield trial
 
 
-def test_no_false_and_no_missed_victim() -> None:
-    refused = sum(trial.refused for trial in trials(1, 1_500))
-    assert refused > 100
+@pytest.mark.parametrize("first", [1, 1_001, 2_001])
+def test_no_false_and_no_missed_victim(first: int) -> None:
+    """Together 1,500 graphs."""
+    assert sum(trial.refused for trial in trials(first, 500)) > 30
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("first", range(100_000, 500_000, 100_000))
+@pytest.mark.parametrize("first", range(100_000, 1_100_000, 100_000))
 def test_no_false_and_no_missed_victim_in_ten_thousand(first: int) -> None:
-    assert sum(trial.refused for trial in trials(first, 2_500)) > 200
+    assert sum(trial.refused for trial in trials(first, 1_000)) > 60
