@@ -410,7 +410,7 @@ def _damaged(joiner: Any, me: int, now: int) -> Table:
 
 
 def test_a_joiner_purges_in_the_same_order() -> None:
-    """Seed 207, 3 nodes: a snapshot lists holders first, so the locks of a dead node went in another order there."""
+    """Seed 207: a snapshot lists holders first, so the locks of a dead node went in another order there."""
     old = Table(1)
     old.names[KEY] = name = Name(Form.SHARED, 0, 0)
     old.share(KEY, name, Resource(old.mint))
