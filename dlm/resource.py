@@ -214,7 +214,7 @@ class Resource:
         dead = [node for node in nodes if node in self.homes]
         if not dead:
             return
-        for lock in [lock for lock in self.locks.values() if lock.key[0] in dead]:
+        for lock in [self.locks[key] for key in sorted(self.locks) if key[0] in dead]:
             self._write_at_end(lock, IVVALBLK, None)
             self.history.ended(self, lock, "lost", "node left")
             self._remove(lock)
