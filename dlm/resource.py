@@ -214,7 +214,7 @@ class Resource:
         dead = [node for node in nodes if node in self.homes]
         if not dead:
             return
-        for lock in sorted((one for one in self.locks.values() if one.key[0] in dead), key=lambda one: one.key):
+        for lock in [self.locks[key] for key in sorted(self.locks) if key[0] in dead]:
             self._write_at_end(lock, IVVALBLK, None)
             self.history.ended(self, lock, "lost", "node left")
             self._remove(lock)
