@@ -19,7 +19,7 @@ TURNS = 8  #: of each node
 
 @pytest.fixture
 def three() -> Iterator[Three]:
-    three = Three(Timing())  # unhurried: a busy machine is not a partition
+    three = Three(Timing())  # unhurried
     try:
         three.start()
         yield three
