@@ -14,7 +14,7 @@ from dlm.group import MAX_BATCH, weight
 from dlm.home import LOCKS_PER_NAME
 from dlm.lock import Lock
 from dlm.messages import Kind, encode, key_of
-from dlm.modes import EX, NL, PR, PW
+from dlm.modes import CR, EX, NL, PR, PW
 from dlm.names import FENCE_BLOCK
 from dlm.resource import Resource
 from dlm.table import Effects
@@ -224,6 +224,26 @@ def test_first_come_first_served() -> None:
     bus.unlock_all(1, first, 2)
     bus.run()
     assert bus.granted(after)
+
+
+def test_conversions_go_first() -> None:
+    """Q10: a part that fits waits as long as somebody converts there."""
+    bus = Bus()
+    share(bus, A, B)
+    _, reader = bus.lock(2, A, PR)
+    _, h = bus.lock(3, A, NL)
+    bus.run()
+    bus.call(3, "convert", h=h, mode=EX)
+    bus.run()
+    both, _ = bus.lock_all(1, (A, CR), (B, EX))
+    bus.run()
+    assert bus.result(both) is None
+    bus.call(2, "unlock", h=reader)
+    bus.run()
+    assert bus.result(both) is None
+    bus.call(3, "unlock", h=h)
+    bus.run()
+    assert bus.granted(both)
 
 
 def test_circular_wishes_are_no_deadlock() -> None:
