@@ -27,7 +27,7 @@ def _ls(service: DlmService, session: int, rid: int, args: Args) -> None:
 def _show(service: DlmService, session: int, rid: int, args: Args) -> None:
     key = key_of(_seen(service, session, args), arguments.name(args))
     name = service.table.names.get(key)
-    if name is None:
+    if name is None or key in service.table.vacant:
         service.host.refuse(session, rid, "unknown", "no locks on this name")
     else:
         service.host.reply(session, rid, queries.row(key, name))

@@ -25,7 +25,11 @@ def listing(table: Table, space: str, prefix: bytes, limit: int, after: bytes = 
     as ``after``.
     """
     start, last = key_of(space, prefix), key_of(space, after)
-    keys = sorted(key for key in table.names if key.startswith(start) and (not after or key > last))
+    keys = sorted(
+        key
+        for key in table.names
+        if key.startswith(start) and (not after or key > last) and key not in table.vacant
+    )
     rows: list[dict[str, Any]] = []
     size = 0
     for key in keys[:limit]:

@@ -265,7 +265,8 @@ def _judge(table: Table, space: Space, out: Effects, busy: bool = False) -> None
     release = space.release
     assert release is not None
     if not busy:
-        busy = any(name.form is not Form.PRIVATE for _, name in _names(table, space))
+        names = _names(table, space)
+        busy = any(name.form is not Form.PRIVATE for key, name in names if key not in table.vacant)
         if not busy and release.asked:
             return
     if busy:
@@ -286,7 +287,7 @@ def _end(table: Table, space: Space, out: Effects) -> None:
 
 
 def _names(table: Table, space: Space) -> list[tuple[bytes, Name]]:
-    return [(key, name) for key, name in table.names.items() if key.startswith(space.prefix)]
+    return [(key, table.names[key]) for key in sorted(table.names) if key.startswith(space.prefix)]
 
 
 HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = {

@@ -34,6 +34,7 @@ from vsync.types import NO_RING, Member, RingId
 
 __all__ = ["DEMOTE_AFTER", "Composed", "Effects", "Life", "Look", "Purge", "Table"]
 
+VACANT_KEPT = 1024  #: names without locks that stay shared
 DEMOTE_AFTER = 8  #: ordered operations of one node in a row that make a shared name private again
 
 
@@ -90,6 +91,7 @@ class Table:
         self.numbers = 0  #: fence numbers used or reserved in this primary view (K14)
         self.lives: dict[int, Life] = {}
         self.names: dict[bytes, Name] = {}
+        self.vacant: dict[bytes, None] = {}  #: shared names without locks, by when the last one went
         self.spaces = spaces.Spaces()
         self.waits = Waits()  #: who waits for whom in the shared names; follows from those
         self.touched: dict[bytes, None] = {}  #: names that a multi-lock left, perhaps empty; none between events
@@ -159,14 +161,15 @@ class Table:
         self.operated(key, op.node)
 
     def operated(self, key: bytes, node: int) -> None:
-        """After an operation of ``node`` on a shared name: it goes when empty, and may become private (A5)."""
+        """After an operation of ``node`` on a shared name: it may be vacant, or become private (A5)."""
         name = self.names[key]
         resource = name.resource
         if name.form is not Form.SHARED or resource is None:
             return
         if not resource.locks:
-            self.free(key)
+            self._vacate(key, resource)
             return
+        self.vacant.pop(key, None)
         if name.run_node != node:
             name.run_node, name.run = node, 0
         name.run += 1
@@ -281,7 +284,18 @@ class Table:
 
     def free(self, key: bytes) -> None:
         """The name is no more."""
+        self.vacant.pop(key, None)
         self.history.freed(key, self.names.pop(key))
+
+    def _vacate(self, key: bytes, resource: Resource) -> None:
+        """The last lock of a shared name has gone, and the value block with it (L10). The name stays shared, else
+        two nodes that take turns would hand it over at every turn; of those that stay so the eldest goes.
+        """
+        resource.value, resource.valid = b"", True
+        if key not in self.vacant:
+            self.vacant[key] = None
+            if len(self.vacant) > VACANT_KEPT:
+                self.free(next(iter(self.vacant)))
 
     def _publish(self, key: bytes, name: Name, resource: Resource, out: Effects) -> None:
         """Handover -> Shared, then what has waited, in order, except operations of ended lives (A4, A7)."""
@@ -311,7 +325,9 @@ class Table:
             if name.form is Form.PRIVATE:
                 out.append(Look(key, give_up=False))
             elif not name.resource.locks:
-                self.free(key)
+                self._vacate(key, name.resource)
+            else:
+                self.vacant.pop(key, None)
 
     # -- messages that are no operation on a lock ------------------------------------------------------------
 
@@ -413,20 +429,20 @@ class Table:
         """The replicated state, without private contents; equal bytes for equal states."""
         lives = tuple(self.lives[node].encode() for node in sorted(self.lives))
         names = tuple(self.names[key].encode(key) for key in sorted(self.names))
-        state = tuple(self.ring), self.applied, self.numbers, lives, names, self.spaces.encode()
-        packed: bytes = msgpack.packb((1, *state, self.history.rolling.value))
+        more = tuple(self.vacant), self.spaces.encode(), self.history.rolling.value
+        packed: bytes = msgpack.packb((1, tuple(self.ring), self.applied, self.numbers, lives, names, *more))
         return packed
 
     @classmethod
     def decode(cls, me: int, data: bytes, now: int) -> Table:
         """A table from ``encode``'s bytes, for a node that owns no name in it."""
-        _, ring, applied, numbers, lives, names, rows, chain = msgpack.unpackb(data, use_list=False)
+        _, ring, applied, numbers, lives, names, vacant, rows, chain = msgpack.unpackb(data, use_list=False)
         table = cls(me)
         table.now = now
         table.ring, table.applied, table.numbers = RingId(*ring), applied, numbers
         for node, incarnation, admitted, serial, gone in lives:
             table.lives[node] = Life(node, incarnation, RingId(*admitted), serial, gone)
-        table.spaces = spaces.Spaces.decode(rows)
+        table.spaces, table.vacant = spaces.Spaces.decode(rows), dict.fromkeys(vacant)
         for row in names:
             name = table.names[row[0]] = Name.decode(row, table.mint, now)
             if name.resource is not None:
@@ -447,7 +463,7 @@ class Table:
             assert self.spaces.refuses(key) != "no_space", f"{key!r}: in no lockspace"
             if name.form is Form.SHARED:
                 assert name.resource is not None, f"{key!r}: shared without contents"
-                assert name.resource.locks, f"{key!r}: shared and empty"
+                assert bool(name.resource.locks) != (key in self.vacant), f"{key!r}: wrongly taken for vacant"
                 assert not name.waiting, f"{key!r}: shared with a waiting list"
             else:
                 mine = name.form is Form.PRIVATE and name.owner == self.me

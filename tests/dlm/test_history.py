@@ -40,10 +40,10 @@ class TestEvents:
         bus.run()
         bus.call(2, "unlock", h=two)
         bus.run()
-        known = ["private", "handover", "shared", "waiting", "released", "granted", "released", "free"]
+        known = ["private", "handover", "shared", "waiting", "released", "granted", "released"]
         assert words(bus, 2) == words(bus, 3) == known
         assert words(bus, 1) == [
-            "private", "granted+", "handover", "shared", "waiting", "released", "granted", "released", "free",
+            "private", "granted+", "handover", "shared", "waiting", "released", "granted", "released",
         ]  # fmt: skip
 
     def test_an_event_says_all(self) -> None:
