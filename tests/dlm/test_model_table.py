@@ -225,7 +225,7 @@ class World:
     def _shared(self, key: bytes, name: Named, node: int, run: Callable[[Model], list[Any]]) -> list[Any]:
         done = run(name.model)
         if not name.model.all():
-            del self.names[key]
+            self._vacate(key, name)
             return done
         name.last, name.row = node, (name.row if name.last == node else 0) + 1
         alone = all(entry.who[0] == node for entry in name.model.granted)
@@ -252,8 +252,12 @@ class World:
             if op.life in self.lives.items():
                 done += op.run(name.model)
         if not name.model.all():
-            del self.names[key]
+            self._vacate(key, name)
         return done
+
+    def _vacate(self, key: bytes, name: Named) -> None:
+        """The name stays shared, but nothing of what it was (L10)."""
+        name.model = Model(self.mints[key].__next__)
 
     def change_form(self, step: Step) -> None:
         name, epoch = self.names[step.name], self.tables[step.node].names[step.name].epoch
@@ -298,7 +302,7 @@ class World:
             elif name.form == "shared":
                 done[key] = name.model.nodes_end([dead])
                 if not name.model.all():
-                    del self.names[key]
+                    self._vacate(key, name)
         for node in going_on:
             effects = primary_view(self.tables[node], view, frozenset(going_on), (), ()).effects
             self._compose(node, effects)
