@@ -34,12 +34,15 @@ from dlm.modes import (
 )
 
 __all__ = [
-    "FLAGS", "MAX_NAME", "MAX_VALUE", "BadArgument", "check_convert", "check_lock", "check_unlock", "flags", "mode",
-    "name", "number", "prefix", "space", "value",
+    "FLAGS", "MAX_NAME", "MAX_VALUE_LIMIT", "PERMISSIONS", "VALUE_LIMIT", "BadArgument", "check_convert",
+    "check_lock", "check_together", "check_unlock", "deadline", "fails", "flags", "locks", "mode", "name", "number",
+    "permissions", "prefix", "space", "value", "value_limit",
 ]  # fmt: skip
 
 MAX_NAME = 64  #: bytes
-MAX_VALUE = 1024  #: bytes
+PERMISSIONS = 0o660  #: of a lockspace, unless it is made otherwise
+VALUE_LIMIT = 1024  #: bytes of a value block, unless its lockspace is made for longer ones
+MAX_VALUE_LIMIT = 1 << 16
 
 #: The flags of a request by the name of their argument (locks.md §1.6).
 FLAGS = {
@@ -88,6 +91,13 @@ def check_lock(args: Mapping[str, Any], asked: int, given: int) -> None:
     _refuse(given & EXPEDITE and asked != NL, "E5", "expedite is for mode NL only")
 
 
+def check_together(given: int) -> None:
+    """The flags of a multi-lock: those that concern all of its locks alike, and change no place in a queue."""
+    wrong = given & ~(NOQUEUE | VALBLK | NODLCKWT | NODLCKBLK | NOTIFY)
+    words = ", ".join(word for word, bit in FLAGS.items() if bit & wrong)
+    _refuse(wrong, "", f"a multi-lock takes no {words}")
+
+
 def check_convert(args: Mapping[str, Any], held: int, asked: int, given: int) -> None:
     """A conversion of an idle lock (E3–E5, E9, E13)."""
     _no_trees(args)
@@ -124,6 +134,36 @@ def number(args: Mapping[str, Any], key: str, least: int, default: int | None = 
     return found
 
 
+def fails(args: Mapping[str, Any]) -> bool:
+    """Whether the caller prefers an error to waiting for the primary component."""
+    found = args.get("no_quorum", "wait")
+    if found not in ("wait", "fail"):
+        raise BadArgument("no_quorum must be 'wait' or 'fail'")
+    return bool(found == "fail")
+
+
+def locks(args: Mapping[str, Any], most: int) -> list[tuple[bytes, int]]:
+    """The names of a multi-lock, each with its mode, sorted by name."""
+    rows = args.get("locks")
+    if not isinstance(rows, list | tuple) or not 1 <= len(rows) <= most:
+        raise BadArgument(f"locks must be a list of 1..{most} names and modes")
+    found: dict[bytes, int] = {}
+    for row in rows:
+        if not isinstance(row, list | tuple) or len(row) != 2:
+            raise BadArgument("locks must be a list of names and modes")
+        one = {"name": row[0], "mode": row[1]}
+        if name(one) in found:
+            raise BadArgument("a multi-lock has each name once")
+        found[name(one)] = mode(one)
+    return sorted(found.items())
+
+
+def deadline(args: Mapping[str, Any], now: int) -> int:
+    """When the request gives up waiting (``timeout_us`` from now); 0 if it waits for ever."""
+    timeout = number(args, "timeout_us", 0, 0)
+    return now + timeout if timeout else 0
+
+
 def mode(args: Mapping[str, Any]) -> int:
     """One of the six modes."""
     found = args.get("mode")
@@ -158,9 +198,25 @@ def space(args: Mapping[str, Any]) -> str:
     return found
 
 
-def value(args: Mapping[str, Any]) -> bytes | None:
-    """The caller's value block, if it sent one."""
+def value(args: Mapping[str, Any], limit: int) -> bytes | None:
+    """The caller's value block, if it sent one; ``limit`` is that of the lockspace."""
     found = args.get("value")
-    if found is not None and (not isinstance(found, bytes) or len(found) > MAX_VALUE):
-        raise BadArgument(f"value must be at most {MAX_VALUE} bytes")
+    if found is not None and (not isinstance(found, bytes) or len(found) > limit):
+        raise BadArgument(f"value must be at most {limit} bytes, the value_limit of its lockspace", "E7")
+    return found
+
+
+def permissions(args: Mapping[str, Any]) -> int:
+    """Who may open a lockspace, as the mode of a file."""
+    found = number(args, "permissions", 0, PERMISSIONS)
+    if found > 0o777:
+        raise BadArgument("permissions must be 0 .. 0o777")
+    return found
+
+
+def value_limit(args: Mapping[str, Any]) -> int:
+    """How long the value blocks of a lockspace may be."""
+    found = number(args, "value_limit", 1, VALUE_LIMIT)
+    if found > MAX_VALUE_LIMIT:
+        raise BadArgument(f"value_limit must be at most {MAX_VALUE_LIMIT} bytes")
     return found

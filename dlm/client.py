@@ -18,13 +18,18 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from dlm import answers
-from dlm.errors import ConfigError, LockTimeout, NotConnected, NotHeld
+from dlm.client_looking import ClientLooking
+from dlm.client_spaces import ClientSpaces, open_space
+from dlm.errors import ConfigError, LockTimeout, NotConnected
 from dlm.held import Held
 from dlm.info import Flag, Holder, LockInfo, Mode
-from dlm.session import Session
+from dlm.recipes import Recipes, ReentrantLock
+from dlm.session import Session, checked_timeout
+from dlm.together import Together
+from dlm.transaction import Transaction
 from dlm.watch import LossWatch
 from vsync import errors as vsync_errors
 from vsync.clock import boot_us
@@ -51,8 +56,13 @@ class HasChannel(Protocol):
         ...
 
 
-def connect(url: str | None = None, *, space: str = "default", name: str | None = None) -> Client:
+def connect(
+    url: str | None = None, *, space: str = "default", create: bool = True, name: str | None = None
+) -> Client:
     """Open a session with the local daemon, under the name ``name`` (default: the program's).
+
+    ``space`` is the lockspace whose names it locks (docs/lockspaces.md). It is made if it is missing, which waits
+    for the primary component; with ``create=False`` that is ``NoSuchSpace``, and nothing is waited for.
 
     ``url`` is ``unix:///path`` or a path; default ``$VSYNC_URL``, else ``unix:///run/vsync/vsyncd.sock``.
     Raises ``NotConnected`` naming the URL, ``ConfigError`` for a URL that is none.
@@ -66,10 +76,10 @@ def connect(url: str | None = None, *, space: str = "default", name: str | None 
         raise NotConnected(str(error), url=url) from error
     except vsync_errors.ConfigError as error:
         raise ConfigError(str(error)) from error
-    return Client.over(channel, space=space)
+    return Client.over(channel, space=space, create=create)
 
 
-class Client:
+class Client(Recipes, ClientSpaces, ClientLooking, Together):
     """A session with a node, and the locks it takes. Thread-safe; not usable after ``fork`` (API-R9).
 
     ``close`` (or the end of ``with``) gives back everything that is still held, without asking.
@@ -77,22 +87,61 @@ class Client:
 
     _session: Session
 
-    def __init__(self, node: HasChannel, *, space: str = "default") -> None:
-        """Over an embedded ``vsync.Node``. ``space`` separates names: a lockspace."""
-        self._open(node.channel(), space, boot_us)
+    def __init__(self, node: HasChannel, *, space: str = "default", create: bool = True) -> None:
+        """Over an embedded ``vsync.Node``; ``space`` and ``create`` as for ``connect``."""
+        self._open(node.channel(), space, create, boot_us)
 
     @classmethod
-    def over(cls, channel: Channel, *, space: str = "default", clock_us: Callable[[], int] = boot_us) -> Self:
+    def over(
+        cls,
+        channel: Channel,
+        *,
+        space: str = "default",
+        create: bool = True,
+        clock_us: Callable[[], int] = boot_us,
+    ) -> Self:
         """Over any channel. ``clock_us`` is the clock of the lease, in microseconds."""
         self = cls.__new__(cls)
-        self._open(channel, space, clock_us)
+        self._open(channel, space, create, clock_us)
         return self
 
-    def _open(self, channel: Channel, space: str, clock_us: Callable[[], int]) -> None:
+    def _open(self, channel: Channel, space: str, create: bool, clock_us: Callable[[], int]) -> None:
         self._session = Session(channel, space, clock_us)
         self._watch = LossWatch(self._session)
+        try:
+            waits: WhenNoQuorum = "wait" if create else "fail"
+            self._session.value_limit = open_space(self._session, space, create, waits)
+        except BaseException:
+            self._session.close()
+            raise
 
     # -- taking locks
+
+    @overload
+    def lock(
+        self,
+        name: str | bytes,
+        mode: Mode = Mode.EX,
+        timeout: float | None = None,
+        *,
+        no_quorum: WhenNoQuorum = "wait",
+        on_lost: OnLost | None = None,
+        xid: int | None = None,
+        reentrant: Literal[False] = False,
+    ) -> Lock: ...
+
+    @overload
+    def lock(
+        self,
+        name: str | bytes,
+        mode: Mode = Mode.EX,
+        timeout: float | None = None,
+        *,
+        no_quorum: WhenNoQuorum = "wait",
+        on_lost: OnLost | None = None,
+        xid: int | None = None,
+        reentrant: Literal[True],
+    ) -> ReentrantLock: ...
 
     def lock(
         self,
@@ -102,9 +151,14 @@ class Client:
         *,
         no_quorum: WhenNoQuorum = "wait",
         on_lost: OnLost | None = None,
-    ) -> Lock:
-        """A reusable description of a lock, taken by ``with``. Arguments as for ``acquire``."""
-        return Lock(self, answers.name_bytes(name), Mode(mode), timeout, no_quorum, on_lost)
+        xid: int | None = None,
+        reentrant: bool = False,
+    ) -> Lock | ReentrantLock:
+        """A reusable description of a lock, taken by ``with``. Arguments as for ``acquire``; ``reentrant``: a
+        thread that has it may take it again.
+        """
+        kind = ReentrantLock if reentrant else Lock
+        return kind(self, answers.name_bytes(name), Mode(mode), timeout, no_quorum, on_lost, xid)
 
     def exclusive(self, name: str | bytes, timeout: float | None = None) -> Lock:
         """``lock(name, Mode.EX)``."""
@@ -124,6 +178,7 @@ class Client:
         on_lost: OnLost | None = None,
         on_blocking: OnBlocking | None = None,
         flags: Flag = NO_FLAGS,
+        xid: int | None = None,
     ) -> Held:
         """Take a lock, first come, first served in the order of the whole cluster (API-R13).
 
@@ -136,13 +191,17 @@ class Client:
         out. ``on_blocking(held, mode)`` is called by the same thread when another asks for ``mode`` and this lock
         is in the way: advice, merged where several come at once. ``flags``: see docs/locks.md.
 
+        For the detection of deadlocks the lock belongs to the calling thread, or to the transaction ``xid``
+        (default: the ``transaction`` that this thread or task is in; 0 for none).
+
         Raises ``LockTimeout``, ``NoQuorum``, ``NotConnected``, ``Deadlock``, ``InvalidRequest``,
         ``LockLost`` (lost before this method could return), ``ForkedProcess``.
         """
-        key, timeout = answers.name_bytes(name), _checked(timeout)
+        key, timeout = answers.name_bytes(name), checked_timeout(timeout)
         limit = None if timeout is None else time.monotonic() + timeout
         session = self._session
         session.check_process()
+        answers.check_friendly(flags)
         held = Held(session, key, Mode(mode))
         held.tells = on_blocking is not None
         args = {
@@ -156,6 +215,8 @@ class Client:
             "space": session.space,
             "valblk": True,
             "value": None,
+            **session.identity(xid),
+            **session.limit(timeout),
         }
         future = None
         try:
@@ -183,16 +244,17 @@ class Client:
         except LockTimeout:
             return None
 
+    def transaction(self, xid: int | None = None) -> Transaction:
+        """``with client.transaction() as tx:`` makes the locks that this thread or task asks for inside belong to
+        one owner, ``tx.xid``: 63 random bits, or the ``xid`` of another process that takes part.
+        """
+        return Transaction(self._session.root, xid)
+
     # -- looking at locks
 
     def show(self, name: str | bytes) -> LockInfo | None:
         """Who holds, converts and waits for ``name``, as this node knows it; ``None`` if nobody does."""
-        key = answers.name_bytes(name)
-        try:
-            row = self._session.call("show", {"name": key, "space": self._session.space}, key)
-        except NotHeld:
-            return None
-        return LockInfo.from_row(row)
+        return self._session.show(answers.name_bytes(name), self._session.space)
 
     def ls(self, prefix: str | bytes = b"", limit: int = LS_LIMIT) -> list[LockInfo]:
         """All names with locks that begin with ``prefix``, as this node knows them, sorted by name."""
@@ -216,11 +278,19 @@ class Client:
         """Drop the orphans of a process (0: of all) of a node, default this one; with the own ``pid``, all locks of
         this client. Returns how many, ``None`` for another node, which will do it in its place in the order.
         """
-        where = {} if node is None else {"node": node}
-        purged: int | None = self._session.call("purge", {"pid": pid, **where})["purged"]
-        return purged
+        return self._session.purge(node, pid)
 
     # -- the session
+
+    @property
+    def watch(self) -> LossWatch:
+        """Who calls ``on_lost``."""
+        return self._watch
+
+    @property
+    def session(self) -> Session:
+        """What this client shares with the rest of this package."""
+        return self._session
 
     @property
     def closed(self) -> bool:
@@ -228,9 +298,15 @@ class Client:
         return self._session.closed is not None
 
     def close(self) -> None:
-        """End the session; handles still held count as lost (``session_closed``) from now on. Idempotent."""
+        """End the session; handles still held count as lost (``session_closed``) from now on. Idempotent.
+
+        Of a client that ``space`` gave: give back what the session has in that lockspace (``space_closed``).
+        """
         self._session.check_process()
-        self._session.close()
+        if self._root:
+            self._session.close()
+        else:
+            self._session.close_space()
 
     def __enter__(self) -> Self:
         return self
@@ -244,13 +320,14 @@ class Client:
         welcome = self._session.channel.welcome
         node = welcome.get("node", {}).get("name", "?")
         state = self._session.closed or "open"
-        return f"<dlm.Client session {welcome.get('session', '?')} at node {node}, {state}>"
+        where = "" if self.space_name == "default" else f" in lockspace {self.space_name!r}"
+        return f"<dlm.Client session {welcome.get('session', '?')} at node {node}{where}, {state}>"
 
 
 class Lock:
     """A name with a mode and a time-out: what ``with`` takes. Reusable, also by several threads (API-R2).
 
-    Not reentrant: taking an EX lock again inside its own ``with`` waits for itself.
+    Not reentrant: for that there is ``Client.lock(..., reentrant=True)``.
     """
 
     def __init__(
@@ -261,20 +338,22 @@ class Lock:
         timeout: float | None,
         no_quorum: WhenNoQuorum,
         on_lost: OnLost | None,
+        xid: int | None = None,
     ) -> None:
         self.name = name
         self.mode = mode
-        self.timeout = _checked(timeout)
+        self.timeout = checked_timeout(timeout)
         self._client = client
         self._no_quorum: WhenNoQuorum = no_quorum
         self._on_lost = on_lost
+        self._xid = xid
         self._guard = threading.Lock()
         self._entered: list[tuple[int, Held]] = []
 
     def acquire(self) -> Held:
         """Take it, without ``with``; see ``Client.acquire``."""
         return self._client.acquire(
-            self.name, self.mode, self.timeout, no_quorum=self._no_quorum, on_lost=self._on_lost
+            self.name, self.mode, self.timeout, no_quorum=self._no_quorum, on_lost=self._on_lost, xid=self._xid
         )
 
     def holders(self) -> tuple[Holder, ...] | None:
@@ -283,10 +362,7 @@ class Lock:
 
     def contenders(self) -> tuple[Holder, ...] | None:
         """Who waits, in the order in which they will be served: conversions first (API-R13)."""
-        info = self._client.show(self.name)
-        if info is None:
-            return ()
-        return None if info.waiters is None else (info.converting or ()) + info.waiters
+        return self._client.contenders(self.name)
 
     def __enter__(self) -> Held:
         held = self.acquire()
@@ -310,9 +386,3 @@ class Lock:
 
     def __repr__(self) -> str:
         return f"<dlm.Lock {answers.name_text(self.name)!r} {self.mode.name} timeout={self.timeout}>"
-
-
-def _checked(timeout: float | None) -> float | None:
-    if timeout is not None and not 0 <= timeout <= threading.TIMEOUT_MAX:
-        raise ValueError(f"timeout is None, 0 or a number of seconds, not {timeout!r}")
-    return timeout

@@ -14,14 +14,21 @@
     │   └── ForkedProcess    also RuntimeError: the handle belongs to the parent process
     ├── NotConnected         also ConnectionError: no daemon at the other end
     │   └── NoQuorum         the node is not in the primary component
+    ├── PermissionDenied     also PermissionError: a lockspace of others
+    ├── SpaceExists          there is a lockspace of this name already
+    ├── SpaceBusy            there are locks in a lockspace, or it is being released
     ├── InvalidRequest       also ValueError: name, mode, flags or value that the lock manager refuses
+    │   ├── NoSuchSpace      the lockspace is not there, or not open
     │   └── NotSupported     parents and ranges of locks
     └── ConfigError          also ValueError
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlm.cycle import Waiting
 
 __all__ = [
     "ConfigError",
@@ -36,14 +43,22 @@ __all__ = [
     "LockSuspended",
     "LockTimeout",
     "NoQuorum",
+    "NoSuchSpace",
     "NotConnected",
     "NotHeld",
     "NotSupported",
+    "PermissionDenied",
+    "SpaceBusy",
+    "SpaceExists",
 ]
 
 
 class DLMError(Exception):
-    """Root of everything this package raises on purpose. ``str()`` is a sentence for people."""
+    """Root of everything this package raises on purpose. ``str()`` is a sentence for people, ``rule`` the rule of
+    docs/locks.md that says so, if there is one.
+    """
+
+    rule = ""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
@@ -102,17 +117,27 @@ class LockSuspended(LockLost):
 
 
 class NotHeld(LockError, RuntimeError):
-    """The handle has been released, or was never granted."""
+    """The handle has been released, or was never granted; or there is no such lock (``rule`` E8, E21, P3)."""
+
+    def __init__(self, message: str = "", *, name: bytes = b"", rule: str = "") -> None:
+        super().__init__(message, name=name)
+        self.rule = rule
 
 
 class LockBusy(LockError, RuntimeError):
-    """A conversion of this handle is on its way; one at a time."""
+    """An operation on this lock is on its way; one at a time (``rule`` E10, E22)."""
+
+    def __init__(self, message: str = "", *, name: bytes = b"", rule: str = "E10") -> None:
+        super().__init__(message, name=name)
+        self.rule = rule
 
 
 class Deadlock(LockError):
-    """Waiting would close a circle. ``cycle`` names the locks of it, in order."""
+    """Waiting would close a circle. ``cycle`` has its locks in order, the refused one first: each waits for what
+    belongs to the owner of the next, the last one for the first. Empty where that is not told.
+    """
 
-    def __init__(self, message: str = "", *, name: bytes = b"", cycle: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, message: str = "", *, name: bytes = b"", cycle: tuple[Waiting, ...] = ()) -> None:
         super().__init__(message, name=name)
         self.cycle = cycle
 
@@ -146,6 +171,38 @@ class InvalidRequest(DLMError, ValueError):
         super().__init__(message)
         self.code = code
         self.rule = rule
+
+
+class NoSuchSpace(InvalidRequest):
+    """There is no such lockspace, it has been released, or this session has not opened it (E11)."""
+
+
+class PermissionDenied(DLMError, PermissionError):
+    """The lockspace ``space`` belongs to others. Its permissions are those of a file, and to open it takes both
+    read and write; to release it, its owner or root.
+    """
+
+    def __init__(self, message: str = "", *, space: str = "") -> None:
+        super().__init__(message)
+        self.space = space
+
+
+class SpaceExists(DLMError):
+    """There is a lockspace ``space`` already, and an exclusive creation wants to be the first."""
+
+    def __init__(self, message: str = "", *, space: str = "") -> None:
+        super().__init__(message)
+        self.space = space
+
+
+class SpaceBusy(DLMError):
+    """There are locks in the lockspace ``space``, so it was not released; or it is being released at the moment, so
+    there are no new locks.
+    """
+
+    def __init__(self, message: str = "", *, space: str = "") -> None:
+        super().__init__(message)
+        self.space = space
 
 
 class NotSupported(InvalidRequest):

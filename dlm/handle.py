@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dlm.messages import Kind
 from dlm.modes import NONE, ORPHAN, PERSISTENT
 from dlm.resource import Effect
+from dlm.spaces import DEFAULT, Space
 from vsync.service import Credentials
+
+if TYPE_CHECKING:
+    from dlm.group import Group
 
 __all__ = ["Handle", "Request", "Session"]
 
@@ -13,32 +19,39 @@ __all__ = ["Handle", "Request", "Session"]
 class Request:
     """A lock or convert request that has not been answered yet."""
 
-    __slots__ = ("fails", "flags", "kind", "mode", "rid", "value")
+    __slots__ = ("deadline", "fails", "flags", "kind", "mode", "rid", "timed_out", "value")
 
     def __init__(
-        self, kind: Kind, rid: int, mode: int, flags: int, value: bytes | None, fails: bool = False
-    ) -> None:
+        self, kind: Kind, rid: int, mode: int, flags: int, value: bytes | None, fails: bool = False,
+        deadline: int = 0,
+    ) -> None:  # fmt: skip
         self.kind = kind
         self.rid = rid
         self.mode = mode
         self.flags = flags
         self.value = value
         self.fails = fails  #: the caller prefers an error to waiting for quorum
+        self.deadline = deadline  #: local clock at which it gives up, 0: never
+        self.timed_out = False  #: it has given up, and the cancel is on its way
 
 
 class Handle:
     """One lock of one local session. ``mode`` is what the client has been told that it holds."""
 
     __slots__ = (
-        "advised", "blocking", "cancel_rid", "ending", "fence", "h", "key", "mode", "outcome", "persistent",
-        "request", "sent", "session", "unlock_rid",
+        "advised", "blocking", "cancel_rid", "ending", "fence", "group", "h", "key", "mode", "outcome", "owner",
+        "persistent", "request", "sent", "session", "unlock_rid", "weight", "xid",
     )  # fmt: skip
 
-    def __init__(self, session: int, h: int, key: bytes, request: Request) -> None:
+    def __init__(
+        self, session: int, h: int, key: bytes, request: Request, xid: int = 0, owner: int = 0
+    ) -> None:
         self.session = session
         self.h = h
         self.key = key
         self.request: Request | None = request
+        self.xid = xid  #: the transaction it is for, 0 if none
+        self.owner = owner  #: who in the session asks, for the search of deadlocks; 0: the session itself
         self.mode = NONE
         self.fence = 0
         self.sent = False  #: something of it is, or will be, in the table of this life
@@ -48,14 +61,17 @@ class Handle:
         self.cancel_rid = 0
         self.persistent = bool(request.flags & (PERSISTENT | ORPHAN))  #: stays when the session goes (P1)
         self.blocking = NONE  #: a mode it blocks and has not been told of yet: at most one (B9)
+        self.group: Group | None = None  #: the multi-lock it is a part of, until that is answered
+        self.weight = 1  #: how many locks it counts for
         self.advised = NONE  #: the mode it was told of last, since its last completion (B6)
 
 
 class Session:
     """A local client."""
 
-    __slots__ = ("handles", "who")
+    __slots__ = ("handles", "spaces", "who")
 
     def __init__(self, who: Credentials) -> None:
         self.who = who
+        self.spaces: dict[str, Space] = {DEFAULT.name: DEFAULT}  #: those it has open
         self.handles: dict[int, Handle] = {}

@@ -15,10 +15,10 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dlm import answers
-from dlm.errors import DLMError, InvalidRequest, LockBusy, LockLost, NotHeld
+from dlm.errors import InvalidRequest, LockBusy, LockLost, NotHeld
 from dlm.info import Flag, Mode, Outcome
 from dlm.modes import COMPATIBLE
 
@@ -27,9 +27,21 @@ if TYPE_CHECKING:
 
     from dlm.session import Session
 
-__all__ = ["Held", "Loss"]
+__all__ = ["WRITERS", "Held", "Losable", "Loss", "both"]
 
 WRITERS = (Mode.PW, Mode.EX)  #: the modes that may write the value block
+
+
+class Losable(Protocol):
+    """What can be lost: one lock, or several together."""
+
+    def loss_now(self) -> str | None:
+        """Why it is lost at this moment, if it is."""
+        ...
+
+    def wait_lost(self, timeout: float | None) -> bool:
+        """Wait for that."""
+        ...
 
 
 class Loss:
@@ -39,7 +51,7 @@ class Loss:
     Thread-safe.
     """
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: Losable) -> None:
         self._held = held
 
     @property
@@ -68,9 +80,10 @@ class Held:
     context manager it releases at the end.
     """
 
-    def __init__(self, session: Session, name: bytes, mode: Mode) -> None:
+    def __init__(self, session: Session, name: bytes, mode: Mode, serial: int | None = None) -> None:
         self.name = name
-        self.serial = session.next_serial()
+        self.space = session.space  #: the lockspace of the name
+        self.serial = session.next_serial() if serial is None else serial
         self.lost = Loss(self)
         self.held_since = 0.0
         # What follows changes under session.changed.
@@ -107,7 +120,7 @@ class Held:
         """The value block: as the last writer left it, or as set here.
 
         Setting needs PW or EX; it is written with the release or the conversion downwards. Raises
-        ``InvalidRequest`` in other modes.
+        ``InvalidRequest`` in other modes, and if it is longer than the lockspace allows (E7).
         """
         return self._value
 
@@ -115,6 +128,12 @@ class Held:
     def value(self, value: bytes) -> None:
         if self._mode not in WRITERS:
             raise InvalidRequest(f"mode {self._mode.name} may not write the value block: PW and EX may")
+        self._set_value(value)
+
+    def _set_value(self, value: bytes) -> None:
+        limit = self._session.value_limit
+        if len(value) > limit:  # to be told now: a release that is refused would leave the lock behind
+            raise InvalidRequest(f"a value block of lockspace {self.space!r} has at most {limit} bytes", rule="E7")
         self._value, self._value_dirty = bytes(value), True
 
     @property
@@ -200,8 +219,9 @@ class Held:
         session = self._session
         session.check_process()
         new = Mode(mode)
+        answers.check_friendly(flags)
         with session.changed:
-            self._require_unreleased()
+            self._require_unreleased("E8")
             if self.lost_reason is not None:
                 raise answers.lost(self.name, self._fence, self.lost_reason)
             if self._converting is not None:
@@ -209,8 +229,9 @@ class Held:
             old = self._mode
             args: dict[str, Any] = {"h": self.serial, "mode": int(new), "blocking": self.tells, **flags.args()}
             args["noqueue"] = timeout == 0 or bool(flags & Flag.NOQUEUE)
+            args |= session.limit(timeout)
             args |= self._block_for(old, new, value, invalidate)
-            self._mode = Mode.NL if flags & Flag.CONVDEADLK else _both(old, new)
+            self._mode = Mode.NL if flags & Flag.CONVDEADLK else both(old, new)
             self._converting = Future()
         future: Future[Any] | None = None
         try:
@@ -261,7 +282,7 @@ class Held:
             self._value_dirty, self._value_valid = False, False
             return {"ivvalblk": True}
         if value is not None:
-            self._value, self._value_dirty = bytes(value), True
+            self._set_value(value)
         if writes:
             return {"valblk": self._value_dirty, "value": self._value if self._value_dirty else None}
         return {"valblk": True, "value": None}
@@ -276,19 +297,28 @@ class Held:
         session = self._session
         reason = self.loss_now()
         with session.changed:
-            self._require_unreleased()
-            args: dict[str, Any] = {"h": self.serial}
-            if invalidate:
-                args["ivvalblk"] = True
-            elif self._value_dirty and self._mode in WRITERS:
-                args |= {"valblk": True, "value": self._value}
-            self._released = True
-            converting = self._converting
+            self._require_unreleased("E21")
+            args, converting = self.begin_release(invalidate), self._converting
             session.changed.notify_all()
         # Also when it is lost: a lock that was lost by mistake must not stay behind.
         self._submit_release(args, converting, wait)
         if reason is not None:
             raise answers.lost(self.name, self._fence, reason)
+
+    @property
+    def converting(self) -> bool:
+        """Whether a conversion is on its way."""
+        return self._converting is not None
+
+    def begin_release(self, invalidate: bool) -> dict[str, Any]:
+        """The handle ends here; what to ask the node for. Called under ``session.changed``."""
+        args: dict[str, Any] = {"h": self.serial}
+        if invalidate:
+            args["ivvalblk"] = True
+        elif self._value_dirty and self._mode in WRITERS:
+            args |= {"valblk": True, "value": self._value}
+        self._released = True
+        return args
 
     def _submit_release(self, args: Mapping[str, Any], converting: Future[None] | None, wait_for_it: bool) -> None:
         session = self._session
@@ -298,14 +328,10 @@ class Held:
                 converting.add_done_callback(lambda _: session.post("unlock", args))
                 return
             wait([converting])
-        if not wait_for_it:
+        if wait_for_it:
+            session.call_release("unlock", args, self.name)
+        else:
             session.post("unlock", args)
-            return
-        try:
-            session.call("unlock", args, self.name)
-        except (DLMError, OSError):
-            # The session has ended, or the node does not know the lock any more: it is free of us either way.
-            pass
 
     # -- events, called under session.changed
 
@@ -321,6 +347,10 @@ class Held:
         if self.lost_reason is None and not self._released:
             self.lost_reason = reason
             self._session.changed.notify_all()
+
+    def note_blocking(self, mode: int) -> None:
+        """The lock is in the way of a request for ``mode``. At most one waits to be told: the latest (B9)."""
+        self.blocking = mode
 
     def take_blocking(self) -> Mode | None:
         """The mode to tell ``on_blocking`` of now, if the lock still blocks it (B6, B10)."""
@@ -338,14 +368,15 @@ class Held:
         self.generation = int(result["generation"])
         self.outcome = Outcome(result.get("flags", 0))
         if written:
+            self._value_valid = self._value_valid or self._value_dirty  # what was written is valid (L2)
             self._value_dirty = False
         elif result.get("value_read", True) and not self._value_dirty:
             self._value = bytes(result.get("value") or b"")
             self._value_valid = bool(result.get("value_valid"))
 
-    def _require_unreleased(self) -> None:
+    def _require_unreleased(self, rule: str = "") -> None:
         if self._released or not self._granted:
-            raise NotHeld(f"lock {answers.name_text(self.name)!r} has been released", name=self.name)
+            raise NotHeld(f"lock {answers.name_text(self.name)!r} has been released", name=self.name, rule=rule)
 
     # -- with
 
@@ -385,7 +416,7 @@ class Held:
             warnings.warn(f"nobody can release {self!r} any more", ResourceWarning, stacklevel=1, source=self)
 
 
-def _both(a: Mode, b: Mode) -> Mode:
+def both(a: Mode, b: Mode) -> Mode:
     """The strongest mode that both ``a`` and ``b`` include. The modes form a chain but for CW and PR."""
     if {a, b} == {Mode.CW, Mode.PR}:
         return Mode.CR

@@ -1,26 +1,29 @@
-"""The home of local sessions: handles, requests, and what clients are told (pitfalls K9–K12, D4, D8).
+"""The home of local sessions: handles, requests, and the way of their operations into the table (pitfalls K12, D8).
 
-A handle goes *asked -> told -> ending*. What the table decides about it becomes an answer only when an answer
-may be given: not in a non-primary view (K9), and a grant not before the horizon (K10). Until then the client
-still waits, so if this life ends the request can be made again in the next one, and nobody has been promised
-anything.
+A handle goes *asked -> told -> ending*. Where this node decides about a name alone, an operation is carried out at
+once; everything else takes its place in the ordered stream. ``dlm.telling`` says what the clients hear of it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from dlm.advice import Advice
+from dlm import multi
+from dlm.gate import Gate
 from dlm.handle import Handle, Request, Session
 from dlm.lease import Lease
 from dlm.messages import Kind
-from dlm.modes import DEMOTED, FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT, is_down
+from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT, TIMEOUT
 from dlm.names import FENCE_BLOCK, Form, Name
 from dlm.outbox import Outbox
 from dlm.resource import Effect, Lock, What
-from dlm.table import Composed, Effects, Purge, Table
+from dlm.spaces import Ask, Ended, Space, Told
+from dlm.table import Composed, Effects, Look, Purge, Table
+from dlm.telling import Teller
+from dlm.timers import Timers
+from dlm.waits import alone
 from vsync.service import Host
 from vsync.types import RingId
 
@@ -28,15 +31,6 @@ __all__ = ["Handle", "Home", "Request", "Session"]
 
 END_BATCH = 1000  #: locks in one END message
 LOCKS_PER_NAME = 2000  #: of one node, waiting ones included: all of them must fit into one PUBLISH (A3)
-
-_WORDS = {
-    "again": "not available at once",
-    "unknown": "no such lock",
-    "busy": "an operation on this lock is in progress",
-    "deadlock": "this conversion would deadlock with another one",
-    "exists": "this handle number is in use",
-}
-
 
 class Home:
     """Everything this node knows about its own clients. Pure; called by the service only."""
@@ -51,14 +45,13 @@ class Home:
         self.linked = False  #: the life is admitted and the table complete: operations can be sent
         self.frozen = True  #: no primary view
         self.holding = False  #: between a transitional and the regular view
-        self.deferred: list[Handle] = []  #: with an outcome that could not be told yet
         self.queued_private: dict[bytes, None] = {}  #: private names with waiters (200 ms rule)
         self.idle_private: dict[bytes, None] = {}  #: private names without locks, oldest first
         self.fast = 0  #: operations done without a message
-        self.lost = 0
         self.orphans: dict[tuple[int, int], tuple[bytes, int]] = {}  #: left by sessions: (name, process) (P1)
-        self.advice = Advice(host)
-        self._suspended = False  #: clients were told so, and not yet that it is over
+        self.timers = Timers()
+        self.gate = Gate(self)
+        self.teller = Teller(self)
         self._me = host.me.node
         self._on_name: Counter[bytes] = Counter()  #: handles by name
 
@@ -78,28 +71,42 @@ class Home:
         """A new handle with its request."""
         request = handle.request
         assert request is not None
-        if self._on_name[handle.key] >= LOCKS_PER_NAME:
-            text = f"this node has {LOCKS_PER_NAME} locks on this name already"
-            self.host.refuse(handle.session, request.rid, "too_many", text)
+        if not self.register((handle,)):
             return
-        self.sessions[handle.session].handles[handle.h] = handle
-        self._on_name[handle.key] += 1
         if self.frozen and (request.fails or request.flags & NOQUEUE):
-            self._forget(handle)
+            self.forget(handle)
             self.host.refuse(handle.session, request.rid, "no_quorum", "this node is not in a primary view")
             return
         name = self._own_now(handle.key)
         if name is None:
             self._ask(handle)
+            self.timers.add(handle)
             return
         handle.sent = True
         who = self.sessions[handle.session].who
         key = (self._me, handle.session, handle.h)
-        lock = Lock(key, request.mode, request.flags, request.value, who.pid, who.name, self.now)
+        owner = handle.xid, handle.owner
+        lock = Lock(key, request.mode, request.flags, request.value, who.pid, who.name, self.now, *owner)
         effects: list[Effect] = []
         assert name.resource is not None
         name.resource.lock(lock, effects)
+        if name.resource.queued:
+            effects += alone(self.table, name.resource, key)
         self._locally(handle.key, name, effects)
+        self.timers.add(handle)
+
+    def register(self, handles: Sequence[Handle]) -> bool:
+        """Know new handles, which share a request. False, and the request is refused, if there are too many."""
+        for handle in handles:
+            if self._on_name[handle.key] + handle.weight > LOCKS_PER_NAME:
+                text = f"this node has {LOCKS_PER_NAME} locks on this name already"
+                first = handles[0].request
+                self.host.refuse(handle.session, first.rid if first else 0, "too_many", text)
+                return False
+        for handle in handles:
+            self.sessions[handle.session].handles[handle.h] = handle
+            self._on_name[handle.key] += handle.weight
+        return True
 
     def convert(self, handle: Handle, request: Request) -> None:
         """Another mode for a handle that is told and idle."""
@@ -111,17 +118,24 @@ class Home:
         name = self._own_now(handle.key)
         if name is None or name.resource is None:
             self._operate(Kind.CONVERT, handle, request.mode, request.flags, request.value)
+            self.timers.add(handle)
             return
         effects: list[Effect] = []
         key = (self._me, handle.session, handle.h)
         name.resource.convert(key, request.mode, request.flags, request.value, self.now, effects)
+        if name.resource.converting:
+            effects += alone(self.table, name.resource, key)
         self._locally(handle.key, name, effects)
+        self.timers.add(handle)
 
     def unlock(self, handle: Handle, rid: int, flags: int, value: bytes | None) -> None:
         """End a handle, whatever it does. For the caller it has ended already (D8)."""
+        if handle.group is not None:
+            handle.group.withdraw(self, handle, rid)
+            return
         handle.unlock_rid, handle.ending = rid, True
         if not handle.sent:
-            self._gone(handle)
+            self.teller.gone(handle)
             return
         name = self._own_now(handle.key)
         if name is not None and name.resource is not None:
@@ -136,6 +150,7 @@ class Home:
 
     def cancel(self, handle: Handle, rid: int) -> None:
         """Withdraw the operation in progress; what was granted already stays, unless nobody was told (D4)."""
+        handle = handle.group.lead if handle.group is not None else handle
         request, outcome = handle.request, handle.outcome
         if request is None or handle.ending:
             self.host.reply(handle.session, rid, {"canceled": False})
@@ -146,26 +161,69 @@ class Home:
             self.host.reply(handle.session, rid, {"canceled": False})
         else:
             handle.cancel_rid = rid
-            name = self._own_now(handle.key)
-            if name is None or name.resource is None:
-                self._operate(Kind.CANCEL, handle, 0, 0, None)
-                return
-            effects: list[Effect] = []
-            key = (self._me, handle.session, handle.h)
-            done = name.resource.cancel(key, effects)
-            effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))
-            self._locally(handle.key, name, effects)
+            self._withdraw(handle, 0)
+
+    def _withdraw(self, handle: Handle, flags: int) -> None:
+        """Cancel the operation in progress, here or in the order; with TIMEOUT because its time is over."""
+        if handle.group is not None:
+            handle.group.cancel(self, flags)
+            return
+        name = self._own_now(handle.key)
+        if name is None or name.resource is None:
+            self._operate(Kind.CANCEL, handle, 0, flags, None)
+            return
+        effects: list[Effect] = []
+        key = (self._me, handle.session, handle.h)
+        done = name.resource.cancel(key, effects, flags)
+        effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))
+        self._locally(handle.key, name, effects)
+
+    def time_out(self, handle: Handle) -> None:
+        """The time of a request is over: cancel it, and let the order say whether the grant came first (U3, S69).
+
+        A lock request of which nobody has been told anything can be answered without knowing that: nothing of it
+        is sent, or nothing can be ordered now, or its grant cannot be told yet. Whatever it gets meanwhile is
+        given back. A conversion is answered when the order has decided which mode there is.
+        """
+        request, outcome = handle.request, handle.outcome
+        if request is None or handle.ending:
+            return
+        request.timed_out = True
+        granted = outcome is not None and outcome.what is What.GRANTED
+        if request.kind is Kind.LOCK and (not handle.sent or self.frozen or granted):
+            self.teller.give_up(handle)
+            self.unlock(handle, 0, 0, None)
+        elif outcome is None and not handle.cancel_rid:
+            self._withdraw(handle, TIMEOUT)
+
+    def run_timers(self) -> None:
+        """Give up what has waited long enough."""
+        for handle in self.timers.due(self.now):
+            self.time_out(handle)
 
     def close(self, session: int) -> None:
         """A client has gone: its locks go at once where this node decides alone, else by one message (P1)."""
         gone = self.sessions.pop(session, None)
-        if gone is None:
-            return
+        if gone is not None:
+            self._abandon(session, gone, gone.handles.values())
+
+    def close_space(self, session: int, space: Space) -> None:
+        """A client is done with a lockspace: its locks there go as if it had gone."""
+        owner = self.sessions[session]
+        handles = [handle for handle in owner.handles.values() if handle.key.startswith(space.prefix)]
+        for handle in handles:
+            if handle.group is not None:
+                handle.group.dissolve()
+            del owner.handles[handle.h]
+            self.teller.closed(handle)
+        self._abandon(session, owner, handles)
+
+    def _abandon(self, session: int, gone: Session, handles: Iterable[Handle]) -> None:
         rest: list[tuple[bytes, int]] = []
-        for handle in gone.handles.values():
-            self._one_less(handle.key)
+        for handle in handles:
+            self._less(handle)
             handle.outcome = None
-            self.advice.forget(handle)
+            self.teller.advice.forget(handle)
             if not handle.sent or handle.ending:
                 continue
             if handle.persistent:
@@ -219,13 +277,16 @@ class Home:
     def _ask(self, handle: Handle) -> None:
         """Send the lock request of a handle, or keep it until the node is linked."""
         request = handle.request
-        if self.linked and request is not None:
+        if handle.group is not None:
+            if self.linked:
+                handle.group.ask(self)
+        elif self.linked and request is not None:
             handle.sent = True
             self._operate(Kind.LOCK, handle, request.mode, request.flags, request.value)
 
     def _operate(self, kind: Kind, handle: Handle, mode: int, flags: int, value: bytes | None) -> None:
         session = self.sessions.get(handle.session)
-        who = (session.who.pid, session.who.name) if session and kind is Kind.LOCK else ()
+        who = (session.who.pid, session.who.name, handle.xid, handle.owner) if session and kind is Kind.LOCK else ()
         self.send(kind, (handle.key, handle.session, handle.h, mode, flags, value, *who), (handle.key,))
 
     # -- the owner's fast path -------------------------------------------------------------------------------
@@ -243,12 +304,28 @@ class Home:
             return None
         return name if name.fences.left > name.resource.queued + 1 else None
 
+    def all_own(self, keys: Iterable[bytes]) -> bool:
+        """Whether this node may decide about all these names alone at this moment."""
+        return all(self._own_now(key) is not None for key in keys)
+
     def _locally(self, key: bytes, name: Name, effects: list[Effect]) -> None:
+        if name.resource is not None and name.resource.grouped:
+            self.done_locally((key,), list(effects))
+            return
         self.fast += 1
         for effect in effects:
-            self._outcome(effect)
-        self._advise()
+            self.teller.outcome(effect)
+        self.teller.advise()
         self.look_after(key, name)
+
+    def done_locally(self, keys: Iterable[bytes], out: Effects) -> None:
+        """An operation on own private names was carried out: what multi-locks make of it, and the answers."""
+        self.fast += 1
+        for key in keys:
+            multi.settle(self.table, key, out)
+        self.table.sweep(out)
+        out.extend(Look(key, give_up=False) for key in keys)
+        self.outcomes(out)
 
     def look_after(self, key: bytes, name: Name) -> None:
         """After an operation on an own private name: note waiters, idleness, and the need for numbers."""
@@ -275,118 +352,36 @@ class Home:
             elif isinstance(effect, Purge):
                 if effect.node == self._me:
                     self.purge(effect.pid)
+            elif isinstance(effect, Look):
+                self._look(effect)
+            elif isinstance(effect, Told | Ask | Ended):
+                self.gate.outcome(effect)
             elif effect.key[0] == self._me:
-                self._outcome(effect)
-        self._advise()
+                self.teller.outcome(effect)
+        self.teller.advise()
 
-    def _outcome(self, effect: Effect) -> None:
-        _, session, h = effect.key
-        if effect.was is not None:
-            self.orphans.pop(effect.was[1:], None)  # adopted
-        owner = self.sessions.get(session)
-        handle = owner.handles.get(h) if owner else None
-        if handle is None:
-            return
-        if effect.what is What.BLOCKING:
-            self.advice.note(handle, effect.mode)
-        elif effect.what is What.GONE:
-            self._gone(handle)
-        elif effect.what is What.CANCEL_DONE:
-            if not effect.mode:
-                self._answer_cancel(handle, False)
-        elif handle.request is not None and not handle.ending:
-            if self._may_tell(handle, effect):
-                self._tell(handle, effect)
-            else:
-                handle.outcome = effect
-                self.deferred.append(handle)
-
-    def _may_tell(self, handle: Handle, effect: Effect) -> bool:
-        """Whether an outcome may be told now (K9, K10).
-
-        Releases and refusals wait for no horizon. A grant is told only within a lease: a stale member of a ring
-        that others have left may still deliver one, but it is worth nothing.
-        """
-        if not self.open or self.holding:
-            return False
-        if effect.what is not What.GRANTED:
-            return True
-        same = effect.mode == handle.mode or is_down(handle.mode, effect.mode)
-        if handle.mode != NONE and same and not effect.flags & DEMOTED:
-            return True
-        if not self.lease.valid(self.now):
-            return False
-        if self.now >= self.lease.horizon:
-            return True
-        name = self.table.names.get(handle.key)
+    def _look(self, look: Look) -> None:
+        """A multi-lock has changed an own private name, or needs it to be shared."""
+        name = self.table.names.get(look.key)
         if name is None or name.form is not Form.PRIVATE or name.owner != self._me:
-            return False
-        return name.epoch <= self.lease.settled  # the vanished node knew of this ownership
-
-    def _tell(self, handle: Handle, effect: Effect) -> None:
-        request, handle.request, handle.outcome = handle.request, None, None
-        assert request is not None
-        self.advice.completed(handle)
-        if effect.what is What.GRANTED:
-            handle.mode, handle.fence = effect.mode, effect.fence
-            self.host.reply(handle.session, request.rid, _granted(effect, self.lease.generation))
             return
-        if handle.mode == NONE:
-            self._forget(handle)
-        if effect.what is What.CANCELED:
-            more = {}
-            if effect.flags & DEMOTED:
-                handle.mode = effect.mode  # the old mode was given up
-                more = {"mode": effect.mode, "flags": effect.flags}
-            self.host.refuse(handle.session, request.rid, "canceled", "the request was cancelled", **more)
-            self._answer_cancel(handle, True)
+        if look.give_up:
+            self.send(Kind.YIELD, (look.key, name.epoch), (look.key,))
         else:
-            self.host.refuse(handle.session, request.rid, effect.code, _WORDS.get(effect.code, effect.code))
-            if handle.mode == NONE:
-                self._answer_cancel(handle, False)  # its own outcome will find no handle any more
+            self.look_after(look.key, name)
 
-    def _gone(self, handle: Handle) -> None:
-        """The lock is no more: whoever still waits for something about it is answered."""
-        if handle.request is not None:
-            self.host.refuse(handle.session, handle.request.rid, "canceled", "the lock was released")
-        self._answer_cancel(handle, handle.request is not None)
-        handle.request = handle.outcome = None
-        if handle.unlock_rid:
-            self.host.reply(handle.session, handle.unlock_rid, {})
-        self._forget(handle)
+    def forget(self, handle: Handle) -> None:
+        """The handle has ended, and all that wait together with it."""
+        for each in handle.group.dissolve() if handle.group is not None else (handle,):
+            self.teller.advice.forget(each)
+            session = self.sessions.get(each.session)
+            if session is not None and session.handles.pop(each.h, None) is not None:
+                self._less(each)
 
-    def _answer_cancel(self, handle: Handle, done: bool) -> None:
-        if handle.cancel_rid:
-            self.host.reply(handle.session, handle.cancel_rid, {"canceled": done})
-            handle.cancel_rid = 0
-
-    def _forget(self, handle: Handle) -> None:
-        self.advice.forget(handle)
-        session = self.sessions.get(handle.session)
-        if session is not None and session.handles.pop(handle.h, None) is not None:
-            self._one_less(handle.key)
-
-    def _one_less(self, key: bytes) -> None:
-        self._on_name[key] -= 1
-        if not self._on_name[key]:
-            del self._on_name[key]
-
-    def tell_deferred(self) -> None:
-        """Give the answers that may be given by now, in their order."""
-        waiting, self.deferred = self.deferred, []
-        for handle in waiting:
-            effect = handle.outcome
-            if effect is None or handle.ending:
-                continue  # released, cancelled or ended meanwhile
-            if self._may_tell(handle, effect):
-                self._tell(handle, effect)
-            else:
-                self.deferred.append(handle)
-        self._advise()
-
-    def _advise(self) -> None:
-        if self.open and not self.holding:
-            self.advice.tell()
+    def _less(self, handle: Handle) -> None:
+        self._on_name[handle.key] -= handle.weight
+        if not self._on_name[handle.key]:
+            del self._on_name[handle.key]
 
     # -- views -----------------------------------------------------------------------------------------------
 
@@ -397,19 +392,24 @@ class Home:
         self.frozen = True
         for handle in self.handles():
             request = handle.request
-            if request is not None and request.fails and handle.mode == NONE and not handle.ending:
+            if request is None or request.kind is not Kind.LOCK or handle.ending:
+                continue
+            if request.timed_out:
+                self.teller.give_up(handle)  # its cancel cannot be ordered now
+            elif request.fails:
                 self.host.refuse(handle.session, request.rid, "no_quorum", "the primary view is gone")
                 handle.request = handle.outcome = None
-                self.unlock(handle, 0, 0, None)
-        self._suspended = True
-        self._push_all("suspended")
+            else:
+                continue
+            self.unlock(handle, 0, 0, None)
+        self.teller.suspended()
 
     def resume(self) -> None:
         """A primary view in which this life goes on: send again what was not applied."""
         self.frozen = False
         self.outbox.rewind()
         self.flush()
-        self._push_resumed()
+        self.teller.resumed()
 
     def new_life(self, ring: RingId, table: Table, reason: str) -> None:
         """The former life has ended: what was held is lost, what waits will be asked for again (C12)."""
@@ -417,68 +417,35 @@ class Home:
         self.table = table
         self.outbox.begin(ring)
         self.linked = False
-        self.deferred.clear()
+        self.teller.deferred.clear()
         self.orphans.clear()  # they have gone with the life (P2)
-        self.advice.clear()
+        self.teller.advice.clear()
         self.queued_private.clear()
         self.idle_private.clear()
+        self.gate.new_life()
         for handle in self.handles():
             handle.outcome = None
             if handle.ending or (handle.cancel_rid and handle.mode == NONE):
-                self._gone(handle)
+                self.teller.gone(handle)
             elif handle.mode != NONE:
-                self._lose(handle, reason)
+                self.teller.lose(handle, reason)
+            elif handle.request is not None and handle.request.timed_out:
+                self.teller.give_up(handle)
+                self.forget(handle)
             else:
                 handle.sent = False
 
     def link(self) -> None:
         """The life is admitted and the table complete: send the requests that wait."""
         self.linked = True
+        self.gate.link()
         for handle in self.handles():
             if not handle.sent:
                 self._ask(handle)
-        self._push_resumed()
+        self.teller.resumed()
 
     def lose_all(self, reason: str) -> None:
         """End every handle and every request, on purpose."""
         self.lease.new_generation()
         for handle in self.handles():
-            self._lose(handle, reason)
-
-    def _lose(self, handle: Handle, reason: str) -> None:
-        self._forget(handle)
-        if handle.mode != NONE and not handle.ending:
-            self.lost += 1
-            self.host.push(handle.session, "dlm", "lost", {"h": handle.h, "reason": reason})
-        if handle.request is not None:
-            self.host.refuse(handle.session, handle.request.rid, "lost", f"the lock was lost: {reason}")
-        self._answer_cancel(handle, False)
-        if handle.unlock_rid:
-            self.host.reply(handle.session, handle.unlock_rid, {})
-        handle.request = handle.outcome = None
-
-    def _push_resumed(self) -> None:
-        if self._suspended:
-            self._suspended = False
-            self._push_all("resumed")
-
-    def _push_all(self, kind: str) -> None:
-        for session in sorted(self.sessions):
-            if self.sessions[session].handles:
-                self.host.push(session, "dlm", kind, {})
-
-
-def _granted(effect: Effect, generation: int) -> dict[str, Any]:
-    """The reply to a lock or convert request. ``value_read`` is false if the value block was not read.
-
-    The handle is valid in this lease generation only, whatever the client finds in its page by now (D9).
-    """
-    return {
-        "fence": effect.fence,
-        "mode": effect.mode,
-        "generation": generation,
-        "value": effect.value or b"",
-        "value_read": effect.value is not None,
-        "value_valid": effect.valid,
-        "flags": effect.flags,
-    }
+            self.teller.lose(handle, reason)

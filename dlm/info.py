@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any
 
-from dlm.answers import name_text
+from dlm.modes import COMPATIBLE
+from dlm.text import name_text
 
-__all__ = ["Flag", "Holder", "LockInfo", "Mode", "Outcome"]
+__all__ = ["LOW_LEVEL", "Flag", "Holder", "LockInfo", "Mode", "Outcome"]
 
 
 class Mode(IntEnum):
@@ -32,14 +33,22 @@ class Mode(IntEnum):
 
 
 class Flag(IntFlag):
-    """How a request is to be treated; the values are those of dlmconstants.h. ``docs/locks.md`` explains each."""
+    """How a request is to be treated; the values are those of dlmconstants.h. ``docs/locks.md`` explains each.
+
+    CANCEL, CONVERT, VALBLK, IVVALBLK, FORCEUNLOCK and TIMEOUT are for ``dlm.Lockspace``: ``Client`` and ``Held``
+    have methods and arguments instead.
+    """
 
     NOQUEUE = 0x1  #: refuse rather than wait
+    CANCEL = 0x2  #: unlock withdraws what is in progress, and nothing else
+    CONVERT = 0x4  #: lock changes the mode of a lock
+    VALBLK = 0x8  #: take part in the value block
     QUECVT = 0x10  #: a conversion lines up behind other conversions
+    IVVALBLK = 0x20  #: mark the value block as not valid
     CONVDEADLK = 0x40  #: a conversion may give up the old mode meanwhile, rather than fail with Deadlock
     PERSISTENT = 0x80  #: the lock outlives its session, as an orphan of its node
-    NODLCKWT = 0x100  #: a conversion waits even where that closes a circle
-    NODLCKBLK = 0x200  #: accepted, without effect
+    NODLCKWT = 0x100  #: this wait does not count in the search for deadlocks (D4)
+    NODLCKBLK = 0x200  #: this lock is in nobody's way in the search for deadlocks (D4)
     EXPEDITE = 0x400  #: an NL lock is granted at once
     NOQUEUEBAST = 0x800  #: a refused NOQUEUE still tells the holders
     HEADQUE = 0x1000  #: to the head of the queue
@@ -47,10 +56,16 @@ class Flag(IntFlag):
     ORPHAN = 0x4000  #: adopt an orphan of this name and mode
     ALTPR = 0x8000  #: PR will do if the mode asked for cannot be had
     ALTCW = 0x10000  #: CW will do
+    FORCEUNLOCK = 0x20000  #: unlock whatever is in progress
+    TIMEOUT = 0x40000  #: there is a time-out: accepted, the argument says which
 
     def args(self) -> dict[str, bool]:
         """The same as arguments of a request."""
-        return {str(flag.name).lower(): True for flag in Flag if flag & self}
+        return {str(flag.name).lower(): True for flag in Flag if flag & self and flag not in _NOT_SENT}
+
+
+_NOT_SENT = Flag.CONVERT | Flag.TIMEOUT  #: other arguments say so
+LOW_LEVEL = _NOT_SENT | Flag.CANCEL | Flag.VALBLK | Flag.IVVALBLK | Flag.FORCEUNLOCK
 
 
 class Outcome(IntFlag):
@@ -80,6 +95,7 @@ class Holder:
     fence: int
     since_us: int
     orphan: bool = False  #: its session has gone; it waits to be adopted or purged
+    together: tuple[bytes, ...] = ()  #: the names of the multi-lock it waits as a part of
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], waits: bool = False) -> Holder:
@@ -95,11 +111,18 @@ class Holder:
             fence=int(row.get("fence") or 0),
             since_us=int(row.get("since_us") or 0),
             orphan=bool(row.get("orphan")),
+            together=tuple(row.get("together") or ()),
         )
 
     def __str__(self) -> str:
         wanted = f":{self.asked.name}" if self.asked is not None else ""
-        return f"{self.node}/{self.pid or self.session}{wanted}{'(orphan)' if self.orphan else ''}"
+        return f"{self.node}/{self.pid or self.session}{wanted}{self._remark()}"
+
+    def _remark(self) -> str:
+        others = len(self.together) - 1
+        if others > 0:
+            return f"(with {others} {'other' if others == 1 else 'others'})"
+        return "(orphan)" if self.orphan else ""
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -114,6 +137,7 @@ class Holder:
             "fence": self.fence,
             "since_us": self.since_us,
             "orphan": self.orphan,
+            "together": [name_text(name) for name in self.together],
         }
 
 
@@ -151,6 +175,23 @@ class LockInfo:
             fence=row.get("fence"),
             value_valid=row.get("value_valid"),
         )
+
+    def blockers(self, node: int, session: int, handle: int) -> tuple[Holder, ...]:
+        """For whom that lock waits: whoever holds what it may not share, then those queued before it.
+
+        Empty if it does not wait, or if this node does not know.
+        """
+        converting, waiting = self.converting or (), self.waiters or ()
+        queue = (*converting, *waiting)
+        me = (node, session, handle)
+        at = next((i for i, one in enumerate(queue) if (one.node, one.session, one.handle) == me), None)
+        asked = None if at is None else queue[at].asked
+        if at is None or asked is None:
+            return ()
+        holding = (*(self.holders or ()), *converting)
+        found = [one for one in holding if one.mode is not None and not COMPATIBLE[one.mode][asked]]
+        found += queue[:at]
+        return tuple(one for one in dict.fromkeys(found) if one is not queue[at])
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data, the name as text."""

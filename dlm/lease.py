@@ -18,6 +18,7 @@ from vsync.types import Entry, Member, RingId, View
 __all__ = ["DRIFT", "Lease", "stretched"]
 
 DRIFT = (101, 99)  #: clocks may drift 1 % in either direction: L·(1+ρ)/(1−ρ)
+COLD = "the cluster has just started, and locks from before may still be held"
 GRANULARITY_US = 1_000  #: timers may fire early by so much
 
 
@@ -34,6 +35,8 @@ class Lease:
         self.generation = 1  #: a handle is valid only while this is what it was at its grant (D9)
         self.deadline = 0
         self.horizon = 0
+        self.vanished: tuple[int, ...] = ()  #: the nodes that the horizon is there for, if they are known
+        self.why = ""  #: what people are told if they are not
         self.settled = 0  #: before the horizon: private names owned since this position need not wait (K10)
         self.running = False  #: primary view, life current: deadlines may grow
         self._alone = False
@@ -67,8 +70,9 @@ class Lease:
         up to it, so it agrees about whoever owned a name by then.
         """
         came = {entry.member for entry in view.entries.values() if entry.old_ring == old.id}
-        if not all(member in came or member in clean for member in old.members):
-            self._wait(self._last_token + stretched(self._lease), applied, now)
+        gone = tuple(member.node for member in old.members if member not in came and member not in clean)
+        if gone:
+            self._wait(self._last_token + stretched(self._lease), applied, now, gone)
 
     def entered_primary(self, mine: RingId, said: Mapping[int, tuple[Entry, Announcement]], now: int) -> None:
         """A node that was not in the ring whose state goes on waits from its installation on (D3).
@@ -84,9 +88,13 @@ class Lease:
         straight = {entry.member for entry, word in states if entry.old_ring == best}
         missing = any(m not in straight for _, word in states if word.ring == best for m in word.members)
         if best is None or missing or any(word.waiting for _, word in said.values()):
-            self._wait(now + stretched(self._lease), 0, now)
+            why = "members of the state that this node joined are away" if best is not None else COLD
+            self._wait(now + stretched(self._lease), 0, now, (), why)
 
-    def _wait(self, until: int, applied: int, now: int) -> None:
+    def _wait(self, until: int, applied: int, now: int, gone: tuple[int, ...], why: str = "") -> None:
+        if now >= self.horizon:
+            self.vanished = ()
+        self.vanished, self.why = tuple(sorted({*self.vanished, *gone})), why
         self.settled = min(self.settled, applied) if now < self.horizon else applied
         self.horizon = max(self.horizon, until)
 

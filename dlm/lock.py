@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from dlm.modes import NONE, NOTIFY, PERSISTENT, VALNOTVALID
 
-__all__ = ["Effect", "Key", "Lock", "State", "What"]
+__all__ = ["Effect", "Key", "Lock", "State", "Step", "What"]
+
+_FORMER = 32  #: bits of a lock's flags; what was changed in them stands above those
 
 Key = tuple[int, int, int]  #: (home node, session at that node, handle number of that session)
 
@@ -31,12 +33,29 @@ class What(IntEnum):
     BLOCKING = 5  #: the lock keeps another from its ``mode``: no outcome, advice (§1.10)
 
 
+class Step(NamedTuple):
+    """A lock that waits, in a circle of such: on which name, whose, holding what there and asking for what."""
+
+    name: bytes
+    key: Key
+    pid: int
+    program: str
+    mode: int
+    asked: int
+
+    @classmethod
+    def of(cls, name: bytes, lock: Lock) -> Step:
+        """As it is now."""
+        return cls(name, lock.key, lock.pid, lock.program, lock.mode, lock.asked)
+
+
 class Effect(NamedTuple):
     """One outcome, or one piece of advice, addressed to the home of lock ``key``.
 
     ``value`` is the value block when the operation read it (``None``: not read, the caller's copy stays, L8);
     ``flags`` are DEMOTED, VALNOTVALID (the operation takes part in a value block that is not valid, L5) and
-    ALTMODE. ``was`` is the key that an adopted orphan had.
+    ALTMODE. ``was`` is the key that an adopted orphan had. ``cycle`` is the circle that a refused request has
+    closed: locks that wait, the refused one first; each waits for the next or its owner, the last for the first.
     """
 
     what: What
@@ -47,6 +66,7 @@ class Effect(NamedTuple):
     value: bytes | None = None
     flags: int = 0
     was: Key | None = None
+    cycle: tuple[Step, ...] = ()
 
     @property
     def valid(self) -> bool:
@@ -58,16 +78,18 @@ class Lock:
     """One lock of one session. ``mode`` is what it holds (NONE while waiting), ``asked`` what it wants."""
 
     __slots__ = (
-        "asked", "fence", "flags", "high", "key", "mode", "notify", "orphan", "persistent", "pid", "program",
-        "result", "since", "state", "value",
+        "asked", "batch", "fence", "flags", "former", "high", "key", "mode", "notify", "order", "orphan", "owner",
+        "persistent", "pid", "program", "result", "since", "state", "value", "waiter", "xid",
     )  # fmt: skip
 
     def __init__(self, key: Key, asked: int, flags: int = 0, value: bytes | None = None,
-                 pid: int = 0, program: str = "", since: int = 0) -> None:  # fmt: skip
+                 pid: int = 0, program: str = "", since: int = 0, xid: int = 0,
+                 owner: int = 0) -> None:  # fmt: skip
         self.key = key
         self.mode = NONE
         self.asked = asked
-        self.flags = flags
+        self.flags = flags  #: of the operation in progress, else of the last that succeeded
+        self.former = flags  #: of the last that succeeded, which count again if this one fails
         self.value = value  #: what the caller would write if the operation in progress writes
         self.fence = 0
         self.pid = pid
@@ -79,18 +101,29 @@ class Lock:
         self.high = 0  #: the highest mode that it was told it blocks, since its last grant (B4)
         self.persistent = bool(flags & PERSISTENT)  #: survives its session, as an orphan (P1)
         self.orphan = False  #: its session has gone
+        self.xid = xid  #: the transaction it belongs to, 0 if none
+        self.owner = owner  #: who in its session asked, 0: the session itself
+        self.order = 0  #: the table's position at which it began to wait, 0 where only the owner knows
+        self.batch: tuple[bytes, ...] = ()  #: the names of the multi-lock it waits as a part of
+        #: Who it is that waits for it, or is waited for: a transaction, or a part of a session (locks.md D5).
+        self.waiter: Key = (0, 0, xid) if xid else (key[0], key[1], owner)
 
     def encode(self) -> tuple[Any, ...]:
         """The replicated part as a msgpack-able tuple."""
         marks = self.notify | self.persistent << 1 | self.orphan << 2
-        operation = self.mode, self.asked, self.flags, self.value, self.fence
-        return (*self.key, *operation, self.pid, self.program, marks, self.high, self.result)
+        flags = self.flags | (self.flags ^ self.former) << _FORMER
+        operation = self.mode, self.asked, flags, self.value, self.fence
+        whose = self.xid, self.owner, self.order, self.batch
+        return (*self.key, *operation, self.pid, self.program, marks, self.high, self.result, *whose)
 
     @classmethod
     def decode(cls, row: tuple[Any, ...], state: State, since: int) -> Lock:
         """The inverse of ``encode``."""
-        lock = cls((row[0], row[1], row[2]), row[4], row[5], row[6], row[8], row[9], since)
+        flags, changed = row[5] & (1 << _FORMER) - 1, row[5] >> _FORMER
+        lock = cls((row[0], row[1], row[2]), row[4], flags, row[6], row[8], row[9], since, row[13], row[14])
+        lock.former = flags ^ changed
         lock.mode, lock.fence, lock.state = row[3], row[7], state
         lock.notify, lock.persistent, lock.orphan = bool(row[10] & 1), bool(row[10] & 2), bool(row[10] & 4)
         lock.high, lock.result = row[11], row[12]
+        lock.order, lock.batch = row[15], row[16]
         return lock

@@ -2,19 +2,28 @@
 
 ``(kind, life ring seq, life ring rep, serial, *body)``. The life and the gapless serial in front of every
 message are what makes old messages harmless and repeated ones count once (pitfalls K6, C10). Chunks of a
-state transfer have no life and no serial: they change nothing by themselves.
+state transfer, CHECK and VOTE have no life and no serial: they change nothing by themselves.
 
 | kind | body |
 |---|---|
-| LOCK, CONVERT, UNLOCK, CANCEL | name, session, h, mode, flags, value, pid, program |
+| LOCK | name, session, h, mode, flags, value, pid, program, xid, owner |
+| CONVERT, UNLOCK, CANCEL | name, session, h, mode, flags, value |
 | END | session, ((name, h), ..) – the session has gone: its locks go, or become orphans (P1) |
+| LOCK_ALL | session, h, ((name, mode, flags), ..), pid, program, xid, owner – all or none; handles h, h+1, .. |
+| UNLOCK_ALL | session, ((name, h, flags, value), ..) |
+| CANCEL_ALL | session, flags, ((name, h), ..) |
 | PUBLISH | name, epoch, contents – the former owner's queues (design §5.1) |
 | YIELD | name, epoch – the owner asks to become shared (K13) |
 | GIVE_BACK | ((name, epoch), ..) – idle private names (A2) |
 | REFILL | name, epoch – another block of fence numbers (K14) |
 | GOODBYE | – (D10) |
 | PURGE | node, pid – the orphans of a node are to go (P4) |
-| CHUNK | view seq, view rep, index, total, bytes (K15) |
+| SPACE_CREATE | lockspace, session, ticket, how, uid, gid, permissions, value limit |
+| SPACE_RELEASE | lockspace, session, ticket, force |
+| SPACE_ANSWER | lockspace, position of its release, whether the sender's private names there have locks |
+| CHUNK | view seq, view rep, index, total, bytes, digest of all in the last one (K15, R4) |
+| CHECK | view seq, view rep, position, mark – of the lowest full member (``dlm.checks``) |
+| VOTE | view seq, view rep, position, mark or nil – what the sender has there |
 
 Names in messages are *keys*: the lockspace and the name in one byte string (``key_of``).
 """
@@ -28,7 +37,7 @@ import msgpack
 
 from vsync.types import RingId
 
-__all__ = ["TAG", "Kind", "Message", "Op", "decode", "encode", "key_of", "split_key"]
+__all__ = ["TAG", "Kind", "Message", "Op", "decode", "encode", "key_of", "keys_of", "prefix_of", "split_key"]
 
 TAG = 1  #: of the ``dlm`` service
 _TAG_BYTE = bytes([TAG])
@@ -50,6 +59,14 @@ class Kind(IntEnum):
     GOODBYE = 10
     CHUNK = 11
     PURGE = 12
+    LOCK_ALL = 13
+    UNLOCK_ALL = 14
+    CANCEL_ALL = 15
+    SPACE_CREATE = 16
+    SPACE_RELEASE = 17
+    SPACE_ANSWER = 18
+    CHECK = 19
+    VOTE = 20
 
 
 class Message(NamedTuple):
@@ -74,6 +91,9 @@ class Op(NamedTuple):
     value: bytes | None
     pid: int = 0
     program: str = ""
+    xid: int = 0
+    owner: int = 0
+    batch: tuple[bytes, ...] = ()  #: a part of a multi-lock: all its names, sorted
 
 
 def encode(kind: int, ring: RingId, serial: int, body: tuple[Any, ...]) -> bytes:
@@ -90,10 +110,26 @@ def decode(payload: bytes) -> Message:
     return Message(row[0], RingId(row[1], row[2]), row[3], row[4:])
 
 
+def keys_of(message: Message) -> list[bytes]:
+    """The names that a message's operations are about; empty if it is no operation on locks."""
+    kind, body = message.kind, message.body
+    if kind <= Kind.CANCEL:
+        return [body[0]]
+    if kind in (Kind.END, Kind.UNLOCK_ALL):
+        return [row[0] for row in body[1]]
+    if kind in (Kind.LOCK_ALL, Kind.CANCEL_ALL):
+        return [row[0] for row in body[2]]
+    return []
+
+
 def key_of(space: str, name: bytes) -> bytes:
-    """The key of a name in a lockspace; the lockspace ``default`` costs one byte."""
-    prefix = b"" if space == "default" else space.encode()
-    return prefix + _SEPARATOR + name
+    """The key of a name in a lockspace."""
+    return prefix_of(space) + name
+
+
+def prefix_of(space: str) -> bytes:
+    """What the keys of a lockspace begin with; the lockspace ``default`` costs one byte."""
+    return (b"" if space == "default" else space.encode()) + _SEPARATOR
 
 
 def split_key(key: bytes) -> tuple[str, bytes]:

@@ -10,7 +10,7 @@ __all__ = [
     "ALTCW", "ALTERNATIVES", "ALTMODE", "ALTPR", "CANCEL", "COMPATIBLE", "CONFLICTING", "CONVDEADLK", "CONVERT",
     "CR", "CW", "DEMOTED", "EX", "EXPEDITE", "FORCEUNLOCK", "HEADQUE", "IVVALBLK", "MODES", "NAMES", "NL",
     "NODLCKBLK", "NODLCKWT", "NONE", "NOORDER", "NOQUEUE", "NOQUEUEBAST", "NOTIFY", "ORPHAN", "PERSISTENT", "PR",
-    "PW", "QUECVT", "QUECVT_FROM", "READS", "VALBLK", "VALNOTVALID", "WRITES", "is_down", "is_middle",
+    "PW", "QUECVT", "QUECVT_FROM", "READS", "TIMEOUT", "VALBLK", "VALNOTVALID", "WRITES", "is_down", "is_middle",
     "value_direction",
 ]  # fmt: skip
 
@@ -29,7 +29,7 @@ IVVALBLK = 0x20
 CONVDEADLK = 0x40
 PERSISTENT = 0x80
 NODLCKWT = 0x100
-NODLCKBLK = 0x200  #: accepted, without effect
+NODLCKBLK = 0x200
 EXPEDITE = 0x400
 NOQUEUEBAST = 0x800
 HEADQUE = 0x1000
@@ -38,6 +38,7 @@ ORPHAN = 0x4000
 ALTPR = 0x8000
 ALTCW = 0x10000
 FORCEUNLOCK = 0x20000
+TIMEOUT = 0x40000  #: of a cancel: nobody asked for it, the time of the request is over
 NOTIFY = 0x1000000  #: ours: the session wants to be told whom the lock blocks (elsewhere: a BAST function is given)
 
 # What an outcome may say besides (the flags of a status block); none outlives its operation.

@@ -25,12 +25,19 @@ def listing(table: Table, space: str, prefix: bytes, limit: int, after: bytes = 
     as ``after``.
     """
     start, last = key_of(space, prefix), key_of(space, after)
-    keys = sorted(key for key in table.names if key.startswith(start) and (not after or key > last))
+    keys = sorted(
+        key
+        for key in table.names
+        if key.startswith(start) and (not after or key > last) and key not in table.vacant
+    )
     rows: list[dict[str, Any]] = []
     size = 0
     for key in keys[:limit]:
         name = table.names[key]
-        size += ROW_BYTES + (LOCK_BYTES * len(name.resource.locks) if name.resource is not None else 0)
+        size += ROW_BYTES
+        if name.resource is not None:
+            size += LOCK_BYTES * len(name.resource.locks)
+            size += sum(len(key) for lock in name.resource.waiting for key in lock.batch)
         if rows and size > PAGE_BYTES:
             break
         rows.append(row(key, name, queues=False))
@@ -86,4 +93,5 @@ def _lock(lock: Lock) -> dict[str, Any]:
         "fence": lock.fence,
         "since_us": lock.since,
         "orphan": lock.orphan,
+        "together": [split_key(key)[1] for key in lock.batch],
     }

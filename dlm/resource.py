@@ -12,23 +12,22 @@ Where the kernel tells holders in the order of its grant queue, they are told in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dlm.lock import Effect, Key, Lock, State, What
+from dlm import upgrade
+from dlm.history import SILENT, History, Silent
+from dlm.lock import Effect, Key, Lock, State, Step, What
 from dlm.modes import (
     ALTERNATIVES,
     ALTMODE,
     COMPATIBLE,
     CONFLICTING,
-    CONVDEADLK,
     CW,
-    DEMOTED,
     EX,
     EXPEDITE,
     HEADQUE,
     IVVALBLK,
     NL,
-    NODLCKWT,
     NONE,
     NOORDER,
     NOQUEUE,
@@ -40,6 +39,7 @@ from dlm.modes import (
     PW,
     QUECVT,
     READS,
+    TIMEOUT,
     VALBLK,
     VALNOTVALID,
     WRITES,
@@ -48,7 +48,10 @@ from dlm.modes import (
     value_direction,
 )
 
-__all__ = ["Effect", "Key", "Lock", "Mint", "Resource", "State", "What"]
+if TYPE_CHECKING:
+    from dlm.waits import Waits
+
+__all__ = ["Effect", "Key", "Lock", "Mint", "Resource", "State", "Step", "What"]
 
 Mint = Callable[[], int]  #: gives the next fence number
 
@@ -57,7 +60,8 @@ class Resource:
     """The locks of one name. ``mint`` gives fence numbers; the owner of the resource may replace it."""
 
     __slots__ = (
-        "converting", "held", "homes", "listeners", "locks", "loose", "mint", "valid", "value", "waiting",
+        "converting", "grouped", "held", "history", "homes", "listeners", "locks", "loose", "mint", "name", "valid",
+        "value", "waiting", "waits",
     )  # fmt: skip
 
     def __init__(self, mint: Mint, value: bytes = b"", valid: bool = True) -> None:
@@ -69,8 +73,12 @@ class Resource:
         self.homes: dict[int, int] = {}  #: how many locks (in any state) each node has here
         self.listeners: dict[Key, Lock] = {}  #: locks that want to hear whom they block
         self.loose = 0  #: how many queued ones may overtake (NOORDER)
+        self.grouped = 0  #: how many queued ones are parts of multi-locks: ``dlm.multi`` grants them
         self.value = value
         self.valid = valid
+        self.name = b""  #: its key, for the circles it is part of
+        self.waits: Waits | None = None  #: who waits for whom, while all members know the contents
+        self.history: History | Silent = SILENT
 
     # -- operations ------------------------------------------------------------------------------------------
 
@@ -91,6 +99,7 @@ class Resource:
             self._grant(lock, mode, out)  # a holder more can block others, but is told at the next event (G16)
         elif lock.flags & NOQUEUE:
             out.append(Effect(What.REFUSED, lock.key, "again"))
+            self.history.asked(self, lock, "refused", "again")
             self._tell_refused(lock, out)
         else:
             self._add(lock)
@@ -113,39 +122,51 @@ class Resource:
             self._grant(lock, mode, out)
             self.scan(out)
             return
-        deadlock = not flags & NOQUEUE and self._deadlocked(lock)
-        if flags & NOQUEUE or (deadlock and not self._demote(lock)):
-            out.append(Effect(What.REFUSED, key, "again" if flags & NOQUEUE else "deadlock"))
+        rival = None if flags & NOQUEUE else upgrade.rival(lock, self.converting)
+        if flags & NOQUEUE or (rival is not None and not self._demote(lock)):
+            cycle = () if rival is None else (Step.of(self.name, lock), Step.of(self.name, rival))
+            out.append(Effect(What.REFUSED, key, code := "deadlock" if cycle else "again", cycle=cycle))
+            self.history.asked(self, lock, "refused", code)
             if flags & NOQUEUE:
                 self._tell_refused(lock, out)
             lock.asked, lock.flags, lock.value = before
             return
         lock.since = now
         self._enqueue(self.converting, lock, State.CONVERTING)
-        if deadlock:
+        if rival is not None:
             self.scan(out)  # somebody holds less than before
         else:
             self._tell_blockers(lock, out)
 
-    def cancel(self, key: Key, out: list[Effect]) -> bool:
-        """Withdraw what is queued (U1, U2, U6). False, and nothing happens, if the grant came first (U3)."""
+    def cancel(self, key: Key, out: list[Effect], flags: int = 0) -> bool:
+        """Withdraw what is queued (U1, U2, U6), with TIMEOUT because its time is over.
+
+        False, and nothing happens, if the grant came first (U3).
+        """
         lock = self.locks.get(key)
         if lock is None or lock.state is State.GRANTED:
             return False
-        if lock.state is State.WAITING:
-            self._remove(lock)
-        else:
-            self._back(lock)
-        out.append(Effect(What.CANCELED, key, mode=lock.mode, flags=lock.result))
+        code = "timeout" if flags & TIMEOUT else ""
+        self.history.asked(self, lock, "cancelled", code)
+        self._withdraw(lock)
+        out.append(Effect(What.CANCELED, key, code, lock.mode, flags=lock.result))
         self.scan(out)
         return True
 
-    def unlock(self, key: Key, flags: int, value: bytes | None, out: list[Effect]) -> bool:
-        """End a lock in whatever state it is (U4, U5). False if there is none."""
+    def refuse(self, lock: Lock, cycle: tuple[Step, ...], out: list[Effect]) -> None:
+        """Withdraw what is queued since nothing would ever come of it (D3); the old mode, if any, stays (D8)."""
+        self.history.asked(self, lock, "refused", "deadlock")
+        self._withdraw(lock)
+        out.append(Effect(What.REFUSED, lock.key, "deadlock", lock.mode, flags=lock.result, cycle=cycle))
+        self.scan(out)
+
+    def unlock(self, key: Key, flags: int, value: bytes | None, out: list[Effect], why: str = "") -> bool:
+        """End a lock in whatever state it is (U4, U5). False if there is none. ``why`` is for the history."""
         lock = self.locks.get(key)
         if lock is None:
             return False
         self._write_at_end(lock, flags, value)
+        self.history.ended(self, lock, "released", why)
         self._remove(lock)
         out.append(Effect(What.GONE, key))
         self.scan(out)
@@ -159,11 +180,13 @@ class Resource:
         if lock is None:
             return
         if not lock.persistent or lock.state is State.WAITING:
-            self.unlock(key, IVVALBLK, None, out)  # its PW or EX leaves the value block not valid (L7)
+            why = "session ended"
+            self.unlock(key, IVVALBLK, None, out, why)  # its PW or EX leaves the value block not valid (L7)
             return
         if lock.state is State.CONVERTING:
             self._back(lock)
         lock.orphan = True
+        self.history.asked(self, lock, "orphaned")
         self._listen(lock, False)
         self.scan(out)
 
@@ -174,7 +197,10 @@ class Resource:
         if was is None:
             out.append(Effect(What.REFUSED, lock.key, "again" if orphans else "unknown"))
             return
-        del self.locks[was]
+        if self.waits is not None:
+            self.waits.remove(self.locks[was])
+            self.waits.add(lock, self)
+        self.history.ended(self, self.locks.pop(was), "released", "adopted")
         self.locks[lock.key] = lock
         self.held[lock.asked] -= 1  # the orphan's; the grant counts the lock again
         lock.persistent = True  # sticks to the lock
@@ -188,8 +214,9 @@ class Resource:
         dead = [node for node in nodes if node in self.homes]
         if not dead:
             return
-        for lock in [lock for lock in self.locks.values() if lock.key[0] in dead]:
+        for lock in [self.locks[key] for key in sorted(self.locks) if key[0] in dead]:
             self._write_at_end(lock, IVVALBLK, None)
+            self.history.ended(self, lock, "lost", "node left")
             self._remove(lock)
         self.scan(out)
 
@@ -203,6 +230,37 @@ class Resource:
             self._dequeue(lock)
             self._grant(lock, mode, out)
         self._tell_holders(out)
+
+    # -- parts of multi-locks (dlm.multi) ---------------------------------------------------------------------
+
+    def enter(self, lock: Lock) -> None:
+        """Queue a part of a multi-lock."""
+        self._add(lock)
+        self._enqueue(self.waiting, lock, State.WAITING)
+
+    def turn(self, lock: Lock) -> bool:
+        """Whether the part, queued or new, would be granted now if it were alone (Q9, Q10)."""
+        first = not self.waiting or self.waiting[0] is lock
+        return first and not self.converting and self._fits(lock, lock.asked)
+
+    def admit(self, lock: Lock, out: list[Effect]) -> None:
+        """Grant a part. What follows in the queue is not looked at before the other parts are granted as well."""
+        if lock.key in self.locks:
+            self._dequeue(lock)
+        else:
+            self._add(lock)
+        lock.batch = ()
+        self._grant(lock, lock.asked, out)
+
+    def advise(self, lock: Lock, out: list[Effect]) -> None:
+        """The part stays in the queue: the holders in its way are told (B1)."""
+        self._tell_blockers(lock, out)
+
+    def drop(self, lock: Lock, code: str, out: list[Effect]) -> None:
+        """A part leaves, without a word to its session; others go on (U6)."""
+        self.history.asked(self, lock, "refused", code)
+        self._remove(lock)
+        self.scan(out)
 
     # -- questions -------------------------------------------------------------------------------------------
 
@@ -243,60 +301,53 @@ class Resource:
     def _next(self) -> tuple[Lock, int] | None:
         """The next one to be granted from the queues, and its mode: the first in line, or one that may overtake."""
         for queue, served in ((self.converting, True), (self.waiting, not self.converting)):
-            if queue and served and (mode := self._grantable(queue[0])) != NONE:
+            alone = queue and served and not queue[0].batch  # a part of a multi-lock waits for the others
+            if alone and (mode := self._grantable(queue[0])) != NONE:
                 return queue[0], mode
             for lock in queue if self.loose else ():
                 if lock.flags & NOORDER and (mode := self._grantable(lock)) != NONE:
                     return lock, mode
         return None
 
-    def _deadlocked(self, lock: Lock) -> bool:
-        """Whether queueing this conversion would make a conversion deadlock.
-
-        Two converters block each other for ever when the one in front asks for a mode that conflicts with the
-        mode which the one behind holds: the first cannot be granted, the second is not first in the queue
-        (Q8). Judged by queue position, both for those in front of ``lock`` and, with HEADQUE, for those
-        behind it (G30).
-        """
-        if lock.flags & NODLCKWT:
-            return False
-        if lock.flags & HEADQUE:
-            return any(not COMPATIBLE[behind.mode][lock.asked] for behind in self.converting)
-        return any(not COMPATIBLE[lock.mode][ahead.asked] for ahead in self.converting)
-
-    def _demote(self, lock: Lock) -> bool:
-        """Resolve a conversion deadlock: who would be behind holds NL meanwhile, if it agreed to (CONVDEADLK)."""
-        behind = [lock]
-        if lock.flags & HEADQUE:
-            behind = [other for other in self.converting if not COMPATIBLE[other.mode][lock.asked]]
-        if not all(other.flags & CONVDEADLK for other in behind):
-            return False
-        for other in behind:
-            self.held[other.mode] -= 1
-            self.held[NL] += 1
-            other.mode = NL
-            other.result |= DEMOTED
-        return True
-
     def _enqueue(self, queue: list[Lock], lock: Lock, state: State) -> None:
         lock.state = state
+        self.grouped += bool(lock.batch)
         self.loose += bool(lock.flags & NOORDER)
         if lock.flags & HEADQUE:
             queue.insert(0, lock)
         else:
             queue.append(lock)
+        self.history.asked(self, lock, "waiting")
+        if self.waits is not None:
+            self.waits.queue(lock, self)
 
     def _dequeue(self, lock: Lock) -> None:
+        if self.waits is not None:
+            self.waits.unqueue(lock)
+        self.grouped -= bool(lock.batch)
         self.loose -= bool(lock.flags & NOORDER)
         (self.converting if lock.state is State.CONVERTING else self.waiting).remove(lock)
+
+    def _demote(self, lock: Lock) -> bool:
+        def told(other: Lock, mode: int) -> None:
+            self.history.changed(self, other, "converted", mode, other.fence, "demoted")
+
+        return upgrade.demote(lock, self.converting, self.held, told)
+
+    def _withdraw(self, lock: Lock) -> None:
+        """Who is queued is so no longer: a waiter vanishes."""
+        if lock.state is State.WAITING:
+            self._remove(lock)
+        else:
+            self._back(lock)
 
     def _back(self, lock: Lock) -> None:
         """A conversion is over without success: granted in the mode it still has (U2)."""
         self._dequeue(lock)
-        lock.state, lock.asked, lock.value = State.GRANTED, lock.mode, None
+        lock.state, lock.asked, lock.flags, lock.value = State.GRANTED, lock.mode, lock.former, None
 
     def _grant(self, lock: Lock, new: int, out: list[Effect]) -> None:
-        old, flags = lock.mode, lock.flags
+        old, fence, flags = lock.mode, lock.fence, lock.flags
         direction = value_direction(old, new)
         if direction == WRITES:
             self._write(flags, lock.value)
@@ -310,6 +361,10 @@ class Resource:
             result |= VALNOTVALID
         lock.mode = lock.asked = new
         lock.state, lock.value, lock.result, lock.high = State.GRANTED, None, 0, 0
+        lock.former = flags
+        if self.waits is not None and (self.waiting or self.converting):
+            self.waits.granted(lock)
+        self.history.changed(self, lock, "granted" if old == NONE else "converted", old, fence)
         read = self.value if flags & VALBLK and direction == READS else None
         out.append(Effect(What.GRANTED, lock.key, "", new, lock.fence, read, result))
 
@@ -379,6 +434,8 @@ class Resource:
         self._listen(lock, lock.notify)
         node = lock.key[0]
         self.homes[node] = self.homes.get(node, 0) + 1
+        if self.waits is not None:
+            self.waits.add(lock, self)
 
     def _remove(self, lock: Lock) -> None:
         del self.locks[lock.key]
@@ -387,6 +444,8 @@ class Resource:
             self._dequeue(lock)
         if lock.state is not State.WAITING:
             self.held[lock.mode] -= 1
+        if self.waits is not None:
+            self.waits.remove(lock)
         node = lock.key[0]
         self.homes[node] -= 1
         if not self.homes[node]:
@@ -416,6 +475,7 @@ class Resource:
                 if state is not State.GRANTED:
                     (resource.converting if state is State.CONVERTING else resource.waiting).append(lock)
                     resource.loose += bool(lock.flags & NOORDER)
+                    resource.grouped += bool(lock.batch)
         return resource
 
     def invariants(self) -> None:

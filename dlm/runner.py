@@ -66,6 +66,7 @@ class Options:
     not_acquired_code: int = NOT_ACQUIRED
     lost_code: int = LOCK_LOST
     verbose: bool = False
+    space: str = "default"
 
 
 class Runner:
@@ -155,7 +156,8 @@ class Runner:
             )
 
     def _environment(self, held: Held) -> dict[str, str]:
-        own = {"DLM_LOCK": self._options.name, "DLM_MODE": held.mode.name, "DLM_FENCE": str(held.fence)}
+        own = {"DLM_LOCK": self._options.name, "DLM_SPACE": self._options.space}
+        own |= {"DLM_MODE": held.mode.name, "DLM_FENCE": str(held.fence)}
         return {**os.environ, **own}
 
     def _wait_for_child(self) -> int:

@@ -8,27 +8,29 @@ What arrives here is one ordered sequence; this module decides only *which part 
 * a view that is not primary freezes everything but the recovered rest of the old ring's prefix.
 
 The rules themselves are in ``dlm.table`` (what a message does), ``dlm.recovery`` (what a view does),
-``dlm.home`` (what a client is told) and ``dlm.lease`` (when).
+``dlm.verbs`` (what a client may ask), ``dlm.home`` (its handles), ``dlm.telling`` (what it is told) and
+``dlm.lease`` (when).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgpack
 
-from dlm import arguments, queries
-from dlm.handle import Handle, Request, Session
+from dlm import verbs
+from dlm.checks import Checker
+from dlm.handle import Session
 from dlm.home import Home
 from dlm.lease import Lease
-from dlm.messages import TAG, Kind, Message, decode, key_of
-from dlm.modes import CANCEL, IVVALBLK, NONE, PW, VALBLK
+from dlm.messages import TAG, Kind, Message, decode, keys_of
 from dlm.names import Form
+from dlm.recording import Taps
 from dlm.recovery import Announcement, announcements, as_if_installed, empty_view, primary_view, survivors
 from dlm.table import Table
-from dlm.transfer import Donor, Joiner
+from dlm.transfer import DamagedState, Donor, Joiner
 from dlm.upkeep import Upkeep
 from vsync.errors import Backpressure
 from vsync.service import Credentials, Host
@@ -36,11 +38,8 @@ from vsync.types import NO_RING, ClusterConfig, Member, View
 
 __all__ = ["DlmService"]
 
-UNSAFE = (
-    "[quorum] policy = {policy!r} lets both parts of a cut cluster grant the same lock: use 'majority' with a "
-    "third node, or set unsafe = true if nothing depends on it (docs/quorum.md)"
-)
 MAX_PROGRAM = 40  #: characters of a client's name that are kept with its locks
+TRANSFERS = 3  #: that may come damaged in a row; then the next view must bring a better one
 NUMBERS_LIMIT = 1 << 31  #: the ring re-forms long before the 32 bits of a view's fence numbers run out (B4)
 
 HeldBack = list[tuple[bool, Member, Message]]  #: (after the transitional view?, origin, message)
@@ -53,14 +52,15 @@ class DlmService:
     tag = TAG
 
     def __init__(self, config: ClusterConfig) -> None:
-        self._config = config
+        self.config = config
         self._view: View | None = None
         self._primary: View | None = None  #: the last primary view this node was in
         self._held: HeldBack = []  #: delivered during an installation (K3)
         self._joiner: Joiner | None = None
         self._donor: Donor | None = None
         self._complete = False
-        self._leaving = False
+        self._damaged = 0  #: transfers in a row
+        self.leaving_now = False  #: no new locks, and soon a goodbye
         self._goodbye_due = False  #: the handles have ended, the goodbye is still to be said
         self._reforming = False
         self._swept = 0  #: when the deferred answers were last looked at ..
@@ -72,9 +72,12 @@ class DlmService:
         """Called once, before anything else."""
         self.host = host
         self._me = host.me
-        self.lease_clock = Lease(self._config.timing.lease)
+        self.lease_clock = Lease(self.config.timing.lease)
         self.home = Home(host, self.lease_clock)
         self.upkeep = Upkeep(self.home)
+        self.checker = Checker(host)
+        self.taps = Taps(self)
+        self.table.history.resize(self.config.history)
         self.home.now = now
 
     def announce(self, attempts: Sequence[View] = ()) -> bytes:
@@ -134,19 +137,13 @@ class DlmService:
     def close(self, session: int, now: int) -> None:
         """A local client has gone."""
         self._at(now)
+        self.taps.end(session)
         self.home.close(session)
 
     def request(self, session: int, rid: int, verb: str, args: Mapping[str, Any], now: int) -> None:
-        """A local client's request; see ``_VERBS``."""
+        """A local client's request; see ``dlm.verbs``."""
         self._at(now)
-        handler = _VERBS.get(verb)
-        if handler is None:
-            self.host.refuse(session, rid, "unknown_verb", f"the dlm service has no verb {verb!r}")
-            return
-        try:
-            handler(self, session, rid, args)
-        except arguments.BadArgument as bad:
-            self._refuse(session, rid, bad.code, str(bad), bad.rule)
+        verbs.handle(self, session, rid, verb, args)
 
     def token(self, now: int) -> None:
         """The node has accepted a token: the lease may have moved, the send queue may have room."""
@@ -154,15 +151,18 @@ class DlmService:
         self._say_goodbye()
         self.lease_clock.on_token(self.host, now)
         self.home.flush()
+        self.checker.flush()
         self._feed_joiners()
         self._sweep(now)
 
     def fire(self, now: int) -> None:
-        """Time has passed: answers at the horizon, yields, give-backs."""
+        """Time has passed: answers at the horizon, time-outs, yields, give-backs."""
         self._at(now)
         self._say_goodbye()
         self.lease_clock.renew(self.host, now)
         self._sweep(now)
+        if not self.home.holding:
+            self.home.run_timers()
         if self.home.open and not self.home.holding:
             self.upkeep.run(now)
 
@@ -172,8 +172,10 @@ class DlmService:
         if self._goodbye_due and home.open:
             return home.now
         acting = home.open and not home.holding
-        waiting = acting and bool(home.deferred) and self._swept < self.lease_clock.horizon
+        waiting = acting and bool(home.teller.deferred) and self._swept < self.lease_clock.horizon
         times = [self.lease_clock.next_deadline(waiting)]
+        if not home.holding:
+            times.append(home.timers.next_deadline())
         if acting:
             times.append(self.upkeep.next_deadline())
         return min((time for time in times if time is not None), default=None)
@@ -185,7 +187,7 @@ class DlmService:
         one, and a handle has ended only when its page says so.
         """
         self._at(now)
-        self._leaving = self._goodbye_due = True
+        self.leaving_now = self._goodbye_due = True
         self.home.lose_all("leaving")
         self.lease_clock.running = False
 
@@ -212,13 +214,19 @@ class DlmService:
             "private": forms.count(Form.PRIVATE),
             "shared": forms.count(Form.SHARED),
             "handover": forms.count(Form.HANDOVER),
+            "spaces": len(table.spaces.by_name),
             "handles": sum(len(session.handles) for session in home.sessions.values()),
             "outbox": len(home.outbox),
             "sent": home.outbox.sent,
             "fast": home.fast,
             "ignored": table.ignored,
-            "lost": home.lost,
-            "deferred": len(home.deferred),
+            "checksum": f"{table.history.rolling.value:08x}",
+            "checked": self.checker.checked,
+            "diverged": self.checker.found,
+            "deadlock_searches": table.waits.searches,
+            "deadlocks": table.waits.found,
+            "lost": home.teller.lost,
+            "deferred": len(home.teller.deferred),
             "generation": self.lease_clock.generation,
             "lease_left_ms": max(0, self.lease_clock.deadline - home.now) // 1000,
             "grants_wait_ms": max(0, self.lease_clock.horizon - home.now) // 1000,
@@ -245,10 +253,10 @@ class DlmService:
         """Give the answers that time, or a new lease, has made possible; otherwise this costs nothing."""
         had_lease, self._had_lease = self._had_lease, self.lease_clock.valid(now)
         self._swept = now
-        if not self.home.deferred or not self.home.open or self.home.holding:
+        if not self.home.teller.deferred or not self.home.open or self.home.holding:
             return
         if now >= self.lease_clock.horizon or (self._had_lease and not had_lease):
-            self.home.tell_deferred()
+            self.home.teller.tell_deferred()
 
     # -- the ordered stream ----------------------------------------------------------------------------------
 
@@ -259,12 +267,20 @@ class DlmService:
         """A message that counts now."""
         if message.kind == Kind.CHUNK:
             self._on_chunk(message)
+        elif message.kind in (Kind.CHECK, Kind.VOTE):
+            if self.checker.deliver(origin, message, self.table if self._complete else None):
+                self._diverged()
         elif self._joiner is not None:
             self._joiner.log(origin, message)
         elif self._complete:
+            if self.taps:
+                self.taps.message(origin, message)
             effects = self.table.apply(origin, message)
             if effects is None:
                 return
+            if self.taps:
+                self.taps.mark(self.table)
+            self.checker.applied(self.table)
             own = origin == self._me
             if own:
                 self.home.outbox.applied(message.serial)
@@ -276,15 +292,23 @@ class DlmService:
                 self._reforming = True
                 self.host.reform("fence numbers of this view run out")
 
+    def _diverged(self) -> None:
+        """This node's table is not the others': nothing of it is worth anything. A new life, with their table."""
+        self._drop_state("diverged")
+        self.host.reform("this node's lock table has diverged from the others'")
+
+    def _drop_state(self, reason: str) -> None:
+        """No lock state and no life from now on: a view will bring both."""
+        self.lease_clock.running = False
+        self.taps.over(reason)
+        self._donor = self._joiner = None
+        self._complete = False
+        self.checker.left()
+        self.home.new_life(NO_RING, Table(self._me.node), reason)
+
     def _look_after(self, message: Message) -> None:
         """An own message was applied: a name private to this node may have got waiters, or become idle."""
-        if message.kind <= Kind.CANCEL:
-            keys = [message.body[0]]
-        elif message.kind == Kind.END:
-            keys = [key for key, _ in message.body[1]]
-        else:
-            return
-        for key in keys:
+        for key in keys_of(message):
             name = self.table.names.get(key)
             if name is not None and name.form is Form.PRIVATE and name.resource is not None:
                 self.home.look_after(key, name)
@@ -307,24 +331,27 @@ class DlmService:
         if old is not None and old.primary:
             self.lease_clock.left_primary(old, view, clean, applied, now)
         self.lease_clock.entered_primary(mine, said, now)
-        self.lease_clock.installed(self.host, view, not self._leaving, now)
+        self.lease_clock.installed(self.host, view, not self.leaving_now, now)
         self._primary = view
+        self.checker.entered(view.id, said, self._me.node == min(going_on or said))
         joining = [node for node in said if node not in going_on]
         if going_on and joining and self._me.node in going_on:
             self._donor = Donor(view.id, self.table.encode(), sending=self._me.node == min(going_on))
         if self._complete and not self.home.linked:
             self.home.link()
         self.home.holding = self._had_lease = False
-        self.home.tell_deferred()
+        self.home.teller.tell_deferred()
+        self.home.gate.tell_deferred()
         self._feed_joiners()
         self.host.event("dlm.view", ring=str(view.id), going_on=sorted(going_on), state=self._state())
 
     def _go_on(self, old: View | None, view: View, going_on: frozenset[int], held: HeldBack) -> frozenset[Member]:
         """This node's state is the chosen one. Returns who said goodbye before this view."""
         straight = old is not None and old.primary
-        kept = [each for each in held if straight and each[2].kind != Kind.CHUNK]
+        kept = [each for each in held if straight and each[2].serial]  # the others were for the old view
         prefix = [(origin, message) for after, origin, message in kept if not after]
         rest = [(origin, message) for after, origin, message in kept if after]
+        self.taps.view(view, going_on, prefix, rest)
         done = primary_view(self.table, view, going_on, prefix, rest)
         for origin, message in done.applied:
             if origin == self._me:
@@ -338,8 +365,10 @@ class DlmService:
 
     def _begin_anew(self, view: View, going_on: frozenset[int]) -> None:
         """Another state goes on, or none: a new life, with a table from the others or an empty one."""
+        self.taps.over("the node has begun a new life")
         table = Table(self._me.node) if going_on else empty_view(self._me.node, view)
         table.now = self.home.now
+        table.history.resize(self.config.history)
         self.home.new_life(view.id, table, "evicted")
         self.home.frozen = False
         self._complete = not going_on
@@ -348,10 +377,11 @@ class DlmService:
     def _enter_frozen(self, old: View | None, view: View, held: HeldBack, now: int) -> None:
         """Not primary: the recovered rest of the prefix counts, nothing else; nobody is answered (K3, K9)."""
         self.home.freeze()
+        self.checker.left()
         applied = self.table.applied
         if self._complete and old is not None and old.primary:
             for after, origin, message in held:
-                if not after and message.kind != Kind.CHUNK:
+                if not after and message.serial:
                     self._ordered(origin, message)
         if old is not None and old.primary:
             self.lease_clock.left_primary(old, view, self._clean(), applied, now)
@@ -384,124 +414,25 @@ class DlmService:
             else:
                 self._feed_joiners()
         elif self._joiner is not None and self._joiner.on_chunk(message):
-            self.home.table = self._joiner.finish(self._me.node, self.home.now)
-            self._joiner, self._complete = None, True
+            try:
+                table = self._joiner.finish(self._me.node, self.home.now)
+            except DamagedState as damage:
+                self._again(str(damage))
+                return
+            self.home.table, self._joiner, self._complete, self._damaged = table, None, True, 0
+            table.history.resize(self.config.history)
             self.home.link()
             self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))
 
-    # -- verbs -----------------------------------------------------------------------------------------------
-
-    def _lock(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        h = arguments.number(args, "h", 1)
-        name = arguments.name(args)
-        mode, flags, fails = arguments.mode(args), arguments.flags(args), args.get("no_quorum") == "fail"
-        arguments.check_lock(args, mode, flags)
-        arguments.value(args)  # accepted for symmetry: a new lock reads the block, and its row stays small
-        request = Request(Kind.LOCK, rid, mode, flags, None, fails)
-        if args.get("no_quorum", "wait") not in ("wait", "fail"):
-            raise arguments.BadArgument("no_quorum must be 'wait' or 'fail'")
-        if h in self._session(session).handles:
-            self.host.refuse(session, rid, "exists", f"handle {h} is in use")
-        elif self._leaving:
-            self.host.refuse(session, rid, "lost", "this node is leaving")
-        elif not self._config.quorum.excludes:
-            self.host.refuse(session, rid, "unsafe", UNSAFE.format(policy=self._config.quorum.policy))
-        else:
-            self.home.lock(Handle(session, h, key_of(arguments.space(args), name), request))
-
-    def _convert(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        mode, flags, value = arguments.mode(args), arguments.flags(args), arguments.value(args)
-        handle = self._handle(session, args)
-        if handle is None or (handle.mode == NONE and handle.request is None):
-            self._refuse(session, rid, "unknown", "no such lock", "E8")
-        elif handle.request is not None:
-            self._refuse(session, rid, "busy", "an operation on this lock is in progress", "E10")
-        else:
-            arguments.check_convert(args, handle.mode, mode, flags)
-            value = value if handle.mode >= PW else None
-            self.home.convert(handle, Request(Kind.CONVERT, rid, mode, flags, value))
-
-    def _unlock(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        flags, value = arguments.flags(args), arguments.value(args)
-        arguments.check_unlock(flags)
-        handle = self._handle(session, args)
-        if handle is None:
-            self._refuse(session, rid, "unknown", "no such lock", "E21")
-        elif flags & CANCEL:
-            self._cancel(session, rid, args)
-        else:
-            self.home.unlock(handle, rid, flags & (VALBLK | IVVALBLK), value)
-
-    def _cancel(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        handle = self._handle(session, args)
-        if handle is None:
-            self.host.reply(session, rid, {"canceled": False})
-        elif handle.cancel_rid:
-            self._refuse(session, rid, "invalid", "a cancel of this lock is in progress", "E23")
-        else:
-            self.home.cancel(handle, rid)
-
-    def _purge(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        """P4: the orphans of a process of a node (0: of all), or all locks of the caller itself.
-
-        For another node the answer says only that the purge has its place in the order.
-        """
-        node, pid = arguments.number(args, "node", 1, self._me.node), arguments.number(args, "pid", 0, 0)
-        caller = self._session(session)
-        if node != self._me.node:
-            self.home.send(Kind.PURGE, (node, pid))
-            self.host.reply(session, rid, {"purged": None})
-        elif pid and pid == caller.who.pid:
-            handles = [handle for handle in caller.handles.values() if not handle.ending]
-            self.home.drop(handles, "purged")
-            self.host.reply(session, rid, {"purged": len(handles) + self.home.purge(pid)})
-        elif pid and any(other.who.pid == pid for other in self.home.sessions.values()):
-            self._refuse(session, rid, "invalid", f"process {pid} is connected: its locks are its own", "P4")
-        else:
-            self.host.reply(session, rid, {"purged": self.home.purge(pid)})
-
-    def _ls(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        space, limit = arguments.space(args), arguments.number(args, "limit", 0, 1000)
-        prefix, after = arguments.prefix(args), arguments.prefix(args, "after")
-        self.host.reply(session, rid, queries.listing(self.table, space, prefix, limit, after))
-
-    def _show(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        key = key_of(arguments.space(args), arguments.name(args))
-        name = self.table.names.get(key)
-        if name is None:
-            self.host.refuse(session, rid, "unknown", "no locks on this name")
-        else:
-            self.host.reply(session, rid, queries.row(key, name))
-
-    def _stats(self, session: int, rid: int, args: Mapping[str, Any]) -> None:
-        self.host.reply(session, rid, self.status())
-
-    def _refuse(self, session: int, rid: int, code: str, text: str, rule: str) -> None:
-        self.host.refuse(session, rid, code, text, **({"rule": rule} if rule else {}))
-
-    def _session(self, session: int) -> Session:
-        found = self.home.sessions.get(session)
-        if found is None:
-            raise arguments.BadArgument("no such session", "E11")
-        return found
-
-    def _handle(self, session: int, args: Mapping[str, Any]) -> Handle | None:
-        handle = self._session(session).handles.get(arguments.number(args, "h", 1))
-        return None if handle is None or handle.ending else handle
+    def _again(self, damage: str) -> None:
+        """The table has come damaged: another view brings another transfer."""
+        self._damaged += 1
+        self._drop_state("evicted")
+        self.host.event("dlm.transfer_damaged", damage=damage, times=self._damaged)
+        if self._damaged <= TRANSFERS:
+            self.host.reform("the lock table has come damaged")
 
     def _state(self) -> str:
         if self._view is None or not self._view.primary:
             return "no quorum"
         return "running" if self._complete else "joining"
-
-
-_VERBS: dict[str, Callable[[DlmService, int, int, Mapping[str, Any]], None]] = {
-    "lock": DlmService._lock,
-    "convert": DlmService._convert,
-    "unlock": DlmService._unlock,
-    "cancel": DlmService._cancel,
-    "purge": DlmService._purge,
-    "ls": DlmService._ls,
-    "show": DlmService._show,
-    "stats": DlmService._stats,
-}

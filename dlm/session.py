@@ -6,6 +6,7 @@ thread; the channel's reader thread calls ``_on_push`` and ``_on_close``.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import threading
@@ -13,22 +14,48 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dlm import answers
-from dlm.errors import ForkedProcess, LockCancelled, LockTimeout, NotConnected
+from dlm.arguments import VALUE_LIMIT
+from dlm.errors import DLMError, ForkedProcess, LockCancelled, LockTimeout, NotConnected, NotHeld
+from dlm.info import LockInfo
+from dlm.transaction import checked_xid, current_xid
 from vsync import errors as vsync_errors
 
 if TYPE_CHECKING:
     from dlm.held import Held
     from vsync.ipc import Channel
 
-__all__ = ["CANCEL_GRACE_S", "TRY_PATIENCE_S", "Session"]
+__all__ = ["CANCEL_GRACE_S", "TRY_PATIENCE_S", "Asked", "Session", "checked_timeout"]
 
 SERVICE = "dlm"
 CANCEL_GRACE_S = 1.0  #: a cancel that has no outcome by then is left to finish behind the caller's back
+HOME_MARGIN_S = 0.05  #: the node counts the time-out as well; so long after it the client acts by itself
 TRY_PATIENCE_S = 5.0  #: a daemon that does not answer a try by then counts as "no"
 SETTLE_POLL_S = 0.01
+
+
+class Asked(Protocol):
+    """What a request is about: the name to tell people, and the handle that a cancel goes to."""
+
+    name: bytes
+    serial: int
+
+
+class _Serials:
+    """Handle numbers. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._next = 1
+
+    def take(self, count: int) -> range:
+        """The next ones."""
+        with self._guard:
+            first = self._next
+            self._next += count
+        return range(first, first + count)
 
 
 class Session:
@@ -40,15 +67,30 @@ class Session:
     def __init__(self, channel: Channel, space: str, clock_us: Callable[[], int]) -> None:
         self.channel = channel
         self.space = space
+        self.value_limit = VALUE_LIMIT  #: bytes of a value block there
         self.clock_us = clock_us
         self.changed = threading.Condition()
-        self.closed: str | None = None  #: why the channel is closed
+        self.root = self  #: the one that knows whether the channel is closed; see ``within``
+        self._closed: str | None = None
         self._pid = os.getpid()
-        self._serial = itertools.count(1)
+        self._serials = _Serials()
+        self._owners = itertools.count(1)
+        self._thread = threading.local()
         # Weak, so that a handle which nobody has any more can say so (ResourceWarning).
         self._handles: weakref.WeakValueDictionary[int, Held] = weakref.WeakValueDictionary()
         channel.on_push(SERVICE, self._on_push)
         channel.on_close(self._on_close)
+
+    def within(self, space: str, value_limit: int = VALUE_LIMIT) -> Session:
+        """The same session, for the names of another lockspace."""
+        view = copy.copy(self)
+        view.space, view.value_limit = space, value_limit
+        return view
+
+    @property
+    def closed(self) -> str | None:
+        """Why the channel is closed, if it is."""
+        return self.root._closed
 
     # -- requests
 
@@ -83,6 +125,13 @@ class Session:
         """Send a request and wait for its answer. Raises what ``result`` raises."""
         return self.result(self.start(verb, args), name)
 
+    def call_release(self, verb: str, args: Mapping[str, Any], name: bytes) -> None:
+        """Release something and wait for the answer; whatever that is, it is free of us."""
+        try:
+            self.call(verb, args, name)
+        except (DLMError, OSError):
+            pass  # the session has ended, or the node does not know the lock any more
+
     def result(self, future: Future[Any], name: bytes, timeout: float | None = None) -> Any:
         """The answer, waited for without limit. Raises the exception that belongs to a refusal."""
         try:
@@ -92,16 +141,17 @@ class Session:
         except vsync_errors.NotConnected as error:
             raise NotConnected(str(error)) from error
 
-    def outcome(self, future: Future[Any], held: Held, timeout: float | None) -> tuple[Any, bool]:
+    def outcome(self, future: Future[Any], held: Asked, timeout: float | None) -> tuple[Any, bool]:
         """The answer of a lock or convert request, and whether it came too late.
 
-        After ``timeout`` seconds a cancel follows the request, and whichever comes first in the order
-        decides: so the answer can be a late grant. Raises ``LockTimeout`` when the cancel won, or when
-        there is no outcome within the grace time (the future is not done then), and what ``result`` raises.
+        The node counts the time-out itself; if it is silent for longer, a cancel follows the request from here,
+        and whichever comes first in the order decides: so the answer can be a late grant. Raises
+        ``LockTimeout`` when the cancel won, or when there is no outcome within the grace time (the future is not
+        done then), and what ``result`` raises.
         """
         if timeout is None:
             return self.result(future, held.name), False
-        wait([future], timeout if timeout > 0 else TRY_PATIENCE_S)
+        wait([future], timeout + HOME_MARGIN_S if timeout > 0 else TRY_PATIENCE_S)
         if future.done():
             return self.result(future, held.name, timeout), False
         self.post("cancel", {"h": held.serial})
@@ -135,6 +185,40 @@ class Session:
 
         future.add_done_callback(release_if_granted)
 
+    # -- who asks, and what all asks have in common
+
+    def owner(self) -> int:
+        """The number of the calling thread within this session, as owner of the locks it asks for."""
+        number: int | None = getattr(self._thread, "owner", None)
+        if number is None:
+            number = self._thread.owner = next(self._owners)
+        return number
+
+    def identity(self, xid: int | None) -> dict[str, int]:
+        """The arguments that say whose a request is: of ``xid``, else of the transaction that this thread or
+        task is in, else (0) of the thread.
+        """
+        xid = current_xid(self.root) if xid is None else checked_xid(xid)
+        return {"xid": xid, "owner": self.owner()}
+
+    @staticmethod
+    def limit(timeout: float | None) -> dict[str, int]:
+        """The argument that makes the node count the time-out."""
+        return {"timeout_us": max(1, int(timeout * 1e6))} if timeout else {}
+
+    def purge(self, node: int | None, pid: int) -> int | None:
+        """See ``Client.purge``."""
+        where = {} if node is None else {"node": node}
+        purged: int | None = self.call("purge", {"pid": pid, **where})["purged"]
+        return purged
+
+    def show(self, name: bytes, space: str) -> LockInfo | None:
+        """See ``Client.show``."""
+        try:
+            return LockInfo.from_row(self.call("show", {"name": name, "space": space}, name))
+        except NotHeld:
+            return None
+
     # -- handles
 
     def register(self, held: Held) -> None:
@@ -143,7 +227,11 @@ class Session:
 
     def next_serial(self) -> int:
         """A handle number that this session has not used yet."""
-        return next(self._serial)
+        return self._serials.take(1)[0]
+
+    def next_serials(self, count: int) -> range:
+        """So many that follow each other."""
+        return self._serials.take(count)
 
     def handles(self) -> list[Held]:
         """The handles alive, oldest first."""
@@ -167,6 +255,13 @@ class Session:
                     raise LockTimeout(text, name=held.name)
                 self.changed.wait(SETTLE_POLL_S)
 
+    def catch_up(self, held: Held, seconds: float) -> None:
+        """Let the page that tells of leases catch up with a fresh grant, but no longer than that."""
+        limit = time.monotonic() + seconds
+        with self.changed:
+            while self.closed is None and self.lease()[0] < held.generation and time.monotonic() < limit:
+                self.changed.wait(SETTLE_POLL_S)
+
     # -- endings
 
     def close(self) -> None:
@@ -174,9 +269,17 @@ class Session:
         self._end_all("session_closed")
         self.channel.close()
 
+    def close_space(self) -> None:
+        """End all handles of the session in this lockspace, then close that. The session goes on."""
+        with self.changed:
+            for held in self.handles():
+                if held.space == self.space:
+                    held.mark_lost("space_closed")
+        self.post("space_close", {"space": self.space})
+
     def _end_all(self, reason: str) -> None:
         with self.changed:
-            self.closed = self.closed or reason
+            self._closed = self._closed or reason
             for held in self.handles():
                 held.mark_lost(reason)
             self.changed.notify_all()
@@ -193,5 +296,12 @@ class Session:
             elif kind == "blocking":
                 held = self._handles.get(data["h"])
                 if held is not None:
-                    held.blocking = int(data["mode"])  # at most one waits: the latest (B9)
+                    held.note_blocking(int(data["mode"]))
             self.changed.notify_all()
+
+
+def checked_timeout(timeout: float | None) -> float | None:
+    """``None``, 0 or a number of seconds (API-R3). Raises ``ValueError`` for anything else."""
+    if timeout is not None and not 0 <= timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f"timeout is None, 0 or a number of seconds, not {timeout!r}")
+    return timeout

@@ -9,6 +9,7 @@ on where they fall.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 from dlm.messages import Kind, Message, encode
@@ -16,10 +17,19 @@ from dlm.recovery import Held
 from dlm.table import Table
 from vsync.types import Member, RingId
 
-__all__ = ["CHUNK_SIZE", "Donor", "Joiner"]
+__all__ = ["CHUNK_SIZE", "DamagedState", "Donor", "Joiner", "digest"]
 
 CHUNK_SIZE = 256 * 1024  #: bytes of snapshot in one message
 WINDOW = 4  #: chunks under way at once; paces the donor
+
+
+class DamagedState(Exception):
+    """What has come is not the donor's table."""
+
+
+def digest(snapshot: bytes) -> bytes:
+    """What tells one encoded table from another."""
+    return hashlib.blake2b(snapshot, digest_size=16).digest()
 
 
 class Donor:
@@ -42,7 +52,8 @@ class Donor:
         """The chunks that may be submitted now; call ``was_sent`` after each that was accepted."""
         while self.sending and self.sent < min(self.total, self.delivered + WINDOW):
             piece = self._snapshot[self.sent * CHUNK_SIZE : (self.sent + 1) * CHUNK_SIZE]
-            yield encode(Kind.CHUNK, self.ring, 0, (*self.ring, self.sent, self.total, piece))
+            whole = digest(self._snapshot) if self.sent + 1 == self.total else b""
+            yield encode(Kind.CHUNK, self.ring, 0, (*self.ring, self.sent, self.total, piece, whole))
 
     def was_sent(self) -> None:
         """The last chunk from ``due`` was accepted."""
@@ -61,6 +72,7 @@ class Joiner:
         self.ring = ring
         self._pieces: list[bytes] = []
         self._log: list[Held] = []
+        self._digest = b""
         self.total = 0
 
     @property
@@ -74,15 +86,24 @@ class Joiner:
 
     def on_chunk(self, message: Message) -> bool:
         """Take a chunk; true when the snapshot is whole."""
-        seq, rep, index, total, piece = message.body
+        seq, rep, index, total, piece, whole = message.body
         if (seq, rep) == tuple(self.ring) and index == len(self._pieces):
             self._pieces.append(piece)
-            self.total = total
+            self.total, self._digest = total, whole
         return 0 < self.total == len(self._pieces)
 
     def finish(self, me: int, now: int) -> Table:
-        """The table at the position of the last message logged."""
-        table = Table.decode(me, b"".join(self._pieces), now)
+        """The table at the position of the last message logged.
+
+        Raises ``DamagedState`` unless the table read is, byte for byte, the one that was sent (R4, S60).
+        """
+        try:
+            table = Table.decode(me, b"".join(self._pieces), now)
+            same = digest(table.encode()) == self._digest
+        except Exception as error:
+            raise DamagedState(f"it cannot be read: {error!r}") from error
+        if not same:
+            raise DamagedState("what was read is not what was sent")
         for origin, message in self._log:
             table.apply(origin, message)
         return table

@@ -10,19 +10,39 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from dlm.held import Held
     from dlm.info import Mode
     from dlm.session import Session
 
 __all__ = ["LossWatch"]
 
-OnLost = Callable[["Held", str], object]
-OnBlocking = Callable[["Held", "Mode"], object]
+OnLost = Callable[[Any, str], object]
+OnBlocking = Callable[[Any, "Mode"], object]
 
 _log = logging.getLogger("dlm")
+
+
+class Watched(Protocol):
+    """A handle, or several together: what the callbacks are given."""
+
+    @property
+    def released(self) -> bool:
+        """It has been given back."""
+        ...
+
+    def loss_now(self) -> str | None:
+        """Why it is lost at this moment, if it is."""
+        ...
+
+    def take_blocking(self) -> Mode | None:
+        """A mode that it blocks, once."""
+        ...
+
+    def lease_rest_s(self, at_most: float | None = None) -> float:
+        """When to look again."""
+        ...
 
 
 class LossWatch:
@@ -33,10 +53,10 @@ class LossWatch:
     def __init__(self, session: Session) -> None:
         self._session = session
         # Holds the handles: someone who is to be told of a loss need not keep the handle alive.
-        self._watched: dict[Held, tuple[OnLost | None, OnBlocking | None]] = {}
+        self._watched: dict[Watched, tuple[OnLost | None, OnBlocking | None]] = {}
         self._thread: threading.Thread | None = None
 
-    def add(self, held: Held, on_lost: OnLost | None, on_blocking: OnBlocking | None = None) -> None:
+    def add(self, held: Watched, on_lost: OnLost | None, on_blocking: OnBlocking | None = None) -> None:
         """Watch ``held`` from now until it is released or lost."""
         with self._session.changed:
             self._watched[held] = on_lost, on_blocking
@@ -61,12 +81,12 @@ class LossWatch:
                 except Exception:  # noqa: BLE001 - the application's code; the next callback must still run
                     _log.exception("a callback of %r failed", held)
 
-    def _rest_s(self, held: Held) -> float:
+    def _rest_s(self, held: Watched) -> float:
         """Until it has to be looked at again without being told."""
         return held.lease_rest_s() if self._watched[held][0] is not None else 1.0
 
-    def _due(self) -> list[tuple[Held, Callable[[], object]]]:
-        due: list[tuple[Held, Callable[[], object]]] = []
+    def _due(self) -> list[tuple[Watched, Callable[[], object]]]:
+        due: list[tuple[Watched, Callable[[], object]]] = []
         for held, (on_lost, on_blocking) in list(self._watched.items()):
             reason = held.loss_now()
             mode = held.take_blocking()

@@ -32,6 +32,7 @@ _LOG_FORMATS = ("auto", "json", "text")
 _MAX_NODE = 2**32 - 1
 _MAX_VOTES = 1000
 _MAX_RECORDER_MB = 4096
+_MAX_HISTORY = 10_000_000
 _MAX_TIMER_MS = 3_600_000
 # sockaddr_un holds 108 bytes with the final zero; the kernel's own message does not say so.
 _MAX_SOCKET_PATH = 107
@@ -46,6 +47,7 @@ class DaemonConfig:
     state_dir: Path = Path("/var/lib/vsync/{node}")  #: ring ids and incarnations across restarts
     runtime_dir: Path | None = None  #: deadline pages; ``None``: beside the socket
     recorder_mb: int = 16  #: memory of the flight recorder; 0 turns it off
+    history: int = 10_000  #: events of the past that services keep, for whoever asks
     log_level: str = "info"
     log_format: str = "auto"  #: auto (JSON unless stderr is a terminal), json, text
 
@@ -88,7 +90,7 @@ def _settings(root: _Table, node: str | int | None) -> Settings:
     timing, quorum = _timing(root.table("timing")), _quorum(root.table("quorum"))
     daemon = _daemon(root.table("daemon"), me.name)
     root.end()
-    config = ClusterConfig(name, me.node, peers, timing, quorum=quorum)
+    config = ClusterConfig(name, me.node, peers, timing, history=daemon.history, quorum=quorum)
     transport = replace(transport, listen=listen)
     try:
         check_addresses(config, transport)
@@ -203,6 +205,7 @@ def _daemon(table: _Table, node: str) -> DaemonConfig:
         state_dir=_expand(table.text("state_dir", default=str(default.state_dir)), node),
         runtime_dir=_expand(runtime, node) if runtime else None,
         recorder_mb=table.integer("recorder_mb", 0, _MAX_RECORDER_MB, default.recorder_mb),
+        history=table.integer("history", 1, _MAX_HISTORY, default.history),
         log_level=table.choice("log_level", _LOG_LEVELS, default.log_level),
         log_format=table.choice("log_format", _LOG_FORMATS, default.log_format),
     )

@@ -22,7 +22,8 @@ from vsync.recorder import Recorder, Recording
 __all__ = ["DUMP_ON", "Dumps"]
 
 KEPT = 8  #: files; older ones are removed
-DUMP_ON = frozenset({"diverged"})  #: notes that tell of a broken invariant: what led to it must not be lost
+#: Notes that tell of a broken invariant: what led to it must not be lost.
+DUMP_ON = frozenset({"diverged", "dlm.diverged"})
 
 _log = get_logger("vsync.node")
 

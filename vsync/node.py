@@ -109,7 +109,7 @@ class Node:
         try:
             transport = self._open_transport(storage.incarnation)
             room = min(self.config.packet_bytes, transport.packet_bytes)
-            self.config = replace(self.config, packet_bytes=room)
+            self.config = replace(self.config, packet_bytes=room, uid=os.geteuid())
             start_seq = first_ring_seq() if storage.record is None else 0
             dumps = self._dumps()
             recorder = dumps.recorder if dumps else None

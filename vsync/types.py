@@ -136,6 +136,8 @@ class ClusterConfig:
     packet_bytes: int = 60_000  #: payload of a packet; larger messages are cut in pieces
     accelerated: int = 8  #: packets, at most, that a visit sends behind the token instead of before it
     quorum: QuorumConfig = field(default_factory=QuorumConfig)
+    history: int = 10_000  #: events that a service keeps of its past, for whoever asks
+    uid: int = 0  #: the user that the node runs as: what is for administrators is for it and root
 
     def peer(self, node: int) -> Peer | None:
         """The configured peer with this node id, or ``None``."""

@@ -1,4 +1,4 @@
-"""``dlm ls`` and ``dlm show``: tables for people, JSON with the same content for programs.
+"""``dlm ls``, ``dlm show``, ``dlm space``: tables for people, JSON with the same content for programs.
 
 Exit codes: 0; 1 error, or nothing found; 2 usage; 3 the node is not in the primary component; 4 daemon
 unreachable.
@@ -15,6 +15,9 @@ import click
 
 import dlm
 from dlm.answers import name_text
+from dlm.cli.past import history
+from dlm.cli.record import record, replay
+from dlm.cli.space import space
 from dlm.cli.table import print_table, printable
 from dlm.runner import UNREACHABLE
 
@@ -63,28 +66,44 @@ def program(context: click.Context, url: str | None) -> None:
     context.obj = url
 
 
+program.add_command(space)
+program.add_command(history)
+program.add_command(record)
+program.add_command(replay)
+
+#: Who looks makes no lockspace.
+_in_space = click.option(
+    "--space", "space_name", default="default", metavar="SPACE", help="The lockspace; see dlm space ls."
+)
+
+
 @program.command("ls")
 @click.argument("prefix", default="")
+@_in_space
 @click.option("--json", "as_json", is_flag=True, help="The same content for programs.")
 @click.pass_obj
-def ls(url: str | None, prefix: str, as_json: bool) -> int:
+def ls(url: str | None, prefix: str, space_name: str, as_json: bool) -> int:
     """List names with locks, those that begin with PREFIX."""
-    with dlm.connect(url) as locks:
+    with dlm.connect(url, space=space_name, create=False) as locks:
         rows = locks.ls(prefix)
     if as_json:
         _print_json({"v": SCHEMA, "locks": [row.to_json() for row in rows]})
     else:
-        print_table(COLUMNS, [_cells(row) for row in rows])
+        print_table(COLUMNS, [cells_of(row) for row in rows])
     return 0
 
 
 @program.command("show")
 @click.argument("name")
+@_in_space
+@click.option("--why", "explain", is_flag=True, help="Who is blocked by whom, and what those wait for in turn.")
 @click.option("--json", "as_json", is_flag=True, help="The same content for programs.")
 @click.pass_obj
-def show(url: str | None, name: str, as_json: bool) -> int:
+def show(url: str | None, name: str, space_name: str, explain: bool, as_json: bool) -> int:
     """Show who holds NAME and who waits for it, in order. Exit code 1 if nobody does."""
-    with dlm.connect(url) as locks:
+    with dlm.connect(url, space=space_name, create=False) as locks:
+        if explain:
+            return _print_why(locks.why(name), as_json)
         info = locks.show(name)
     if as_json:
         _print_json({"v": SCHEMA, "lock": None if info is None else info.to_json()})
@@ -106,11 +125,20 @@ def run(url: str | None, arguments: tuple[str, ...]) -> int:
     return run_main(arguments, url)
 
 
+def _print_why(why: dlm.Why, as_json: bool) -> int:
+    if as_json:
+        _print_json({"v": SCHEMA, "why": why.to_json()})
+    else:
+        click.echo("\n".join(map(printable, why.lines())))
+    return 1 if why.state == "free" else 0
+
+
 def _print_json(data: dict[str, Any]) -> None:
     click.echo(json.dumps(data))
 
 
-def _cells(row: dlm.LockInfo) -> tuple[str, ...]:
+def cells_of(row: dlm.LockInfo) -> tuple[str, ...]:
+    """The columns of one name."""
     waiting = None if row.waiters is None else (row.converting or ()) + row.waiters
     return (
         printable(name_text(row.name)),
@@ -131,7 +159,7 @@ def _people(queue: tuple[dlm.Holder, ...] | None) -> str:
 
 
 def _print_lock(info: dlm.LockInfo) -> None:
-    cells = dict(zip(COLUMNS, _cells(info), strict=True))
+    cells = dict(zip(COLUMNS, cells_of(info), strict=True))
     for title in ("RESOURCE", "MODE", "FENCE", "VALUE", "STATE", "OWNER"):
         click.echo(f"{title.lower() + ':':<10} {cells[title]}")
     if info.holders is None:

@@ -14,7 +14,7 @@ __all__ = ["main", "parse"]
 MODES = ("NL", "CR", "CW", "PR", "PW", "EX")
 
 EPILOG = """
-The command gets DLM_LOCK, DLM_MODE and DLM_FENCE (the fencing token) in its environment, and its own
+The command gets DLM_LOCK, DLM_SPACE, DLM_MODE and DLM_FENCE (the fencing token) in its environment, and its own
 process group. Signals are passed on to it; while the lock is still waited for they end the wait.
 
 exit code: that of the command, 128+n if signal n ended it; 75 lock not acquired (-E), 76 lock lost and
@@ -30,7 +30,8 @@ def main(arguments: Sequence[str], url: str | None = None) -> int:
     def connect():  # type: ignore[no-untyped-def]  # the type would import the client too early
         import dlm
 
-        return dlm.connect(own_url or url, name=os.path.basename(options.command[0]))
+        name = os.path.basename(options.command[0])
+        return dlm.connect(own_url or url, space=options.space, name=name)
 
     return Runner(options, connect).run()
 
@@ -48,6 +49,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, str | None]:
         parser.error("no command: dlm run NAME -- CMD [ARGUMENT ...]")
     options = Options(
         name=found.name,
+        space=found.space,
         command=tuple(command),
         mode="PR" if found.shared else found.mode,
         wait_s=0 if found.no_wait else found.wait,
@@ -81,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add("name", metavar="NAME", help="the lock")
     add("command", nargs=argparse.REMAINDER, metavar="CMD", help="the command, not given to a shell")
     add("--url", "-u", help="the daemon; default $VSYNC_URL, else unix:///run/vsync/vsyncd.sock")
+    add("--space", default="default", metavar="SPACE", help="the lockspace, made if it is missing")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--mode", type=str.upper, choices=MODES, default="EX", help="default EX: alone")
     mode.add_argument("--shared", "-s", action="store_true", help="the same as --mode PR")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dlm.modes import CR, NONE, is_down, is_middle
+from dlm.modes import CR, NL, NONE, is_down, is_middle
 
 if TYPE_CHECKING:
     from vsync.testing.node import SimNode
@@ -36,6 +36,9 @@ class Operation:
     mode: int
     since: int  #: true time of asking
     noqueue: bool = False
+    flags: frozenset[str] = frozenset()  #: the others, by their names in a request
+    together: tuple[Handle, ...] = ()  #: a multi-lock: all its handles
+    given_up: bool = False  #: it was cancelled; what it has got will go, part by part where the order says so
     ok: bool | None = None  #: ``None`` while there is no answer
     data: Any = None  #: result or error, as answered
 
@@ -48,12 +51,15 @@ class Handle:
     h: int
     name: bytes
     mode: int = NONE
+    asked: int = NONE  #: as a part of a multi-lock
     granted: int = NONE  #: as last told, whatever it relies on now
     fence: int = 0
     generation: int = 0
     over: bool = False  #: released, lost, or its process has ended
     operation: Operation | None = None  #: a lock or convert in progress
     canceling: bool = False
+    listens: bool = False  #: it asked to be told whom it blocks
+    persistent: bool = False  #: it stays, without an owner, when its process ends (P1)
 
     @property
     def held(self) -> bool:
@@ -65,9 +71,11 @@ class Handle:
         page, node = self.client.page, self.client.node
         return self.held and self.generation == page.generation and node.clock(true) < page.deadline
 
-    def asks_for(self, mode: int) -> None:
+    def asks_for(self, mode: int, flags: frozenset[str] = frozenset()) -> None:
         """A conversion begins: what it may lose by it, it stops relying on now, not at the answer (K11, D8)."""
-        if is_down(self.granted, mode):
+        if "convdeadlk" in flags:
+            self.mode = NL
+        elif is_down(self.granted, mode):
             self.mode = mode
         elif is_middle(self.granted, mode):
             self.mode = CR
@@ -102,12 +110,24 @@ class Client:
         handle = self.handles[self.next_handle] = Handle(self, self.next_handle, name)
         return handle
 
-    def begin(self, verb: str, handle: Handle, mode: int, now: int, noqueue: bool = False) -> Operation:
+    def begin(
+        self,
+        verb: str,
+        handle: Handle,
+        mode: int,
+        now: int,
+        noqueue: bool = False,
+        flags: frozenset[str] = frozenset(),
+        together: tuple[Handle, ...] = (),
+    ) -> Operation:
         """Note a request that is about to be sent."""
         self.rid += 1
-        operation = self.pending[self.rid] = Operation(verb, self.rid, handle, mode, now, noqueue)
-        if verb in ("lock", "convert"):
-            handle.operation = operation
+        operation = Operation(verb, self.rid, handle, mode, now, noqueue, flags, together)
+        self.pending[self.rid] = operation
+        if verb in ("lock", "convert", "lock_all"):
+            for each in together or (handle,):
+                each.operation = operation
+                each.listens = "blocking" in flags
         return operation
 
     def drop(self, handle: Handle) -> None:

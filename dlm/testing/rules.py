@@ -3,6 +3,10 @@
 GRANT-Q2  At no instant of true time are two incompatible handles both valid.
 FENCE-K14 Fences of incompatible grants of a name rise in true time, and none is given twice.
 ANSWER    Every operation has exactly one answer (K9), and after healing it comes.
+VALUE     What is read as valid was written by a predecessor, and no later write was lost (L4, L7).
+MULTI     A multi-lock is granted as a whole and answered as a whole; no table shows a part of it held.
+QUEUE     A failure leaves the order of those who still wait as it was, loses nobody, and lets nobody overtake; who
+          can be granted then is granted by the view itself, without a message.
 CHAIN-K8  A primary view goes on with the state of the last one before it, or with none.
 TABLE     Full members have equal tables at equal positions (K2); the table's own invariants hold.
 """
@@ -10,18 +14,25 @@ TABLE     Full members have equal tables at equal positions (K2); the table's ow
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dlm.modes import COMPATIBLE, MODES, NAMES
+from dlm.lock import Key, Lock, State, Step
+from dlm.messages import Kind, key_of
+from dlm.modes import COMPATIBLE, MODES, NAMES, NOORDER, NOQUEUE, PW
+from dlm.multi import keys_of
 from dlm.recovery import announcements, survivors
-from dlm.testing.clients import Handle
+from dlm.resource import Resource
+from dlm.testing.clients import Handle, Operation
 from vsync.testing.violation import Violation
 from vsync.types import RingId, View
 
 if TYPE_CHECKING:
     from dlm.service import DlmService
+    from dlm.table import Effects, Table
 
-__all__ = ["ChainRules", "FenceRules", "HolderRules", "TableRules"]
+__all__ = ["ChainRules", "FenceRules", "HolderRules", "QueueRules", "TableRules", "ValueRules", "WholeRules"]
 
 
 class HolderRules:
@@ -77,6 +88,156 @@ class FenceRules:
                     f"{_f(handle.fence)}, after {NAMES[mode]} with {_f(highest[mode])}",
                 )
         highest[handle.mode] = max(highest[handle.mode], handle.fence)
+
+
+class ValueRules:
+    """VALUE. Who holds PW or EX writes its own fence, so a value says whose it is. An empty one is new (L10)."""
+
+    def __init__(self) -> None:
+        self._asked: dict[bytes, set[int]] = {}  # fences that may have been written
+        self._written: dict[bytes, list[tuple[int, int]]] = {}  # (fence, mode)
+
+    def asks(self, handle: Handle) -> None:
+        """An operation is under way that may leave the holder's fence in the value block."""
+        if handle.granted >= PW:
+            self._asked.setdefault(handle.name, set()).add(handle.fence)
+
+    def writes(self, handle: Handle) -> None:
+        """A release, or a conversion that has succeeded, leaves it there, or the block is not valid."""
+        self.asks(handle)
+        if handle.granted >= PW:
+            self._written.setdefault(handle.name, []).append((handle.fence, handle.granted))
+
+    def reads(self, handle: Handle, value: bytes) -> None:
+        """A client was given this as valid, with a new grant. Raises ``Violation``."""
+        if not value:
+            return
+        written = int.from_bytes(value, "big")
+        if written >= handle.fence or written not in self._asked.get(handle.name, ()):
+            raise Violation(
+                "VALUE", f"{handle.name!r}: {handle} with fence {_f(handle.fence)} reads what {_f(written)} wrote"
+            )
+        for fence, mode in self._written.get(handle.name, []):
+            if written < fence < handle.fence and not COMPATIBLE[mode][handle.granted]:
+                raise Violation(
+                    "VALUE",
+                    f"{handle.name!r}: {handle} with fence {_f(handle.fence)} reads what {_f(written)} wrote, and "
+                    f"what {_f(fence)} wrote after that is lost although the block is valid",
+                )
+
+
+Place = tuple[list[Key], list[Key]]  #: who converts and who waits, in order
+
+
+class QueueRules:
+    """QUEUE. Looks at the table of every member that goes on, right before and right after a view."""
+
+    def watch(self, node: int, locker: DlmService) -> None:
+        """Put an eye on the views that this service is given."""
+        inner = locker.view
+
+        def view(view: View, now: int) -> None:
+            table = locker.table
+            before = {} if view.transitional else _places(table)
+            free = _loose(table) | _asked(locker) if before else set()
+            lives = {node: life.ring for node, life in table.lives.items()}
+            with _refusals(table) as refused:
+                inner(view, now)
+            free |= refused
+            if before and view.primary and locker.table is table:
+                going_on = {node for node, life in table.lives.items() if lives.get(node) == life.ring}
+                self.judge(node, before, free, going_on, table)
+
+        locker.view = view  # type: ignore[method-assign]
+
+    @staticmethod
+    def judge(node: int, before: dict[bytes, Place], free: set[Key], going_on: set[int], table: Table) -> None:
+        """``free`` are those who may move: NOORDER, or something of theirs was ordered meanwhile, or they were
+        refused because the view has closed a circle.
+
+        ``going_on`` are the nodes whose locks stay. Raises ``Violation``.
+        """
+        for name, queues in before.items():
+            known = table.names.get(name)
+            resource = known.resource if known is not None else None
+            for queue in queues:
+                left = [key for key in queue if key[0] in going_on and key not in free]
+                if resource is None:
+                    continue  # it went with its owner
+                lost = [key for key in left if key not in resource.locks]
+                waits = [key for key in left if key not in lost and resource.locks[key].state is not State.GRANTED]
+                granted = [key for key in left if key not in lost and key not in waits]
+                now = [lock.key for lock in (*resource.converting, *resource.waiting) if lock.key in waits]
+                if lost:
+                    raise Violation("QUEUE", f"node {node}: {lost[0]} has lost its place for {name!r} by a view")
+                if now != waits:
+                    raise Violation("QUEUE", f"node {node}: order for {name!r} {waits}, {now} after a view")
+                if waits and any(left.index(key) > left.index(waits[0]) for key in granted):
+                    raise Violation("QUEUE", f"node {node}: {waits[0]} was overtaken on {name!r} by a view")
+        try:
+            table.invariants()  # nobody is left who could be granted
+        except AssertionError as error:
+            raise Violation("QUEUE", f"node {node}: after a view {error}") from error
+
+
+def _places(table: Table) -> dict[bytes, Place]:
+    queued = {key: name.resource for key, name in table.names.items() if name.resource and name.resource.queued}
+    return {key: ([x.key for x in one.converting], [x.key for x in one.waiting]) for key, one in queued.items()}
+
+
+def _loose(table: Table) -> set[Key]:
+    resources = [name.resource for name in table.names.values() if name.resource is not None]
+    locks = [lock for one in resources for lock in one.locks.values()]
+    # A multi-lock that is only tried waits for names that change hands, and is decided when they have.
+    return {lock.key for lock in locks if lock.flags & NOORDER or (lock.batch and lock.flags & NOQUEUE)}
+
+
+@contextmanager
+def _refusals(table: Table) -> Iterator[set[Key]]:
+    """The locks that are refused meanwhile as parts of circles."""
+    refused: set[Key] = set()
+    inner = table.refuse
+
+    def refuse(resource: Resource, lock: Lock, cycle: tuple[Step, ...], out: Effects) -> None:
+        refused.update(key for _, key in keys_of(resource.name, lock)) if lock.batch else refused.add(lock.key)
+        inner(resource, lock, cycle, out)
+
+    table.refuse = refuse  # type: ignore[method-assign]
+    yield refused
+    table.refuse = inner  # type: ignore[method-assign]
+
+
+def _asked(locker: DlmService) -> set[Key]:
+    """The locks that the messages which are held back are about."""
+    found: set[Key] = set()
+    for _, origin, message in locker._held:
+        if message.kind <= Kind.CANCEL:
+            found.add((origin.node, message.body[1], message.body[2]))
+        elif message.kind in (Kind.END, Kind.UNLOCK_ALL):
+            found |= {(origin.node, message.body[0], row[1]) for row in message.body[1]}
+        elif message.kind == Kind.CANCEL_ALL:
+            found |= {(origin.node, message.body[0], h) for _, h in message.body[2]}
+    return found
+
+
+class WholeRules:
+    """MULTI: no table shows a multi-lock that is held in part."""
+
+    @staticmethod
+    def check(node: int, service: DlmService, operations: Iterable[Operation]) -> None:
+        """Look at the multi-locks that are on their way."""
+        for operation in operations:
+            states: set[str] = set()
+            left = operation.given_up or any(handle.over for handle in operation.together)
+            for handle in operation.together:
+                name = service.table.names.get(key_of("default", handle.name))
+                if name is not None and name.resource is not None:
+                    client = handle.client
+                    lock = name.resource.locks.get((client.node.id, client.session, handle.h))
+                    states.add("waits" if lock and lock.batch else "held" if lock else "missing")
+            if states == {"held", "waits"} or (states == {"held", "missing"} and not left):
+                text = f"the multi-lock of {operation.handle} is held in part: {sorted(states)}"
+                raise Violation("MULTI", f"node {node}: {text}")
 
 
 class ChainRules:

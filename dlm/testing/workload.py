@@ -1,20 +1,31 @@
 """Lock traffic in the simulator: sessions on every node that lock, convert, unlock, cancel, and die.
 
-Joined to ``vsync.testing`` as a plug-in. All choices are drawn from the run's seed.
+What they do is in ``habits``; here is how it reaches the lock managers, and what they are told. Joined to
+``vsync.testing`` as a plug-in. All choices are drawn from the run's seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
-from dlm.modes import EX, MODES, NL, NONE, PR, PW
+from dlm.modes import ALTMODE, COMPATIBLE, CW, DEMOTED, EX, NAMES, NONE, PR, VALNOTVALID
 from dlm.plugin import service as make_service
 from dlm.service import DlmService
 from dlm.testing.clients import Client, Handle, Operation, Page
-from dlm.testing.rules import ChainRules, FenceRules, HolderRules, TableRules
+from dlm.testing.habits import Habits, LockOptions
+from dlm.testing.rules import (
+    ChainRules,
+    FenceRules,
+    HolderRules,
+    QueueRules,
+    TableRules,
+    ValueRules,
+    WholeRules,
+)
 from vsync.service import Service
 from vsync.testing.cluster import SimCluster
 from vsync.testing.node import SimNode
@@ -25,39 +36,16 @@ from vsync.types import ClusterConfig
 __all__ = ["LockOptions", "LockPlugin", "lock_plugins"]
 
 EXPECTED = {  #: error codes that an honest client may see, by verb
-    "lock": {"again", "canceled", "no_quorum", "lost", "deadlock"},
-    "convert": {"again", "canceled", "no_quorum", "lost", "deadlock", "unknown"},
+    "lock": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout", "unknown"},
+    "lock_all": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout"},
+    "convert": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout", "unknown"},
     "unlock": {"unknown"},
+    "unlock_all": set(),
     "cancel": set(),
+    "purge": set(),
 }
+OUTCOMES = {"demoted": DEMOTED, "altmode": ALTMODE, "valnotvalid": VALNOTVALID}
 PAGE_STEP = 40  #: the page is written when the deadline grew by 1/40 of a lease (50 ms of 2 s)
-
-
-@dataclass(frozen=True, slots=True)
-class LockOptions:
-    """Drawn from the seed: how the clients behave."""
-
-    clients: int  #: per node
-    names: int
-    interval: int  #: mean µs between two actions of a client
-    own: float  #: share of requests that go to a name which only this node uses
-    end: float  #: share of actions that are the client's abrupt end
-    late: int  #: µs until a client reads a ``lost`` from its socket, at most
-    modes: tuple[int, ...]
-
-    @staticmethod
-    def draw(seed: int, chaos: int, token: int) -> LockOptions:
-        """The options of a seed; ``chaos`` and ``token`` in µs."""
-        rng = Random(f"locks/options/{seed}")
-        return LockOptions(
-            clients=rng.choice([1, 2, 3]),
-            names=rng.choice([1, 3, 8, 8]),
-            interval=chaos // rng.choice([20, 60, 120]),
-            own=rng.choice([0.0, 0.3, 0.8]),
-            end=rng.choice([0.0, 0.02, 0.1]),
-            late=rng.choice([1, token // 10, 2 * token]),
-            modes=rng.choice([(EX,), (EX, EX, PR), MODES, MODES]),
-        )
 
 
 class LockPlugin(Plugin):
@@ -69,43 +57,48 @@ class LockPlugin(Plugin):
         self.options = options
         self.lockers: dict[int, DlmService] = {}
         self.clients: list[Client] = []
+        self.orphans: list[Handle] = []  #: of processes that have ended; their nodes still hold them (P1)
+        self._purged: set[int] = set()  #: nodes whose orphans may be dropped at any time
         self.granted = 0
         self.answered = 0
+        self.met: Counter[str] = Counter()  #: what is rare, by name: is it met at all?
         self._seed = seed
         self._rng = Random(f"locks/{seed}")
         self._holders = HolderRules()
         self._fences = FenceRules()
         self._tables = TableRules()
         self._chain = ChainRules()
+        self._values = ValueRules()
+        self._queues = QueueRules()
         self._pages: dict[int, Page] = {}
         self._by_session: dict[tuple[int, int, int], Client] = {}
         self._sessions = 100
-        self._settling = False
         self._inputs = 0
-        self._cluster: SimCluster
+        self.cluster: SimCluster
 
     # -- the simulator's calls --------------------------------------------------------------
 
     def begin(self, cluster: SimCluster) -> None:
         """Draw what was not given."""
-        self._cluster = cluster
+        self.cluster = cluster
         cluster.checkers.quorum.on_primary.append(self._chain.in_force)
         if self.options is None:
             options = cluster.options
             self.options = LockOptions.draw(self._seed, options.chaos, options.timing.token)
+        self._habits = Habits(self, self.options, self._rng)
 
     def services(self, config: ClusterConfig) -> Sequence[Service]:
         """A lock manager for a process that starts."""
         locker = make_service(config)
         assert isinstance(locker, DlmService)
         self.lockers[config.node] = locker
+        self._queues.watch(config.node, locker)
         self._pages[config.node] = Page()
         return (locker,)
 
     def started(self, node: SimNode) -> None:
-        """Its clients connect one after the other."""
-        for _ in range(self._drawn.clients):
-            self._cluster.scheduler.after(self._rng.randint(1, 5_000), self._appear, node, node.incarnation)
+        """Its clients come."""
+        self._habits.started(node)
 
     def stopped(self, node: SimNode) -> None:
         """The daemon is gone; its clients live on, but ask nothing any more."""
@@ -134,34 +127,39 @@ class LockPlugin(Plugin):
             self._failed(client, operation, data)
 
     def push(self, node: SimNode, session: int, service: str, kind: str, data: Any) -> None:
-        """A handle is lost; the client reads it from its socket some time later."""
+        """A handle is lost, or in somebody's way."""
         client = self._by_session.get((node.id, node.incarnation, session))
-        if client is not None and service == "dlm" and kind == "lost":
-            handle = client.handles.get(data["h"])
-            if handle is None:
-                return
-            late = self._rng.randint(0, self._drawn.late)
-            self._cluster.scheduler.after(late, self._hear_of_loss, client, handle)
+        handle = client.handles.get(data.get("h", 0)) if client is not None and service == "dlm" else None
+        if client is None or handle is None:
+            return
+        if kind == "lost":
+            self._habits.told_of_loss(client, handle)
+        elif kind == "blocking":
+            self._advised(handle, data["mode"])
 
     def carried_out(self, node: SimNode) -> None:
         """The shell's part: write the page. And compare tables."""
         locker, page = self.lockers[node.id], self._pages[node.id]
         generation, deadline = locker.lease(0)
-        step = self._cluster.options.timing.lease // PAGE_STEP
+        step = self.cluster.options.timing.lease // PAGE_STEP
         if generation != page.generation or deadline < page.deadline or deadline >= page.deadline + step:
             lapsed = generation != page.generation or node.clock() >= page.deadline
             page.generation, page.deadline = generation, deadline
             if lapsed:
                 self._check_resumed(node)
         self._tables.check(node.id, locker)
+        if locker.complete:
+            asked = (each for client in self.clients for each in client.pending.values())
+            whole = (each for each in asked if each.verb == "lock_all")
+            WholeRules.check(node.id, locker, whole)
         self._inputs += 1
         if self._inputs % 50 == 0:
             self._tables.invariants(node.id, locker)
 
     def settle(self, cluster: SimCluster) -> None:
         """Clients end what they hold and ask for nothing new. Scripted tests call it at their end."""
-        self._settling = True
-        cluster.scheduler.after(1, self._drain)
+        self._habits.over = True
+        cluster.scheduler.after(1, self._habits.drain)
 
     def settled(self, cluster: SimCluster) -> str:
         """Empty when all is answered; after ``settle`` also all released and every table at one position."""
@@ -172,13 +170,17 @@ class LockPlugin(Plugin):
                     f"{operation.handle}: {operation.verb} of {operation.handle.name!r} has no answer "
                     f"since {operation.since / 1000:.0f} ms"
                 )
-            if client.connected and client.handles and self._settling:
+            if client.connected and client.handles and self._habits.over:
                 handle = next(iter(client.handles.values()))
                 return f"{handle} of {handle.name!r} is not released"
         for node, locker in self._running():
             if not locker.complete:
                 return f"node {node} has no complete table"
-        if self._settling and len({(x.table.ring, x.table.applied) for _, x in self._running()}) > 1:
+            if self._habits.over and len(locker.home.outbox):
+                return f"node {node} has messages under way"
+        if self._habits.over and (left := self.with_orphans()):
+            return f"node {left[0].id} has orphans"
+        if self._habits.over and len({(x.table.ring, x.table.applied) for _, x in self._running()}) > 1:
             return "the tables stand at different positions"
         return ""
 
@@ -193,12 +195,11 @@ class LockPlugin(Plugin):
                     raise Violation("TABLE", f"node {node}: {key!r} has a ghost lock {next(iter(locks))}")
 
     def _running(self) -> list[tuple[int, DlmService]]:
-        return [(node, self.lockers[node]) for node in sorted(self.lockers) if self._cluster[node].up]
+        return [(node, self.lockers[node]) for node in sorted(self.lockers) if self.cluster[node].up]
 
-    @property
-    def _drawn(self) -> LockOptions:
-        assert self.options is not None
-        return self.options
+    def with_orphans(self) -> list[SimNode]:
+        """Running nodes that hold locks of processes that have gone."""
+        return [self.cluster[node] for node, locker in self._running() if locker.home.orphans]
 
     # -- what a client can do (for scripted tests too) --------------------------------------
 
@@ -214,123 +215,156 @@ class LockPlugin(Plugin):
     def lock(self, client: Client, name: bytes, mode: int = EX, noqueue: bool = False, **more: Any) -> Operation:
         """Ask for a new lock; the handle is the operation's."""
         handle = client.new_handle(name)
+        if more.get("orphan"):
+            self._forget_orphans(lambda orphan: orphan.client.node is client.node and orphan.name == name)
         return self._ask("lock", handle, mode, noqueue, {"name": name, **more})
 
-    def convert(self, handle: Handle, mode: int, noqueue: bool = False) -> Operation:
+    def lock_all(
+        self, client: Client, asked: Sequence[tuple[bytes, int]], noqueue: bool = False, **more: Any
+    ) -> Operation:
+        """Ask for several locks at once; the operation's handle is the first one's, ``together`` are all."""
+        asked = sorted(asked)
+        handles = tuple(client.new_handle(name) for name, _ in asked)
+        for handle, (_, mode) in zip(handles, asked, strict=True):
+            handle.asked = mode
+        return self._ask("lock_all", handles[0], NONE, noqueue, {"locks": asked, **more}, handles)
+
+    def unlock_all(self, client: Client, handles: Sequence[Handle]) -> Operation:
+        """End several handles at once."""
+        for handle in handles:
+            client.drop(handle)
+        locks = [{"h": handle.h} for handle in handles]
+        return self._ask("unlock_all", Handle(client, 0, b""), NONE, False, {"locks": locks})
+
+    def convert(self, handle: Handle, mode: int, noqueue: bool = False, **more: Any) -> Operation:
         """Ask for another mode; what may be lost by it is given up now (K11)."""
-        handle.asks_for(mode)
-        return self._ask("convert", handle, mode, noqueue, {})
+        if more.get("valblk"):
+            more["value"] = _stamp(handle)
+            self._values.asks(handle)
+        handle.asks_for(mode, _flags(more))
+        return self._ask("convert", handle, mode, noqueue, more)
 
     def unlock(self, handle: Handle, **more: Any) -> Operation:
         """End the handle – now, not when it is answered (D8)."""
         handle.client.drop(handle)
+        if more.get("valblk") and "value" not in more:
+            more["value"] = _stamp(handle)
+            self._values.writes(handle)
         return self._ask("unlock", handle, NONE, False, more)
 
     def cancel(self, handle: Handle) -> Operation:
         """Withdraw the operation in progress."""
-        handle.canceling = True
-        return self._ask("cancel", handle, NONE, False, {})
+        together: tuple[Handle, ...] = ()
+        if handle.operation is not None:
+            together, handle.operation.given_up = handle.operation.together, True
+        for each in together or (handle,):
+            each.canceling = True
+        return self._ask("cancel", handle, NONE, False, {}, together)
+
+    def purge(self, client: Client, node: int) -> Operation:
+        """Ask for the end of a node's orphans (P4). Nobody counts on them from now on."""
+        if client.node.id != node:
+            self._purged.add(node)  # at some time from now on, which this client does not hear of
+        self._forget_orphans(lambda orphan: orphan.client.node.id == node)
+        return self._ask("purge", Handle(client, 0, b""), NONE, False, {"node": node})
 
     def end(self, client: Client) -> None:
-        """The client process ends: its handles first, then its socket (P1)."""
+        """The client process ends: its handles first, then its socket (P1). What is PERSISTENT stays in force."""
         client.alive = False
         for handle in client.handles.values():
-            handle.over = True
+            if handle.persistent and handle.held and client.node.id not in self._purged:
+                self.orphans.append(handle)
+            else:
+                handle.over = True
         client.pending.clear()
         self.clients.remove(client)
         client.node.close_session(client.session)
 
-    def _ask(self, verb: str, handle: Handle, mode: int, noqueue: bool, more: dict[str, Any]) -> Operation:
+    def _forget_orphans(self, which: Callable[[Handle], bool]) -> None:
+        for orphan in self.orphans:
+            orphan.over = orphan.over or which(orphan)
+        self.orphans = [orphan for orphan in self.orphans if not orphan.over]
+
+    def _ask(
+        self,
+        verb: str,
+        handle: Handle,
+        mode: int,
+        noqueue: bool,
+        more: dict[str, Any],
+        together: tuple[Handle, ...] = (),
+    ) -> Operation:
         client = handle.client
-        operation = client.begin(verb, handle, mode, self._cluster.scheduler.now, noqueue)
-        args = {"h": handle.h, **more}
-        if mode != NONE:
+        operation = client.begin(verb, handle, mode, self.cluster.scheduler.now, noqueue, _flags(more), together)
+        args = {"h": handle.h, **more} if handle.h else more
+        if verb == "lock_all":
+            args["noqueue"] = noqueue
+        elif mode != NONE:
             args.update(mode=mode, noqueue=noqueue)
         client.node.request(client.session, operation.rid, "dlm", verb, args)
         return operation
-
-    # -- what they do at random -------------------------------------------------------------
-
-    def _appear(self, node: SimNode, incarnation: int) -> None:
-        if node.up and node.incarnation == incarnation and not self._settling:
-            self._later(self.connect(node))
-
-    def _later(self, client: Client) -> None:
-        delay = int(self._rng.expovariate(1 / self._drawn.interval)) + 1
-        self._cluster.scheduler.after(delay, self._act, client)
-
-    def _act(self, client: Client) -> None:
-        if self._settling or not client.connected:
-            return
-        rng = self._rng
-        if rng.random() < self._drawn.end:
-            self.end(client)
-            self._cluster.scheduler.after(rng.randint(1, 50_000), self._appear, client.node, client.incarnation)
-            return
-        handles = list(client.handles.values())
-        if len(handles) < 3 and (not handles or rng.random() < 0.4):
-            self._lock(client)
-        else:
-            self._use(rng.choice(handles))
-        self._later(client)
-
-    def _lock(self, client: Client) -> None:
-        rng, drawn = self._rng, self._drawn
-        if rng.random() < drawn.own:
-            name = f"own{client.node.id}".encode()
-        else:
-            name = f"r{rng.randrange(drawn.names)}".encode()
-        more = {"no_quorum": "fail"} if rng.random() < 0.2 else {}
-        self.lock(client, name, rng.choice(drawn.modes), rng.random() < 0.2, **more)
-
-    def _use(self, handle: Handle) -> None:
-        """Release it, convert it, withdraw what is in progress, or leave it alone."""
-        rng = self._rng
-        choice = rng.random()
-        if handle.operation is not None:
-            if choice < 0.1 and not handle.canceling:
-                self.cancel(handle)
-            elif choice < 0.14:
-                self._release(handle)
-        elif choice < 0.6:
-            self._release(handle)
-        elif choice < 0.85:
-            self.convert(handle, rng.choice([*self._drawn.modes, NL]), rng.random() < 0.3)
-
-    def _release(self, handle: Handle) -> None:
-        """At times with a new value block, if it holds PW or EX."""
-        if handle.granted >= PW and handle.operation is None and self._rng.random() < 0.3:
-            self.unlock(handle, valblk=True, value=handle.fence.to_bytes(8, "big"))
-        else:
-            self.unlock(handle)
 
     # -- what they hear ---------------------------------------------------------------------
 
     def _succeeded(self, client: Client, operation: Operation, data: dict[str, Any]) -> None:
         handle = operation.handle
         if operation.verb == "cancel":
-            handle.canceling = False
+            for each in operation.together or (handle,):
+                each.canceling = False
+        if operation.verb == "lock_all":
+            if [row["h"] for row in data["locks"]] != [each.h for each in operation.together]:
+                raise Violation("MULTI", f"{handle}: not all of the locks were granted: {data['locks']}")
+            self.met["together"] += 1
+            for each, row in zip(operation.together, data["locks"], strict=True):
+                self._succeeded(client, replace(operation, verb="lock", handle=each, mode=each.asked), row)
         if operation.verb not in ("lock", "convert"):
             return
         handle.operation = None
+        if operation.verb == "convert" and "valblk" in operation.flags and data["mode"] <= handle.granted:
+            self._values.writes(handle)
+        handle.persistent = handle.persistent or not operation.flags.isdisjoint({"persistent", "orphan"})
         if handle.over:
             return  # released while the answer was under way
-        if data["mode"] != operation.mode:
-            raise Violation("ANSWER", f"{handle} asked for mode {operation.mode} and got {data['mode']}")
+        self._check_outcome(operation, data)
         new_fence = data["fence"] != handle.fence
-        handle.mode = handle.granted = operation.mode
+        handle.mode = handle.granted = data["mode"]
         handle.fence, handle.generation = data["fence"], data["generation"]
         self.granted += 1
+        self.met.update(word for word, bit in OUTCOMES.items() if data["flags"] & bit)
+        self.met.update(operation.flags & {"orphan", "expedite", "quecvt"})
         self._holders.granted(handle)
         if new_fence:
             self._fences.granted(handle)
+            if data["value_read"] and data["value_valid"]:
+                self._values.reads(handle, data["value"])
+
+    @staticmethod
+    def _check_outcome(operation: Operation, data: dict[str, Any]) -> None:
+        """ANSWER: the mode and what is said of it are what was asked for."""
+        handle, flags = operation.handle, operation.flags
+        others = {mode for word, mode in (("altpr", PR), ("altcw", CW)) if word in flags}
+        if data["mode"] != operation.mode and data["mode"] not in others:
+            raise Violation("ANSWER", f"{handle} asked for mode {operation.mode} and got {data['mode']}")
+        said = data["flags"]
+        if bool(said & ALTMODE) != (data["mode"] != operation.mode):
+            raise Violation("ANSWER", f"{handle} got mode {data['mode']}, and ALTMODE is {bool(said & ALTMODE)}")
+        if said & DEMOTED and "convdeadlk" not in flags:
+            raise Violation("ANSWER", f"{handle} gave up its mode without having agreed to it")
+        if bool(said & VALNOTVALID) == data["value_valid"] or (data["value_read"] and "valblk" not in flags):
+            raise Violation("ANSWER", f"{handle}: the value block was read by {sorted(flags)}, flags {said}")
 
     def _failed(self, client: Client, operation: Operation, data: dict[str, Any]) -> None:
         handle, verb, code = operation.handle, operation.verb, data["code"]
-        if code not in EXPECTED[verb]:
+        self.met[code] += 1
+        if code not in EXPECTED[verb] or (code == "timeout" and "timeout_us" not in operation.flags):
             raise Violation("ANSWER", f"{handle}: {verb} failed with {code!r} ({data['message']})")
-        if code == "again" and not operation.noqueue:
+        if code == "again" and not operation.noqueue and "orphan" not in operation.flags:
             raise Violation("ANSWER", f"{handle}: {verb} failed with 'again' although it may wait")
+        if code == "unknown" and verb == "lock" and "orphan" not in operation.flags:
+            raise Violation("ANSWER", f"{handle}: there was no lock to ask for, and {verb} makes one")
+        for each in operation.together if verb == "lock_all" else ():
+            each.operation = None
+            client.drop(each)
         if verb in ("lock", "convert"):
             handle.operation = None
         if verb == "lock":
@@ -339,11 +373,18 @@ class LockPlugin(Plugin):
             if code in ("lost", "unknown"):
                 client.drop(handle)
             else:
+                handle.granted = data.get("mode", handle.granted)  # a conversion may have given it up (CONVDEADLK)
                 handle.mode = handle.granted
 
-    def _hear_of_loss(self, client: Client, handle: Handle) -> None:
-        if not handle.over:
-            client.drop(handle)
+    def _advised(self, handle: Handle, mode: int) -> None:
+        """BLOCKING: who is told asked for it, holds something, and it is in the way (B6, B10)."""
+        if handle.operation is None and not handle.over:
+            if not handle.listens:
+                raise Violation("BLOCKING", f"{handle} is told that it blocks {NAMES[mode]} and never asked to be")
+            if handle.granted == NONE or COMPATIBLE[handle.granted][mode]:
+                raise Violation("BLOCKING", f"{handle} holds {handle.granted}, which does not block {NAMES[mode]}")
+        self.met["advice"] += 1
+        self._habits.told_to_make_room(handle)
 
     def _check_resumed(self, node: SimNode) -> None:
         """The lease goes on: handles that had lapsed are valid again, and must not meet others."""
@@ -352,19 +393,15 @@ class LockPlugin(Plugin):
                 for handle in client.handles.values():
                     self._holders.check(handle)
 
-    # -- the end of a run -------------------------------------------------------------------
 
-    def _drain(self) -> None:
-        """Release what is held; give up conversions and waits that others' conversions may block for ever."""
-        now, timing = self._cluster.scheduler.now, self._cluster.options.timing
-        for client in self.clients:
-            if not client.connected:
-                continue
-            for handle in list(client.handles.values()):
-                operation = handle.operation
-                if operation is None or (operation.verb == "convert" and now - operation.since > timing.token):
-                    self._release(handle)
-        self._cluster.scheduler.after(timing.join, self._drain)
+def _flags(more: dict[str, Any]) -> frozenset[str]:
+    """What was asked for besides, by name."""
+    return frozenset(word for word, given in more.items() if given)
+
+
+def _stamp(handle: Handle) -> bytes:
+    """What its holder writes: who was it?"""
+    return handle.fence.to_bytes(8, "big")
 
 
 def lock_plugins(seed: int) -> tuple[LockPlugin]:

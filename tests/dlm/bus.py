@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dlm.messages import TAG, Kind, decode
-from dlm.modes import COMPATIBLE, CR, CW, NL, PR
+from dlm.modes import COMPATIBLE, CR, CW, EX, NL, PR
 from dlm.service import DlmService
 from vsync.service import Credentials
 from vsync.types import NO_RING, ClusterConfig, Entry, Member, Peer, RingId, Timing, View
@@ -132,6 +132,7 @@ class Bus:
         self.nodes: dict[int, Node] = {}
         self.incarnations: dict[int, int] = {}
         self.marks: dict[int, RingId] = {}  #: the newest primary view each node has stored (K8); survives deaths
+        self.batches: dict[tuple[Member, int, int], list[bytes]] = {}  #: multi-locks asked for: their names, sorted
         self.abandoned: set[int] = set()  #: requests whose client has gone
         for node in range(1, nodes + 1):
             self.boot(node)
@@ -199,11 +200,11 @@ class Bus:
                 node.host.lease_basis = node.host.last_token = self.now
                 node.service.token(self.now)
 
-    def advance(self, micros: int) -> None:
+    def advance(self, micros: int, step: int = 50 * MS) -> None:
         """Let time pass in small steps, with tokens, timers and deliveries."""
         end = self.now + micros
         while self.now < end:
-            self.now = min(end, self.now + 50 * MS)
+            self.now = min(end, self.now + step)
             self.tokens()
             for node in self.alive():
                 due = node.service.next_deadline()
@@ -295,6 +296,8 @@ class Bus:
         self.requests[self.rid] = (member, session, verb, args)
         if verb == "unlock":
             self.handles.pop((member.me, session, args["h"]), None)  # it ends when the client calls (D8)
+        for row in args["locks"] if verb == "unlock_all" else ():
+            self.handles.pop((member.me, session, row["h"]), None)
         held = self.handles.get((member.me, session, args.get("h", 0)))
         if held is not None and held.before is None and verb == "convert":
             held.before = self.rid, held.mode
@@ -303,9 +306,24 @@ class Bus:
         return self.rid
 
     def lock(self, node: int, name: bytes = b"R", mode: int = 5, session: int = 1, **args: Any) -> tuple[int, int]:
-        """Ask for a lock: (request number, handle number)."""
+        """Ask for a lock: (request number, handle number). Nobody else asks for the same owner, unless told so."""
         self.h += 1
+        args.setdefault("owner", self.h)
         return self.call(node, "lock", session, h=self.h, name=name, mode=mode, **args), self.h
+
+    def lock_all(
+        self, node: int, *names: bytes | tuple[bytes, int], session: int = 1, **args: Any
+    ) -> tuple[int, int]:
+        """Ask for several locks at once (EX unless said otherwise): (request number, first handle number)."""
+        locks = [name if isinstance(name, tuple) else (name, EX) for name in names]
+        first, self.h = self.h + 1, self.h + len(locks)
+        self.batches[self.nodes[node].me, session, first] = sorted(name for name, _ in locks)
+        args.setdefault("owner", first)
+        return self.call(node, "lock_all", session, h=first, locks=locks, **args), first
+
+    def unlock_all(self, node: int, first: int, count: int, session: int = 1) -> int:
+        """Release all locks of a multi-lock."""
+        return self.call(node, "unlock_all", session, locks=[{"h": first + index} for index in range(count)])
 
     def result(self, rid: int) -> Any:
         """The answer of a request: a dict, an error code, or ``None`` if it still waits."""
@@ -313,7 +331,7 @@ class Bus:
 
     def granted(self, rid: int) -> bool:
         answer = self.result(rid)
-        return isinstance(answer, dict) and "fence" in answer
+        return isinstance(answer, dict) and ("fence" in answer or "locks" in answer)
 
     def close(self, node: int, session: int = 1) -> None:
         """A client dies; its handles end first (D10)."""
@@ -340,11 +358,21 @@ class Bus:
     def on_answer(self, node: Node, session: int, rid: int, result: Any) -> None:
         """Keep the account of what clients hold."""
         _, _, verb, args = self.requests[rid]
-        if verb not in ("lock", "convert") or not isinstance(result, dict):
+        if verb not in ("lock", "convert", "lock_all") or not isinstance(result, dict):
             return
-        who = (node.me, session, args["h"])
+        if verb == "lock_all":
+            names = self.batches[node.me, session, args["h"]]
+            for name, row in zip(names, result["locks"], strict=True):
+                self._told(node, session, row["h"], args.get("space", "").encode() + name, row)
+        else:
+            old = self.handles.get((node.me, session, args["h"]))
+            key = args.get("space", "").encode() + args["name"] if verb == "lock" else old.key if old else b"?"
+            self._told(node, session, args["h"], key, result)
+        self.check_exclusion()
+
+    def _told(self, node: Node, session: int, h: int, key: bytes, result: Any) -> None:
+        who = (node.me, session, h)
         old = self.handles.get(who)
-        key = args.get("space", "").encode() + args["name"] if verb == "lock" else old.key if old else b"?"
         if old is None or old.fence != result["fence"]:
             told = self.highest.setdefault(key, {})
             for mode, fence in told.items():
@@ -352,7 +380,6 @@ class Bus:
                     assert fence < result["fence"], f"{key!r}: fence {result['fence']:x} after {fence:x}"
             told[result["mode"]] = max(told.get(result["mode"], 0), result["fence"])
         self.handles[who] = Held(key, result["mode"], result["fence"], node.service.lease(session)[0])
-        self.check_exclusion()
 
     # -- checks ---------------------------------------------------------------------------------------------
 
@@ -390,9 +417,23 @@ class Bus:
             if node.service.complete:
                 table = node.table
                 table.invariants()
+                self.check_whole(node)
                 digest = table.digest()
                 other = seen.setdefault((table.ring, table.applied), (node.id, digest))
                 assert other[1] == digest, f"{other[0]} and {node.id} differ at {table.ring}/{table.applied}"
+
+    def check_whole(self, node: Node) -> None:
+        """No table shows a part of a multi-lock held and another one waiting."""
+        for (member, session, first), names in self.batches.items():
+            if self.incarnations[member.node] != member.incarnation:
+                continue
+            states: set[str] = set()
+            for index, name in enumerate(names):
+                found = node.table.names.get(b"\0" + name)
+                if found is not None and found.resource is not None:
+                    lock = found.resource.locks.get((member.node, session, first + index))
+                    states.add("gone" if lock is None else "waits" if lock.batch else "held")
+            assert not {"waits", "held"} <= states, f"{names} of {member} is held in part"
 
     def check_at_rest(self) -> None:
         """After ``run`` in one primary ring of everybody: one table."""

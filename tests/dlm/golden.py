@@ -1,19 +1,19 @@
 """The golden scenarios (locks.md §1.18, Q14), event for event, for every level that can run them.
 
 A script is steps with ``;`` between them, each ``step = effects`` in their exact order; nothing after ``=``
-means queued (or ignored) silently. Steps: ``a+PR`` new request, ``a>EX`` conversion, ``a-`` unlock, ``a!`` cancel;
-flags and "value" follow. Effects: ``a:ok@PR`` (``+DEMOTED``, ``+ALTMODE`` if the outcome says so), ``a:gone``,
-``a:canceled``, a refusal's code, ``a:bast(EX)``. ``~`` in front marks a repetition that B5 permits and B6 drops at
-delivery. Every lock wants to hear whom it blocks.
+means queued (or ignored) silently. Steps: ``a+PR`` new request, ``a>EX`` conversion, ``a-`` unlock, ``a!`` cancel,
+``a*`` its node dies; flags and "value" follow. Effects: ``a:ok@PR`` (``+DEMOTED``, ``+ALTMODE`` if the outcome
+says so), ``a:gone``, ``a:canceled``, a refusal's code, ``a:bast(EX)``. ``~`` in front marks a repetition that B5
+permits and B6 drops at delivery. Every lock wants to hear whom it blocks.
 """
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["GOLDEN", "STEP", "steps"]
+__all__ = ["GOLDEN", "STEP", "VALUES", "steps"]
 
-STEP = re.compile(r"(?P<who>\w)(?P<what>[+>!-])(?P<mode>[A-Z]{2})?(?P<rest>.*)")
+STEP = re.compile(r"(?P<who>\w)(?P<what>[+>!*-])(?P<mode>[A-Z]{2})?(?P<rest>.*)")
 
 GOLDEN = {
     "G1 no reader bypass": """a+PR=a:ok@PR; b+EX=a:bast(EX); c+PR=; a-=a:gone b:ok@EX b:bast(PR);
@@ -88,6 +88,41 @@ GOLDEN = {
     "S3 one operation at a time": """a+PR=a:ok@PR; b+PR=b:ok@PR; a>EX=b:bast(EX); a>PR=a:busy""",
     "NODLCKBLK has no effect": """a+PR=a:ok@PR; b+PR NODLCKBLK=b:ok@PR; a>EX=b:bast(EX);
         b>EX NODLCKBLK=b:deadlock""",
+}
+
+
+# Value blocks: (step, who is told something, what it reads, and whether that is valid); None: nothing is read.
+VALUES: dict[str, list[tuple[str, str, bytes | None, bool]]] = {
+    "G31": [
+        ("k+NL", "", None, True),
+        ("a+EX VALBLK", "a", b"", True),
+        ('a>NL VALBLK "v1"', "a", None, True),
+        ("b+PR VALBLK", "b", b"v1", True),
+        ("a>EX VALBLK", "", None, True),
+        ("b-", "a", b"v1", True),
+        ("a*", "", None, True),
+        ("b+CR VALBLK", "b", b"v1", False),
+        ("c+PW VALBLK", "c", b"v1", False),
+        ('c>PR VALBLK "v2"', "c", None, True),
+        ("d+CR VALBLK", "d", b"v2", True),
+    ],
+    "G32": [
+        ("k+NL", "", None, True),
+        ("a+PW VALBLK", "a", b"", True),
+        ("a>EX VALBLK", "a", b"", True),
+        ('a>EX VALBLK "w"', "a", None, True),
+        ("a>PW IVVALBLK", "a", None, True),
+        ("b+NL VALBLK", "b", b"w", False),
+        ("a-", "", None, True),
+        ("b>EX VALBLK", "b", b"w", False),
+        ('b>NL VALBLK "v3"', "b", None, True),
+        ("k>CR VALBLK", "k", b"v3", True),
+    ],
+    "G33": [
+        ("a+EX VALBLK", "a", b"", True),
+        ('a- VALBLK "v"', "", None, True),
+        ("b+EX VALBLK", "b", b"", True),
+    ],
 }
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from dlm.modes import ALTMODE, DEMOTED, NAMES
-from tests.dlm.bus import CLIENT, Bus, Node
-from tests.dlm.golden import GOLDEN, STEP, steps
+from tests.dlm.bus import CLIENT, LEASE, Bus, Node
+from tests.dlm.golden import GOLDEN, STEP, VALUES, steps
 
 ONE = {"one node": lambda who: 1}
 SPREAD: dict[str, Callable[[str], int]] = {**ONE, "three nodes": lambda who: 1 + ord(who) % 3}
@@ -28,6 +28,7 @@ class Stage:
         self.node_of = node_of
         self.handles: dict[str, int] = {}
         self.seen: list[str] = []
+        self.read: dict[str, tuple[bytes | None, bool]] = {}  #: what each was told of the value block, in this step
         for node in self.bus.alive():
             self._listen(node)
 
@@ -54,6 +55,8 @@ class Stage:
             self.seen.append(f"{chr(session)}:gone")
         elif "canceled" not in result:
             self.seen.append(f"{chr(session)}:ok@{NAMES[result['mode']]}{_said(result['flags'])}")
+            value = result["value"] if result["value_read"] else None
+            self.read[chr(session)] = value, result["value_valid"]
 
     def step(self, text: str) -> list[str]:
         match = STEP.fullmatch(text)
@@ -62,10 +65,16 @@ class Stage:
         node, session = self.node_of(who), ord(who)
         if session not in self.bus[node].service.home.sessions:
             self.bus[node].service.open(session, CLIENT, self.bus.now)
-        args: dict[str, Any] = {word.lower(): True for word in re.findall(r"[A-Z]{3,}", match["rest"])}
+        words = match["rest"].partition('"')[0].split()
+        args: dict[str, Any] = {word.lower(): True for word in words}
         mode = NAMES.index(match["mode"]) if match["mode"] else 0
-        self.seen = []
-        if what == "+":
+        value = re.search(r'"(.*)"', match["rest"])
+        if value is not None:
+            args["value"] = value[1].encode()
+        self.seen, self.read = [], {}
+        if what == "*":
+            self.end(who)
+        elif what == "+":
             _, self.handles[who] = self.bus.lock(node, b"R", mode, session, blocking=True, **args)
         elif what == ">":
             self.bus.call(node, "convert", session, h=self.handles[who], mode=mode, blocking=True, **args)
@@ -74,6 +83,16 @@ class Stage:
             self.bus.call(node, verb, session, h=self.handles[who], **args)
         self.bus.run()
         return self.seen
+
+    def end(self, who: str) -> None:
+        """Its node dies; where all are at one node, its process (L7 makes no difference)."""
+        node = self.node_of(who)
+        if len({self.node_of(other) for other in self.handles}) == 1:
+            self.bus.close(node, ord(who))
+            return
+        self.bus.kill(node)
+        self.bus.view([other.id for other in self.bus.alive()])
+        self.bus.advance(2 * LEASE)
 
 
 def _said(flags: int) -> str:
@@ -97,3 +116,21 @@ def test_golden(name: str, where: str) -> None:
     stage.bus.check_at_rest()
     form = stage.bus[1].table.names.get(b"\0R")
     assert (form is None) or (form.owner == 1) == (where in ONE)
+
+
+#: ``a`` has a node to itself: it may die.
+APART: dict[str, Callable[[str], int]] = {**ONE, "three nodes": lambda who: 1 if who == "a" else 2 + ord(who) % 2}
+
+
+@pytest.mark.parametrize("where", APART)
+@pytest.mark.parametrize("name", VALUES)
+def test_golden_values(name: str, where: str) -> None:
+    """G31 to G33."""
+    stage = Stage(APART[where])
+    for number, (step, who, value, valid) in enumerate(VALUES[name]):
+        stage.step(step)
+        if who:
+            assert stage.read.pop(who) == (value, valid), f"step {number + 1}: {step}"
+        elif number:
+            assert not stage.read, f"step {number + 1}: {step}"
+    stage.bus.check_at_rest()

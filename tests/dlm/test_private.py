@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from dlm import queries
 from dlm.messages import Kind, key_of
 from dlm.modes import EX, NL, PR
 from dlm.names import Form
+from dlm.table import Table
 from dlm.upkeep import GIVE_BACK_AFTER_US, YIELD_AFTER_US
 from tests.dlm.bus import MS, Bus
 
@@ -302,3 +304,68 @@ def test_forms_are_told_to_people() -> None:
     assert rows[1][0]["holders"][0]["h"] == 1
     assert rows[2][0]["holders"] is None
     assert bus.result(bus.call(2, "show", name=b"nothing")) == "unknown"
+
+
+class TestTurns:
+    """Two nodes that take turns on a name: it is handed over once, not at every turn."""
+
+    def test_they_cost_two_messages_a_turn(self) -> None:
+        bus = Bus()
+        for turn in range(6):
+            before, node = bus.submitted, 1 + turn % 2
+            _, h = bus.lock(node)
+            bus.run()
+            bus.call(node, "unlock", h=h)
+            bus.run()
+            if turn > 1:
+                assert bus.submitted - before == 2
+        assert bus[3].table.names[R].form is Form.SHARED
+        assert R in bus[3].table.vacant
+
+    def test_the_value_block_goes_with_the_last_lock(self) -> None:
+        """L10, also where the name stays."""
+        bus = Bus()
+        _, one = bus.lock(1, valblk=True)
+        bus.run()
+        _, two = bus.lock(2, mode=NL)
+        bus.run()
+        bus.call(1, "unlock", h=one, valblk=True, value=b"old")
+        bus.run()
+        bus.call(2, "unlock", h=two)
+        bus.run()
+        rid, _ = bus.lock(2, valblk=True)
+        bus.run()
+        answer = bus.result(rid)
+        assert (answer["value"], answer["value_valid"]) == (b"", True)
+
+    def test_a_vacant_name_is_not_shown(self) -> None:
+        bus = Bus()
+        for node in (1, 2):
+            _, h = bus.lock(node)
+            bus.run()
+            bus.call(node, "unlock", h=h)
+            bus.run()
+        assert queries.listing(bus[3].table, "default", b"", 10) == []
+
+    def test_the_eldest_goes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("dlm.table.VACANT_KEPT", 3)
+        bus = Bus()
+        for number in range(5):
+            for node in (1, 2):
+                _, h = bus.lock(node, b"n%d" % number)
+                bus.run()
+                bus.call(node, "unlock", h=h)
+                bus.run()
+        assert list(bus[3].table.vacant) == [key_of("default", b"n%d" % number) for number in (2, 3, 4)]
+        assert bus[1].table.names.keys() == bus[3].table.vacant.keys()
+
+    def test_a_joiner_knows_them(self) -> None:
+        bus = Bus()
+        for node in (1, 2):
+            _, h = bus.lock(node)
+            bus.run()
+            bus.call(node, "unlock", h=h)
+            bus.run()
+        table = Table.decode(3, bus[1].table.encode(), 0)
+        assert list(table.vacant) == [R]
+        assert table.encode() == bus[1].table.encode()

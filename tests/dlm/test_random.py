@@ -8,6 +8,7 @@ A seed is the whole run: ``test_random[3-17]`` is 3 nodes, seed 17.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -82,7 +83,7 @@ def disturb(bus: Bus, rng: random.Random) -> None:
             bus.view(some, rng=rng)
 
 
-def step(bus: Bus, rng: random.Random) -> None:
+def step(bus: Bus, rng: random.Random, operate: Callable[[Bus, random.Random, Node], None] = operate) -> None:
     """One random thing."""
     node = rng.choice(bus.alive())
     choice = rng.random()

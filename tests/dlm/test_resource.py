@@ -1,19 +1,16 @@
-"""Golden scripts of one resource (locks.md §1.18, Q14) and a comparison with a deliberately dumb model."""
+"""Golden scripts of one resource (locks.md §1.18, Q14); ``test_model.py`` compares it with the dumb model."""
 
 from __future__ import annotations
 
-import random
 import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dlm import modes
 from dlm.modes import NAMES
-from dlm.resource import Effect, Lock, Resource, State, What
-from tests.dlm.golden import GOLDEN, STEP, steps
+from dlm.resource import Effect, Lock, Resource, What
+from tests.dlm.golden import GOLDEN, STEP, VALUES, steps
 
 _WORDS = (
     "NOQUEUE", "VALBLK", "QUECVT", "IVVALBLK", "CONVDEADLK", "PERSISTENT", "NODLCKWT", "NODLCKBLK", "EXPEDITE",
@@ -47,6 +44,8 @@ class Script:
             self.resource.lock(Lock(key, mode, flags, data), out)
         elif match["what"] == ">":
             self.resource.convert(key, mode, flags, data, 0, out)
+        elif match["what"] == "*":
+            self.resource.purge([key[0]], out)
         elif match["what"] == "-":
             self.resource.unlock(key, flags, data, out)
         else:
@@ -108,41 +107,6 @@ def test_outcome_flags_end_with_their_operation() -> None:
     assert script.step("z>CR VALBLK") == "z:ok@CR"
 
 
-# (step, who reads, what it reads, valid); None: nothing is read.
-VALUES = {
-    "G31": [
-        ("k+NL", "", None, True),
-        ("a+EX VALBLK", "a", b"", True),
-        ('a>NL VALBLK "v1"', "a", None, True),
-        ("b+PR VALBLK", "b", b"v1", True),
-        ("a>EX VALBLK", "", None, True),
-        ("b-", "a", b"v1", True),
-        ("a- IVVALBLK", "", None, False),
-        ("b+CR VALBLK", "b", b"v1", False),
-        ("c+PW VALBLK", "c", b"v1", False),
-        ('c>PR VALBLK "v2"', "c", None, True),
-        ("d+CR VALBLK", "d", b"v2", True),
-    ],
-    "G32": [
-        ("k+NL", "", None, True),
-        ("a+PW VALBLK", "a", b"", True),
-        ("a>EX VALBLK", "a", b"", True),
-        ('a>EX VALBLK "w"', "a", None, True),
-        ("a>PW IVVALBLK", "a", None, True),
-        ("b+NL VALBLK", "b", b"w", False),
-        ("a-", "", None, True),
-        ("b>EX VALBLK", "b", b"w", False),
-        ('b>NL VALBLK "v3"', "b", None, True),
-        ("k>CR VALBLK", "k", b"v3", True),
-    ],
-    "G33": [
-        ("a+EX VALBLK", "a", b"", True),
-        ('a- VALBLK "v"', "", None, True),
-        ("b+EX VALBLK", "b", b"", True),
-    ],
-}
-
-
 @pytest.mark.parametrize("name", VALUES)
 def test_value_block(name: str) -> None:
     script = Script()
@@ -169,134 +133,3 @@ def test_a_conversion_to_a_stronger_mode_gets_a_new_number() -> None:
         script.step(step)
         fences.append(script.resource.locks[ord("a"), 1, 1].fence)
     assert fences == [1, 1, 2, 2, 2, 3, 4]
-
-
-# -- the dumb model ----------------------------------------------------------------------------------------
-
-
-_PAIRS = ((1, 1), (1, 2), (1, 3), (1, 4), (2, 2), (3, 3))
-
-
-class Dumb:
-    """The same rules by looking at everything each time: a list of dictionaries, oldest queue entry first."""
-
-    def __init__(self) -> None:
-        self.locks: list[dict[str, Any]] = []  #: held ones; a converting one has "wants"
-        self.converting: list[Any] = []
-        self.waiting: list[Any] = []
-        self.number = 0
-
-    def ok(self, a: int, b: int) -> bool:
-        return a == 0 or b == 0 or (min(a, b), max(a, b)) in _PAIRS
-
-    def free(self, key: Any, asked: int) -> bool:
-        return all(self.ok(lock["mode"], asked) for lock in self.locks if lock["key"] != key)
-
-    def find(self, key: Any) -> dict[str, Any] | None:
-        return next((lock for lock in self.locks if lock["key"] == key), None)
-
-    def fence(self) -> int:
-        self.number += 1
-        return self.number
-
-    def lock(self, key: Any, mode: int, noqueue: bool) -> list[Any]:
-        if not self.converting and not self.waiting and self.free(key, mode):
-            return [self.hold(key, mode)]
-        if noqueue:
-            return [("again", key)]
-        self.waiting.append((key, mode))
-        return []
-
-    def hold(self, key: Any, mode: int) -> Any:
-        lock = self.find(key)
-        if lock is None:
-            lock = {"key": key, "mode": -1, "fence": 0}
-            self.locks.append(lock)
-        old = lock["mode"]
-        if old == -1 or {old, mode} == {2, 3} or mode > old:
-            lock["fence"] = self.fence()
-        lock["mode"] = mode
-        return ("ok", key, mode, lock["fence"])
-
-    def convert(self, key: Any, mode: int, noqueue: bool) -> list[Any]:
-        lock = self.find(key)
-        assert lock
-        if self.free(key, mode):
-            return [self.hold(key, mode), *self.rescan()]
-        if noqueue:
-            return [("again", key)]
-        if any(not self.ok(wants, lock["mode"]) for _, wants in self.converting):
-            return [("deadlock", key)]
-        self.converting.append((key, mode))
-        return []
-
-    def rescan(self) -> list[Any]:
-        done = []
-        while True:
-            queue = self.converting or self.waiting
-            if not queue or not self.free(*queue[0]):
-                return done
-            done.append(self.hold(*queue.pop(0)))
-
-    def cancel(self, key: Any) -> list[Any]:
-        queued = [q for q in (self.converting, self.waiting) if any(k == key for k, _ in q)]
-        if not queued:
-            return []
-        queued[0][:] = [(k, m) for k, m in queued[0] if k != key]
-        return [("canceled", key), *self.rescan()]
-
-    def unlock(self, key: Any) -> list[Any]:
-        self.locks = [lock for lock in self.locks if lock["key"] != key]
-        self.converting = [(k, m) for k, m in self.converting if k != key]
-        self.waiting = [(k, m) for k, m in self.waiting if k != key]
-        return [("gone", key), *self.rescan()]
-
-
-def _plain(effect: Effect) -> Any:
-    if effect.what is What.GRANTED:
-        return "ok", effect.key, effect.mode, effect.fence
-    return effect.code or effect.what.name.lower(), effect.key
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.integers(0, 2**32), st.integers(2, 6))
-def test_against_the_dumb_model(seed: int, clients: int) -> None:
-    """Random operations: the same effects in the same order, and every accepted one ends exactly once."""
-    rng = random.Random(seed)
-    dumb = Dumb()
-    resource = Resource(iter(range(1, 10_000)).__next__)
-    pending: set[Any] = set()
-    for step in range(60):
-        key = (rng.randrange(1, clients + 1), 1, 1)
-        lock = resource.locks.get(key)
-        out: list[Effect] = []
-        mode, noqueue = rng.randrange(6), rng.random() < 0.2
-        flags = modes.NOQUEUE if noqueue else 0
-        choice = rng.choice(["convert", "convert", "unlock"]) if lock else "lock"
-        if lock and lock.state is not State.GRANTED:
-            choice = rng.choice(["cancel", "unlock"])
-        if choice == "lock":
-            pending.add(key)
-            resource.lock(Lock(key, mode, flags), out)
-            expected = dumb.lock(key, mode, noqueue)
-        elif choice == "convert":
-            pending.add(key)
-            resource.convert(key, mode, flags, None, 0, out)
-            expected = dumb.convert(key, mode, noqueue)
-        elif choice == "cancel":
-            assert resource.cancel(key, out)
-            expected = dumb.cancel(key)
-        else:
-            resource.unlock(key, 0, None, out)
-            expected = dumb.unlock(key)
-            pending.discard(key)
-        assert [_plain(effect) for effect in out] == expected, f"seed {seed}, step {step}: {choice} {key}"
-        for effect in out:
-            if effect.what is not What.GONE:
-                assert effect.key in pending, f"seed {seed}, step {step}: {effect} without a request"
-                pending.remove(effect.key)
-        resource.invariants()
-        again = Resource.decode(resource.encode(), resource.mint, 0)
-        assert again.encode() == resource.encode()
-    queued = {key for key, lock in resource.locks.items() if lock.state is not State.GRANTED}
-    assert pending == queued

@@ -18,6 +18,8 @@ from vsync.types import MAX_MESSAGE, QuorumConfig
 
 def test_spaces_do_not_meet() -> None:
     bus = Bus()
+    bus.call(2, "space_create", space="other")
+    bus.run()
     first, _ = bus.lock(1, b"x", EX)
     second, _ = bus.lock(2, b"x", EX, space="other")
     bus.run()

@@ -11,8 +11,10 @@ import pytest
 from dlm.messages import TAG
 from dlm.modes import CR, CW, EX, NL, PR, PW
 from dlm.recovery import Announcement
+from dlm.resource import Resource
 from dlm.testing.clients import Client, Handle, Page
-from dlm.testing.rules import ChainRules, FenceRules, HolderRules, TableRules
+from dlm.testing.rules import ChainRules, FenceRules, HolderRules, QueueRules, TableRules, ValueRules
+from tests.dlm.bus import Bus
 from vsync.testing.violation import Violation
 from vsync.types import NO_RING, Entry, Member, RingId, View
 
@@ -165,6 +167,108 @@ class TestTables:
         rules.invariants(1, Locker("a", 1))
         with pytest.raises(Violation, match="TABLE: node 1: two owners"):
             rules.invariants(1, Locker("a", 1, bad=True))
+
+
+class TestValues:
+    def write(self, world: World, rules: ValueRules, fence: int, mode: int = EX) -> Handle:
+        handle = world.grant(0, mode, fence)
+        rules.writes(handle)
+        world.clients[0].drop(handle)
+        return handle
+
+    def test_the_last_write_is_read(self, world: World) -> None:
+        rules = ValueRules()
+        for fence in (3, 5):
+            self.write(world, rules, fence)
+        rules.reads(world.grant(1, PR, 7), bytes(7) + b"\5")
+        rules.reads(world.grant(1, PR, 8), b"")
+
+    def test_a_lost_write(self, world: World) -> None:
+        rules = ValueRules()
+        for fence in (3, 5):
+            self.write(world, rules, fence)
+        with pytest.raises(Violation, match=r"VALUE.*reads what 0\.3 wrote, and what 0\.5 wrote after that"):
+            rules.reads(world.grant(1, PR, 7), bytes(7) + b"\3")
+
+    def test_one_that_does_not_exclude_the_reader_may_be_unread(self, world: World) -> None:
+        rules = ValueRules()
+        self.write(world, rules, 3)
+        self.write(world, rules, 5, PW)
+        rules.reads(world.grant(1, CR, 7), bytes(7) + b"\3")
+
+    @pytest.mark.parametrize("value", [b"\7", b"\x09", b"\4"], ids=["its own", "from the future", "nobody's"])
+    def test_what_no_predecessor_wrote(self, world: World, value: bytes) -> None:
+        rules = ValueRules()
+        self.write(world, rules, 3)
+        with pytest.raises(Violation, match="VALUE"):
+            rules.reads(world.grant(1, PR, 7), bytes(7) + value)
+
+    def test_a_write_that_is_not_known_to_have_happened(self, world: World) -> None:
+        rules = ValueRules()
+        rules.asks(world.grant(0, EX, 3))
+        world.now = 1_000
+        rules.reads(world.grant(1, PR, 7), bytes(7) + b"\3")
+
+
+class TestQueues:
+    """On the bus: node 3 holds, 1 and 2 convert and wait, 3 dies."""
+
+    def waiting(self) -> Bus:
+        bus = Bus(5)
+        for node in (1, 2):
+            QueueRules().watch(node, bus[node].service)
+        bus.lock(3, mode=PR)
+        held = [bus.lock(node, mode=CR)[1] for node in (1, 2)]
+        bus.run()
+        for node, h in zip((1, 2), held, strict=True):
+            bus.call(node, "convert", h=h, mode=PW, nodlckwt=True)
+        for node in (2, 1, 2, 1):
+            bus.lock(node, mode=EX)
+            bus.run()
+        return bus
+
+    def test_the_order_is_kept(self) -> None:
+        bus = self.waiting()
+        bus.kill(3)
+        bus.view([1, 2, 4, 5])
+
+    @pytest.mark.parametrize("queue", ["converting", "waiting"])
+    def test_another_order(self, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        purge = Resource.purge
+
+        def kernel(self: Resource, nodes: Any, out: Any) -> None:
+            getattr(self, queue).reverse()
+            purge(self, nodes, out)
+
+        bus = self.waiting()
+        monkeypatch.setattr(Resource, "purge", kernel)
+        bus.kill(4)
+        bus.lock(5, mode=NL)
+        bus.view([1, 2, 3, 5])
+        bus.kill(3)
+        with pytest.raises(Violation, match=r"QUEUE.*(overtaken|order)"):
+            bus.view([1, 2, 5])
+
+    def test_one_that_is_lost(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        purge = Resource.purge
+
+        def kernel(self: Resource, nodes: Any, out: Any) -> None:
+            self._remove(self.waiting[-1])
+            purge(self, nodes, out)
+
+        bus = self.waiting()
+        monkeypatch.setattr(Resource, "purge", kernel)
+        bus.kill(3)
+        with pytest.raises(Violation, match=r"QUEUE.*lost its place"):
+            bus.view([1, 2, 4, 5])
+
+    def test_one_that_is_not_granted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The kernel needs messages for it."""
+        bus = self.waiting()
+        monkeypatch.setattr(Resource, "scan", lambda self, out: None)
+        bus.kill(3)
+        with pytest.raises(Violation, match=r"QUEUE.*could be granted"):
+            bus.view([1, 2, 4, 5])
 
 
 def primary(seq: int, *states: int, complete: bool = True) -> View:

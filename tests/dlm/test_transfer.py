@@ -146,8 +146,8 @@ def test_a_joiner_that_falls_out_starts_again(small_chunks: None) -> None:
 def test_chunks_of_another_transfer_are_ignored() -> None:
     ring, other = RingId(10, 1), RingId(13, 1)
     joiner = Joiner(ring)
-    wrong = decode(encode(Kind.CHUNK, other, 0, (*other, 0, 1, b"x")))
-    late = decode(encode(Kind.CHUNK, ring, 0, (*ring, 1, 2, b"x")))
+    wrong = decode(encode(Kind.CHUNK, other, 0, (*other, 0, 1, b"x", b"")))
+    late = decode(encode(Kind.CHUNK, ring, 0, (*ring, 1, 2, b"x", b"")))
     assert not joiner.on_chunk(wrong)
     assert not joiner.on_chunk(late)
     assert joiner.received == 0

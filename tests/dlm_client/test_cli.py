@@ -60,7 +60,7 @@ def daemon(channel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def connect(url: str | None = None, **more: Any) -> dlm.Client:
         channel.url = url
-        return dlm.Client.over(channel, clock_us=lambda: channel.now)
+        return dlm.Client.over(channel, clock_us=lambda: channel.now, **more)
 
     monkeypatch.setattr(dlm, "connect", connect)
     return channel
@@ -133,7 +133,7 @@ def test_holders_and_contenders(daemon: Any) -> None:
 def test_errors_have_exit_codes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int
 ) -> None:
-    def connect(url: str | None) -> dlm.Client:
+    def connect(url: str | None, **_: Any) -> dlm.Client:
         raise error
 
     monkeypatch.setattr(dlm, "connect", connect)

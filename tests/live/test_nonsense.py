@@ -127,7 +127,13 @@ WRONG = [None, True, -1, 1 << 63, 1.5, "x", b"x", [], {}, [[1]], {"a": {}}]
 WRONG += [msgpack.Timestamp(1), msgpack.ExtType(7, b"")]
 #: for every verb: arguments that are right, of which one at a time is made wrong
 VERBS: dict[tuple[str, str], dict[str, Any]] = {
-    ("dlm", "lock"): {"h": 1, "name": b"n", "mode": 5, "no_quorum": "wait", "space": "default", "value": b""},
+    ("dlm", "lock"): {
+        "h": 1, "name": b"n", "mode": 5, "no_quorum": "wait", "space": "default", "value": b"", "timeout_us": 0,
+    },
+    ("dlm", "space_create"): {"space": "web", "permissions": 0o600, "value_limit": 9, "no_quorum": "wait"},
+    ("dlm", "space_open"): {"space": "default", "no_quorum": "fail"},
+    ("dlm", "space_close"): {"space": "default"},
+    ("dlm", "space_release"): {"space": "nowhere", "force": 0},
     ("dlm", "convert"): {"h": 1, "mode": 3, "value": b""},
     ("dlm", "unlock"): {"h": 1, "value": b""},
     ("dlm", "cancel"): {"h": 1},
@@ -148,6 +154,10 @@ TAKEN = {
     "prefix": ["x", b"x"],
     "after": ["x", b"x"],
     "limit": [],
+    "timeout_us": [],
+    "permissions": [],
+    "value_limit": [],
+    "force": [],
     "group": ["x"],
     "data": [b"x"],
 }
@@ -163,7 +173,7 @@ def test_wrong_arguments_are_refused_by_name(others: LocalCluster, service: str,
             if key != "value":
                 wrong += [bytes(2000), "x" * 2000]
             else:
-                wrong += [bytes(1025)]
+                wrong += [bytes(70_000)]
             if key in ("data", "prefix", "after"):
                 wrong = [value for value in wrong if not isinstance(value, bytes)]
             if key in ("prefix", "after"):

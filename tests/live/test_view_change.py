@@ -76,7 +76,7 @@ def test_a_cut_cable_is_a_silent_host(transport: str) -> None:
 @pytest.mark.parametrize("way", [cables.relays, pytest.param(cables.namespaces, marks=in_namespaces)])
 def test_one_of_two_links_is_cut_and_no_message_is_missing(transport: str, way: Callable[[str], Way]) -> None:
     with way(transport) as (cluster, links):
-        cuts = [watch_a_cut(cluster, links) for _ in range(2)]
-    assert all(cut.messages for cut in cuts)
-    assert [(cut.wrong, cut.views) for cut in cuts] == [(0, 0), (0, 0)]
-    assert min(cut.longest_ms for cut in cuts) < TOKEN_MS  # no message waited for the ring's timers
+        cut = watch_a_cut(cluster, links)
+    assert cut.messages
+    assert (cut.wrong, cut.views) == (0, 0)
+    assert cut.longest_ms < TOKEN_MS  # no message waited for the ring's timers

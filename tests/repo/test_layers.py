@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 #: The client side of the lock manager: sockets, threads, processes.
-IMPURE_DLM = {"__init__", "__main__", "answers", "client", "demo", "held", "info", "runner", "session", "watch"}
+IMPURE_DLM = {
+    "__init__", "__main__", "answers", "callbacks", "client", "client_looking", "client_spaces", "demo", "held",
+    "lockspace", "lowlock", "runner", "session", "status", "together", "transaction", "watch",
+}  # fmt: skip
 #: Everything above the I/O line: no socket, clock, randomness, thread, file, process.
 PURE = [
     *sorted((ROOT / "vsync/engine").glob("*.py")),

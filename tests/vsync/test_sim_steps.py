@@ -47,6 +47,7 @@ def met(seeds: range) -> Counter[Cell]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_every_step_that_can_occur_is_met() -> None:
     fired = met(range(1, MOST + 1))
     assert not [cell for cell in CELLS if not fired[cell]], "\n".join(coverage(fired))

@@ -58,9 +58,9 @@ def _own(transport: str, rounds: int, namespaces: bool, tell: Callable[[str], No
     if namespaces:
         with CabledSubject(transport) as subject:
             measure_cables(measured, subject, rounds, tell)
-    with (cables.namespaces if namespaces else cables.relays)(transport) as (cluster, links):
-        for number in range(rounds):
-            tell(f"{measured.subject}: one of two links, cut {number + 1} of {rounds}")
+    for number in range(rounds):
+        tell(f"{measured.subject}: one of two links, cut {number + 1} of {rounds}")
+        with (cables.namespaces if namespaces else cables.relays)(transport) as (cluster, links):
             measured.link_cuts.append(watch_a_cut(cluster, links))
     return measured
 

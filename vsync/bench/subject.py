@@ -23,10 +23,11 @@ class Watch:
         self._seen: dict[str, tuple[frozenset[str], int]] = {name: (frozenset(), 0) for name in watchers}
 
     def saw(self, watcher: str, members: Iterable[str], at: int) -> None:
-        """``watcher`` was told of a view at boot-clock µs ``at``."""
+        """``watcher`` was told of a view at boot-clock µs ``at``; who is not watched is ignored."""
         with self._changed:
-            self._seen[watcher] = (frozenset(members), at)
-            self._changed.notify_all()
+            if watcher in self._seen:
+                self._seen[watcher] = (frozenset(members), at)
+                self._changed.notify_all()
 
     def until(self, members: Iterable[str], timeout_s: float) -> int:
         """Wait until the present view of every watcher is ``members``; when the last one was told (µs).

@@ -117,7 +117,8 @@ def step(e: Engine, token: Token) -> bool:
         if forming.ring.visits < 2 or token.backlog or forming.queue:
             return False
         forming.install_seq = token.seq
-    forming.reached = forming.reached + 1 if token.aru >= forming.install_seq else 0
+    complete = min(token.aru, forming.ring.aru) >= forming.install_seq  # the token may not know yet what I lack
+    forming.reached = forming.reached + 1 if complete else 0
     if forming.reached:
         old = claims.before(e, forming)
         old.obliged |= frozenset(forming.transitional)

@@ -9,7 +9,8 @@ E25      in one ring a message is delivered everywhere
          - within ``idle_safe``, if it is SAFE: two rotations more until all know that all have it, and a third if
            the token overtook the message somewhere
          - within ``delivery``, in a ring in which things were lost until now: the token is sent again after
-           ``token_retransmit``; then its way to the sender, and two rotations for packets to be requested and sent
+           ``token_retransmit``, and once more, since a slow receiver goes on dropping what its buffer does not hold
+           until that is empty; then its way to the sender, and two rotations for packets to be requested and sent
 E26      after the last fault: one ring of all within ``convergence``
          - a change that began before it may fail once more (token, consensus) and leave out who is alive
          - who is left out is tried again after MAX_BACKOFF token timeouts at most, and found by the next probe
@@ -52,7 +53,7 @@ def views(options: Options) -> int:
 
 def delivery(options: Options) -> int:
     """E25 in a ring that has just become calm, in µs."""
-    return options.timing.token_retransmit + _hops(options, 3 * options.nodes + 2)
+    return 2 * options.timing.token_retransmit + _hops(options, 3 * options.nodes + 2)
 
 
 def idle(options: Options) -> int:

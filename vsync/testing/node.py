@@ -142,6 +142,7 @@ class SimNode:
         self.core = self.cluster.core_factory(
             self.config, self.incarnation, tuple(self.services), record, start_seq
         )
+        self.phase = self.state  # from here on the notes among the outputs say where the engine is
         self._do(lambda now: self.core.start(now))
         self._do(lambda now: self.core.open_session(SESSION, Credentials(1, 0, 0, "sim"), now))
         for plugin in self.cluster.plugins:
@@ -279,7 +280,6 @@ class SimNode:
         """One input to the core, then its outputs, then its timer."""
         if not self.up:
             return
-        self.phase = self.state
         try:
             work(self.clock())
             outputs = self.core.take_outputs()

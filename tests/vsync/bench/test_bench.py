@@ -35,6 +35,13 @@ def test_watch_wants_present_views() -> None:
         watch.until("ab", 0)
 
 
+def test_a_watch_is_not_interested_in_others() -> None:
+    watch = Watch(["a"])
+    watch.saw("c", "c", 10)  # who was cut off has a view, too
+    watch.saw("a", "ab", 20)
+    assert watch.until("ab", 0) == 20
+
+
 class FakeSubject:
     """Every fault is seen at once, 1 ms after it; what is done is written down."""
 

@@ -92,6 +92,34 @@ def test_a_member_that_loses_large_packets_does_not_break_up_the_ring_every_seco
     assert not world.engines[1].backoff  # .. and is forgotten by then
 
 
+def test_who_lacks_something_has_not_reached_the_end_of_recovery() -> None:
+    """Seed 11289, 3 nodes: the token's aru was another's, and had been raised by it; whose own was lower took the
+    recovery for complete, promised to deliver a companion's messages, and later delivered some behind a hole.
+    """
+    world = World(2).together()
+    world.rule = lambda kind, source, target, frame: (
+        LOSE if kind == "DATA" and source == 2 and len(frame) > 1000 else PASS
+    )
+    world.send(2, b"x" * 1200)
+    world.do("run 5")
+    world.send(2, b"small")
+    world.until(lambda: 2 in world.engines[1].ring.packets, 1000)
+    promised: list[bool] = []
+
+    def look(kind: str, source: int, target: int, frame: bytes) -> str | float:
+        """Node 2 hears the first packets of recovery late: then the low aru of the token is its own."""
+        promised.append(bool(world.engines[1].ring.obliged))
+        if kind == "DATA" and source == 2 and len(frame) > 1000:
+            return LOSE
+        return 0.5 if kind == "DATA" and source == 1 else PASS
+
+    world.rule = look
+    world.engines[1].reform("test", world.now)
+    world.do("run 60")
+    assert world.state(1) is State.RECOVERY
+    assert not any(promised)
+
+
 def test_the_transitional_view_stands_at_one_place() -> None:
     """Node 2 knew that a SAFE message was stable, node 3 did not: one delivered it before it, one after."""
     world = World(3).together()

@@ -1,0 +1,207 @@
+"""What lock clients do at random: requests with every flag, conversions, releases, sudden ends, orphans.
+
+All choices are drawn from the run's seed. At the end of a run ``drain`` gives everything back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from dlm.modes import EX, MODES, NL, PR, PW, QUECVT_FROM
+from dlm.testing.clients import Client, Handle
+
+if TYPE_CHECKING:
+    from dlm.testing.workload import LockPlugin
+    from vsync.testing.node import SimNode
+
+__all__ = ["Habits", "LockOptions"]
+
+ANYWHERE = ("headque", "noorder", "altpr", "altcw", "noqueuebast", "nodlckwt", "nodlckblk", "persistent")
+
+
+@dataclass(frozen=True, slots=True)
+class LockOptions:
+    """Drawn from the seed: how the clients behave."""
+
+    clients: int  #: per node
+    names: int
+    interval: int  #: mean µs between two actions of a client
+    own: float  #: share of requests that go to a name which only this node uses
+    end: float  #: share of actions that are the client's abrupt end
+    late: int  #: µs until a client reads a ``lost`` from its socket, at most
+    modes: tuple[int, ...]
+    flags: float = 0.0  #: chance of each of the flags in each operation
+    together: float = 0.0  #: share of requests that are for several names at once
+    yielding: float = 0.0  #: chance that a client makes room when it is told that others wait
+
+    @staticmethod
+    def draw(seed: int, chaos: int, token: int) -> LockOptions:
+        """The options of a seed; ``chaos`` and ``token`` in µs."""
+        rng = Random(f"locks/options/{seed}")
+        return LockOptions(
+            clients=rng.choice([1, 2, 3]),
+            names=rng.choice([1, 3, 8, 8]),
+            interval=chaos // rng.choice([20, 60, 120]),
+            own=rng.choice([0.0, 0.3, 0.8]),
+            end=rng.choice([0.0, 0.02, 0.1]),
+            late=rng.choice([1, token // 10, 2 * token]),
+            modes=rng.choice([(EX,), (EX, EX, PR), MODES, MODES]),
+            flags=rng.choice([0.0, 0.03, 0.15]),
+            yielding=rng.choice([0.0, 0.5, 1.0]),
+            together=rng.choice([0.0, 0.1, 0.4]),
+        )
+
+
+class Habits:
+    """Acts for the clients of a plug-in, by its options."""
+
+    def __init__(self, plugin: LockPlugin, options: LockOptions, rng: Random) -> None:
+        self._plugin = plugin
+        self._drawn = options
+        self._rng = rng
+        self.over = False  #: nothing new is asked for
+        self._scheduler = plugin.cluster.scheduler
+
+    def started(self, node: SimNode) -> None:
+        """Its clients connect one after the other."""
+        for _ in range(self._drawn.clients):
+            self._scheduler.after(self._rng.randint(1, 5_000), self._appear, node, node.incarnation)
+
+    def told_of_loss(self, client: Client, handle: Handle) -> None:
+        """The client reads it from its socket some time later."""
+        late = self._rng.randint(0, self._drawn.late)
+        self._scheduler.after(late, self._hear_of_loss, client, handle)
+
+    def told_to_make_room(self, handle: Handle) -> None:
+        """Advice: some follow it, after a while."""
+        if self._rng.random() < self._drawn.yielding:
+            self._scheduler.after(self._rng.randint(1, self._drawn.interval), self._make_room, handle)
+
+    def _appear(self, node: SimNode, incarnation: int) -> None:
+        if node.up and node.incarnation == incarnation and not self.over:
+            self._later(self._plugin.connect(node))
+
+    def _later(self, client: Client) -> None:
+        delay = int(self._rng.expovariate(1 / self._drawn.interval)) + 1
+        self._scheduler.after(delay, self._act, client)
+
+    def _act(self, client: Client) -> None:
+        if self.over or not client.connected:
+            return
+        rng = self._rng
+        if rng.random() < self._drawn.end:
+            self._plugin.end(client)
+            self._scheduler.after(rng.randint(1, 50_000), self._appear, client.node, client.incarnation)
+            return
+        handles = list(client.handles.values())
+        if rng.random() < self._drawn.flags / 4:
+            self._plugin.purge(client, rng.choice(sorted(self._plugin.cluster.nodes)))
+        elif len(handles) < 3 and (not handles or rng.random() < 0.4):
+            if self._drawn.together and rng.random() < self._drawn.together:
+                self._lock_all(client)
+            else:
+                self._lock(client)
+        elif len(handles) > 1 and self._drawn.together and rng.random() < self._drawn.together:
+            self._plugin.unlock_all(client, rng.sample(handles, rng.randint(2, len(handles))))
+        else:
+            self._use(rng.choice(handles))
+        self._later(client)
+
+    def _lock(self, client: Client) -> None:
+        rng, drawn = self._rng, self._drawn
+        if rng.random() < drawn.own:
+            name = f"own{client.node.id}".encode()
+        else:
+            name = f"r{rng.randrange(drawn.names)}".encode()
+        more: dict[str, Any] = {"no_quorum": "fail"} if rng.random() < 0.2 else {}
+        mode, noqueue = rng.choice(drawn.modes), rng.random() < 0.2
+        more |= self._flags(ANYWHERE if mode != NL or noqueue else (*ANYWHERE, "expedite"))
+        orphans = [handle for handle in self._plugin.orphans if handle.client.node is client.node]
+        if orphans and rng.random() < 0.3:
+            orphan = rng.choice(orphans)
+            name, mode, more["orphan"] = orphan.name, orphan.mode, True
+            more.pop("expedite", None)
+        self._plugin.lock(client, name, mode, noqueue, **more)
+
+    def _lock_all(self, client: Client) -> None:
+        rng, drawn = self._rng, self._drawn
+        known = [f"own{client.node.id}".encode(), *(f"r{i}".encode() for i in range(drawn.names))]
+        names = rng.sample(known, min(len(known), rng.choice([1, 2, 2, 3, 5])))
+        more: dict[str, Any] = {"no_quorum": "fail"} if rng.random() < 0.2 else {}
+        more |= self._flags(("nodlckwt", "nodlckblk"))
+        asked = [(name, rng.choice(drawn.modes)) for name in names]
+        self._plugin.lock_all(client, asked, rng.random() < 0.2, **more)
+
+    def _flags(self, words: tuple[str, ...]) -> dict[str, Any]:
+        """Those of them that the chance gives, and at times a time-out."""
+        rng, share = self._rng, self._drawn.flags
+        if not share:
+            return {}
+        found: dict[str, Any] = {word: True for word in words if rng.random() < share}
+        if rng.random() < 2 * share:
+            found["timeout_us"] = rng.randint(1, 4 * self._drawn.interval)
+        return found | {"blocking": rng.random() < 0.7, "valblk": rng.random() < 0.7}
+
+    def _use(self, handle: Handle) -> None:
+        """Release it, convert it, withdraw what is in progress, or leave it alone."""
+        rng = self._rng
+        choice = rng.random()
+        if handle.operation is not None:
+            if choice < 0.1 and not handle.canceling:
+                self._plugin.cancel(handle)
+            elif choice < 0.14:
+                self._release(handle)
+        elif choice < 0.6:
+            self._release(handle)
+        elif choice < 0.85:
+            self._convert(handle)
+
+    def _convert(self, handle: Handle) -> None:
+        rng = self._rng
+        mode, noqueue = rng.choice([*self._drawn.modes, NL]), rng.random() < 0.3
+        words = ANYWHERE if noqueue else (*ANYWHERE, "convdeadlk")
+        if handle.granted in MODES and mode in QUECVT_FROM[handle.granted]:
+            words = (*words, "quecvt")
+        if handle.granted >= PW:
+            words = (*words, "ivvalblk")
+        self._plugin.convert(handle, mode, noqueue, **self._flags(words))
+
+    def _make_room(self, handle: Handle) -> None:
+        client = handle.client
+        if self.over or not client.connected or handle.over or handle.operation is not None:
+            return
+        if handle.granted > PR and self._rng.random() < 0.5:
+            self._plugin.convert(handle, NL, False, valblk=True)
+        else:
+            self._release(handle)
+
+    def _release(self, handle: Handle) -> None:
+        """At times with a new value block, if it holds PW or EX."""
+        writes = handle.granted >= PW and handle.operation is None and self._rng.random() < 0.3
+        self._plugin.unlock(handle, **({"valblk": True} if writes else {}))
+
+    def _hear_of_loss(self, client: Client, handle: Handle) -> None:
+        if not handle.over:
+            client.drop(handle)
+
+    # -- the end of a run -------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Release what is held; give up conversions and waits that others' conversions may block for ever."""
+        plugin, timing = self._plugin, self._plugin.cluster.options.timing
+        for client in list(plugin.clients):
+            if not client.connected:
+                continue
+            for handle in list(client.handles.values()):
+                operation = handle.operation
+                waited = self._scheduler.now - operation.since if operation is not None else 0
+                if operation is None or (operation.verb == "convert" and waited > timing.token):
+                    self._release(handle)
+        for node in plugin.with_orphans():
+            there = [client for client in plugin.clients if client.node is node and client.connected]
+            client = there[0] if there else plugin.connect(node)
+            if not any(operation.verb == "purge" for operation in client.pending.values()):
+                plugin.purge(client, node.id)
+        self._scheduler.after(timing.join, self.drain)
