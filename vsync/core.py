@@ -188,6 +188,11 @@ class Core:
         """See ``Host.last_token``."""
         return self.engine.ring.last_accepted
 
+    @property
+    def stable(self) -> int:
+        """See ``Host.stable``."""
+        return position(self.engine.ring.stable + 1, 0)
+
     def submit(self, payload: bytes, urgent: bool = False, safe: bool = False) -> None:
         """See ``Host.submit``."""
         self.engine.submit(payload, self._now, urgent, safe)

@@ -48,6 +48,13 @@ class Host(Protocol):
         """Clock at which the last token was accepted."""
         ...
 
+    @property
+    def stable(self) -> int:
+        """Messages of the current ring at positions below this are known to have been received by all its members
+        (the SAFE line, EVS-E22): whatever becomes of this node, the others deliver them, too.
+        """
+        ...
+
     def submit(self, payload: bytes, urgent: bool = False, safe: bool = False) -> None:
         """Multicast ``payload`` in agreed order (first byte = the service's tag).
 
