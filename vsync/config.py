@@ -1,22 +1,22 @@
 """The configuration file: TOML in, ``Settings`` out, or a ``ConfigError`` that names file, key and remedy.
 
 One file can serve every node of a cluster: ``[node]`` (or ``vsyncd --node``) says which of ``[[nodes]]``
-this one is, and ``{node}`` in a path of ``[daemon]`` stands for its name. See ``configs/three-nodes.toml``.
+this one is, and ``{node}`` in a path of ``[daemon]`` stands for its name. A table named like an installed
+service is that service's own (``ClusterConfig.sections``). See ``configs/three-nodes.toml``.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from vsync.errors import ConfigError
 from vsync.keys import ClusterKey, load_key
+from vsync.plugins import service_names
+from vsync.section import Section, meant
 from vsync.transport.address import parse_address
 from vsync.transport.options import TRANSPORTS, TransportConfig, check_addresses
 from vsync.types import POLICIES, ClusterConfig, Peer, QuorumConfig, Timing
@@ -26,7 +26,6 @@ __all__ = ["DEFAULT_CONFIG", "DEFAULT_SOCKET", "DaemonConfig", "Settings", "load
 DEFAULT_CONFIG = Path("/etc/vsync/vsyncd.toml")
 DEFAULT_SOCKET = Path("/run/vsync/vsyncd.sock")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _LOG_FORMATS = ("auto", "json", "text")
 _MAX_NODE = 2**32 - 1
@@ -89,8 +88,9 @@ def _settings(root: _Table, node: str | int | None) -> Settings:
     me, listen = _own_peer(root, peers, node)
     timing, quorum = _timing(root.table("timing")), _quorum(root.table("quorum"))
     daemon = _daemon(root.table("daemon"), me.name)
+    sections = _sections(root)
     root.end()
-    config = ClusterConfig(name, me.node, peers, timing, history=daemon.history, quorum=quorum)
+    config = ClusterConfig(name, me.node, peers, timing, history=daemon.history, quorum=quorum, sections=sections)
     transport = replace(transport, listen=listen)
     try:
         check_addresses(config, transport)
@@ -165,7 +165,7 @@ def _own_peer(root: _Table, peers: tuple[Peer, ...], node: str | int | None) -> 
     names = [p.name for p in peers]
     for text, peer in zip(wanted, found, strict=True):
         if peer is None:
-            root.fail("node", f"{text!r} is not among [[nodes]] ({', '.join(names)}){_meant(text, names)}")
+            root.fail("node", f"{text!r} is not among [[nodes]] ({', '.join(names)}){meant(text, names)}")
     if len({p.node for p in found if p}) > 1:
         root.fail("node", f"id {by_id} and name {by_name!r} are two different nodes; give only one of them")
     assert found[0] is not None
@@ -215,6 +215,15 @@ def _daemon(table: _Table, node: str) -> DaemonConfig:
     return config
 
 
+def _sections(root: _Table) -> dict[str, dict[str, Any]]:
+    """The tables that are named like a service, as they are: the service checks its own."""
+    if not set(root.values) - set(root.known):
+        return {}  # to look for services takes time
+    names = [name for name in service_names() if name not in root.known]
+    root.know(*names)
+    return {name: root.table(name).values for name in names if name in root.values}
+
+
 def _expand(text: str, node: str) -> Path:
     return Path(text.replace("{node}", node)).expanduser()
 
@@ -231,54 +240,8 @@ def with_paths(settings: Settings, socket: str | None = None, state_dir: str | N
     return replace(settings, daemon=daemon)
 
 
-def _meant(text: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(text, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-class _Table:
-    """One table of the file: hands out checked values and remembers which keys were asked for."""
-
-    def __init__(self, file: str, path: str, values: Mapping[str, Any]) -> None:
-        self.file = file
-        self.path = path
-        self.values = dict(values)
-        self._known: list[str] = []
-
-    def fail(self, key: str, text: str) -> NoReturn:
-        """Raises ``ConfigError`` for ``key`` of this table."""
-        raise ConfigError(f"{self.file}: {'.'.join(p for p in (self.path, key) if p)}: {text}")
-
-    def end(self) -> None:
-        """Raises ``ConfigError`` if the file has keys nobody asked for."""
-        for key in self.values:
-            if key not in self._known:
-                known = self._known
-                remedy = _meant(key, known) or f"; known here: {', '.join(sorted(known))}"
-                self.fail(key, f"unknown key{remedy}")
-
-    def table(self, key: str, *, required: bool = False) -> _Table:
-        """The sub-table ``key``; empty if it is absent and not required."""
-        value = self._get(key, dict, "a table", None if required else {})
-        return _Table(self.file, f"{self.path}.{key}" if self.path else key, value)
-
-    def tables(self, key: str) -> list[_Table]:
-        """The array of tables ``key``."""
-        values = self._get(key, list, f"an array of tables, written as [[{key}]]", [])
-        if not all(isinstance(v, dict) for v in values):
-            self.fail(key, f"must be an array of tables, written as [[{key}]]")
-        return [_Table(self.file, f"{key}[{i}]", v) for i, v in enumerate(values, 1)]
-
-    def text(self, key: str, default: str | None = None) -> str:
-        """A string that is not empty (unless that is the default)."""
-        value: str = self._get(key, str, "a string in quotes", default)
-        if not value and default is None:
-            self.fail(key, "must not be empty")
-        return value
-
-    def know(self, *keys: str) -> None:
-        """These keys may be there, too."""
-        self._known += keys
+class _Table(Section):
+    """One table of the file."""
 
     def addresses(self, key: str) -> tuple[str, ...]:
         """A ``host:port``, or a list of them."""
@@ -294,51 +257,3 @@ class _Table:
         except ConfigError as e:
             self.fail(key, str(e))
         return tuple(texts)
-
-    def name(self, key: str) -> str:
-        """A name that is safe in paths, logs and tables."""
-        value = self.text(key)
-        if not _NAME.fullmatch(value):
-            self.fail(key, f"{value!r} is not a name: up to 63 letters, digits and . _ - are allowed")
-        return value
-
-    def choice(self, key: str, allowed: tuple[str, ...], default: str) -> str:
-        """One of a few words."""
-        value = self.text(key, default)
-        if value not in allowed:
-            self.fail(key, f"{value!r} is not one of {', '.join(allowed)}{_meant(value, list(allowed))}")
-        return value
-
-    def yes_or_no(self, key: str) -> bool:
-        """true or false; false if absent."""
-        self._known.append(key)
-        value = self.values.get(key, False)
-        if not isinstance(value, bool):
-            self.fail(key, f"must be true or false, not {value!r}")
-        return value
-
-    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        """A whole number in a range."""
-        value: int = self._get(key, int, "a whole number", default)
-        if key in self.values and not low <= value <= high:
-            self.fail(key, f"{value} is not between {low} and {high}")
-        return value
-
-    def number(self, key: str, low: float, high: float, default: float) -> float:
-        """A number in a range."""
-        value: float = self._get(key, (int, float), "a number (milliseconds)", default)
-        if not low <= value <= high:
-            self.fail(key, f"{value} is not between {low} and {high}")
-        return value
-
-    def _get(self, key: str, kind: type | tuple[type, ...], wanted: str, default: Any) -> Any:
-        self._known.append(key)
-        if key not in self.values:
-            if default is None:
-                self.fail(key, f"is missing; it must be {wanted}")
-            return default
-        value = self.values[key]
-        # bool is an int to Python, but `votes = true` is a mistake.
-        if not isinstance(value, kind) or isinstance(value, bool):
-            self.fail(key, f"must be {wanted}, not {value!r}")
-        return value

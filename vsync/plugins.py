@@ -13,16 +13,21 @@ from vsync.errors import ConfigError
 from vsync.service import Service
 from vsync.types import ClusterConfig
 
-__all__ = ["ENTRY_POINT_GROUP", "check_services", "load_services"]
+__all__ = ["ENTRY_POINT_GROUP", "check_services", "load_services", "service_names"]
 
 ENTRY_POINT_GROUP = "vsync.services"
+
+
+def service_names() -> list[str]:
+    """The names of the installed services, which are those of their entry points; none of them is loaded."""
+    return sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
 
 
 def load_services(config: ClusterConfig) -> list[Service]:
     """Make every installed service, ordered by name.
 
     Raises ``ConfigError`` if one cannot be loaded – a node must not silently run without its lock manager
-    – or if two claim the same name or tag.
+    – or if two claim the same name or tag; and what a service says of its section of the configuration.
     """
     services: list[Service] = []
     # The same distribution can be found twice (an editable install beside a source directory).
@@ -30,6 +35,8 @@ def load_services(config: ClusterConfig) -> list[Service]:
     for _, point in sorted(points.items()):
         try:
             services.append(point.load()(config))
+        except ConfigError:
+            raise  # of its own section: it names the key
         except Exception as e:
             raise ConfigError(
                 f"service {point.name!r} ({point.value}) cannot be loaded: {e!r}; repair or uninstall it"

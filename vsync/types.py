@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = [
     "INDEX_BITS",
@@ -137,6 +137,8 @@ class ClusterConfig:
     accelerated: int = 8  #: packets, at most, that a visit sends behind the token instead of before it
     quorum: QuorumConfig = field(default_factory=QuorumConfig)
     history: int = 10_000  #: events that a service keeps of its past, for whoever asks
+    #: what each service is told, by its name: the raw values of its own table in the file. The service checks them.
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     uid: int = 0  #: the user that the node runs as: what is for administrators is for it and root
 
     def peer(self, node: int) -> Peer | None:

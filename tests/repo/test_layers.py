@@ -19,7 +19,7 @@ PURE = [
     *sorted((ROOT / "vsync/engine").glob("*.py")),
     *(
         ROOT / "vsync" / f"{name}.py"
-        for name in ("core", "errors", "groups", "quorum", "recorder", "service", "types", "wire")
+        for name in ("core", "errors", "groups", "quorum", "recorder", "section", "service", "types", "wire")
     ),
     *(
         path

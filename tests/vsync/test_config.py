@@ -128,6 +128,18 @@ def test_a_mistake_is_named_with_file_and_key(tmp_path: Path, old: str, new: str
     assert str(caught.value).startswith(f"{path}: ")
 
 
+def test_a_table_named_like_a_service_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vsync.config.service_names", lambda: ["dlm", "timing"])
+    assert load(write(tmp_path, GOOD)).cluster.sections == {}
+    cluster = load(write(tmp_path, GOOD + "[dlm.lockspace.default]\nwhatever = 3\n")).cluster
+    assert cluster.sections == {"dlm": {"lockspace": {"default": {"whatever": 3}}}}
+    assert cluster.timing.token == 500_000, "the file's own tables are not a service's"
+    with pytest.raises(ConfigError, match="dln: unknown key; did you mean 'dlm'"):
+        load(write(tmp_path, GOOD + "[dln]\n"))
+    with pytest.raises(ConfigError, match="dlm: must be a table, not 3"):
+        load(write(tmp_path, "dlm = 3\n" + GOOD))
+
+
 def test_nobody_with_a_vote(tmp_path: Path) -> None:
     text = '[cluster]\nname="x"\n[[nodes]]\nid=1\nname="a"\naddress="127.0.0.1:1"\nvotes=0\n'
     with pytest.raises(ConfigError, match="no node has a vote"):

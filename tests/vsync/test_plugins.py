@@ -26,6 +26,10 @@ def make_broken(config: Any) -> Service:
     raise OSError("no library")
 
 
+def make_critical(config: Any) -> Service:
+    raise ConfigError("[critical] speed: 'ludicrous' is not one of slow, fast")
+
+
 def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     points = [EntryPoint(n, f"{__name__}:{n}", plugins.ENTRY_POINT_GROUP) for n in names]
     monkeypatch.setattr(plugins, "entry_points", lambda group: points)
@@ -40,6 +44,13 @@ def test_installed_services_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_broken_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, "make_good", "make_broken")
     with pytest.raises(ConfigError, match=r"'make_broken' .* cannot be loaded: .*no library"):
+        plugins.load_services(ALONE)
+
+
+def test_what_one_says_of_its_section_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "make_good", "make_critical")
+    assert plugins.service_names() == ["make_critical", "make_good"]
+    with pytest.raises(ConfigError, match=r"^\[critical\] speed: 'ludicrous' is not one of slow, fast$"):
         plugins.load_services(ALONE)
 
 
