@@ -356,7 +356,7 @@ class Core:
         views = [_view(configuration) for configuration in attempts]
         mark, lineage, bases = record.mark, record.lineage, record.bases
         for attempt in reached:
-            mark, lineage, bases = attempt.ring, attempt.lineage or lineage, (attempt.base, *bases)
+            mark, lineage, bases = attempt.ring, attempt.lineage, (attempt.base, *bases)
         for view in views:
             if view.primary:
                 mark, lineage = view.id, lineage_of(view.id, view.entries)
@@ -365,7 +365,10 @@ class Core:
         voting = [p for p in self.config.peers if p.votes]
         configured = len(self.config.peers), min(p.node for p in voting), int(terms_of(self.config.quorum))
         expected = sum(p.votes for p in voting)
-        row = own.votes, announcements, expected, mark, lineage, bases, *configured, int(self._says(views))
+        says = self._says(views)
+        if reached and not record.lineage and not reached[-1].sure:
+            says |= Says.UNSURE
+        row = own.votes, announcements, expected, mark, lineage, bases, *configured, int(says)
         packed: bytes = msgpack.packb(row)
         return packed
 

@@ -23,6 +23,7 @@ __all__ = [
     "base_of",
     "bootstrapped",
     "judge",
+    "known_lineage",
     "lineage_of",
     "marked",
     "newest_mark",
@@ -47,6 +48,7 @@ class Says(IntFlag):
     BOOTSTRAP = 1  #: an operator: nodes without a mark may vote, if nobody here has one
     WAITING = 2  #: it has not been in a primary view since it started (wait_for_all)
     OVERRIDE = 4  #: an operator: primary, whatever the votes
+    UNSURE = 8  #: its mark is of a first view that it committed to before it crashed, and that may never have been
 
 
 _POLICIES = {
@@ -104,7 +106,7 @@ def judge(entries: Mapping[int, Entry]) -> Verdict:
         return Verdict(True, votes, expected, "policy none: every view is primary")
     if any(entry.says & Says.OVERRIDE for entry in every):
         return Verdict(True, votes, expected, "an operator has overridden the quorum")
-    if len({entry.lineage for entry in every if entry.lineage}) > 1:
+    if len({_sure(entry) for entry in every} - {0}) > 1:
         return Verdict(False, votes, expected, "nodes of two lineages: one has the disk of another cluster")
     voters = marked(every)
     if not voters:
@@ -165,14 +167,14 @@ def _poll(voters: list[Entry], electorate: _Electorate, terms: Terms) -> Verdict
 def marked(entries: Iterable[Entry]) -> list[Entry]:
     """Those that have a mark of the chain that these nodes belong to (K8, C7).
 
-    Who crashed at the very beginning of a chain does not know whether that came to be (K7): its mark is without a
-    lineage, and counts unless the others belong to another chain.
+    Who crashed at the very beginning of a chain does not know whether that came to be (K7): its mark counts unless
+    the others belong to another chain, or have gone further than it in their own attempts to begin one.
     """
     every = [entry for entry in entries if entry.mark.seq]
-    chains = {entry.lineage for entry in every if entry.lineage}
+    chains = {_sure(entry) for entry in every} - {0}
     if every and not chains:
-        chains = {_lineage(max(every, key=lambda entry: entry.mark))}
-    return [entry for entry in every if _lineage(entry) in chains]
+        chains = {max(every, key=lambda entry: entry.mark).lineage}
+    return [entry for entry in every if entry.lineage in chains]
 
 
 def newest_mark(entries: Iterable[Entry]) -> RingId:
@@ -187,15 +189,20 @@ def bootstrapped(entries: Mapping[int, Entry]) -> dict[int, Entry]:
 
 def lineage_of(view: RingId, entries: Mapping[int, Entry]) -> int:
     """The chain that a primary view belongs to, never 0: its members', or a new one, named after its first (C7)."""
-    known = max(entry.lineage for entry in entries.values())
+    known = known_lineage(entries.values())
     if not known:
-        first = max(marked(entries.values()), key=lambda entry: entry.mark, default=None)
-        known = _name(view, entries) if first is None else _lineage(first)
+        likely = max(marked(entries.values()), key=lambda entry: entry.mark, default=None)
+        known = _name(view, entries) if likely is None else likely.lineage
     return known
 
 
-def _lineage(entry: Entry) -> int:
-    return entry.lineage or _name(entry.mark, [node for node, _ in entry.bases[0]] if entry.bases else [])
+def known_lineage(entries: Iterable[Entry]) -> int:
+    """The chain that some of these nodes have been in for certain; 0 if none of them has been in one."""
+    return max((_sure(entry) for entry in entries), default=0)
+
+
+def _sure(entry: Entry) -> int:
+    return 0 if entry.says & Says.UNSURE else entry.lineage
 
 
 def _name(first: RingId, nodes: Iterable[int]) -> int:

@@ -34,7 +34,7 @@ from vsync.engine import Deliver, Engine, Note, Persist, Send, snapshot
 from vsync.engine.engine import Upper
 from vsync.engine.outputs import Output
 from vsync.errors import RecordingError
-from vsync.types import ClusterConfig, Peer, RingId, Timing
+from vsync.types import ClusterConfig, Peer, QuorumConfig, RingId, Timing
 
 __all__ = ["INPUTS", "MAGIC", "RecordedEngine", "Recorder", "Recording", "digest"]
 
@@ -258,7 +258,8 @@ class Recording:
         """The configuration the engine had; what does not matter to an engine has its default."""
         raw = dict(self.head["config"])
         peers = tuple(Peer(**{**peer, "addresses": tuple(peer["addresses"])}) for peer in raw.pop("peers"))
-        return ClusterConfig(**{**raw, "peers": peers, "timing": Timing(**raw["timing"])})
+        timing, quorum = Timing(**raw["timing"]), QuorumConfig(**raw["quorum"])
+        return ClusterConfig(**{**raw, "peers": peers, "timing": timing, "quorum": quorum})
 
 
 def digest(outputs: Iterable[Output]) -> int:
@@ -289,4 +290,5 @@ def _config(config: ClusterConfig) -> dict[str, Any]:
     kept = {name: value for name, value in plain.items() if type(value) in _SIMPLE and "key" not in name}
     peers = [{f.name: getattr(p, f.name) for f in fields(Peer)} for p in config.peers]
     timing = {f.name: getattr(config.timing, f.name) for f in fields(Timing)}
-    return {**kept, "peers": peers, "timing": timing}
+    quorum = {f.name: getattr(config.quorum, f.name) for f in fields(QuorumConfig)}
+    return {**kept, "peers": peers, "timing": timing, "quorum": quorum}

@@ -16,6 +16,7 @@ from vsync.quorum import (
     base_of,
     bootstrapped,
     judge,
+    known_lineage,
     lineage_of,
     marked,
     newest_mark,
@@ -170,24 +171,38 @@ class TestLineage:
         assert 0 not in names
 
     def test_who_crashed_in_the_first_view_belongs_to_it(self) -> None:
-        """K7: it has its mark, without a name; who has installed it knows the same one."""
+        """K7: it is not sure that there is such a chain; who has installed it is."""
         first = {n: entry(n, 0, of=3) for n in (1, 2, 3)}
         name = lineage_of(RingId(9, 1), first)
-        crashed = entry(2, 9, of=3, lineage=0, bases=(base_of(first),))
+        crashed = entry(2, 9, of=3, lineage=name, bases=(base_of(first),), says=Says.UNSURE)
         installed = entry(1, 9, of=3, lineage=name, bases=(base_of(first),))
         assert verdict(installed, crashed).primary
         assert verdict(crashed, replace(crashed, member=Member(3, 1))).primary
-        assert lineage_of(RingId(11, 2), {2: crashed}) == name
+        assert known_lineage([crashed]) == 0
+        assert known_lineage([crashed, installed]) == name
+
+    def test_a_second_view_keeps_the_name_of_the_first(self) -> None:
+        """Though nobody is sure of that: whoever crashes now must know the same name as who installs it."""
+        unsure = {n: entry(n, 9, of=3, says=Says.UNSURE) for n in (1, 2)}
+        assert judge(unsure).primary
+        assert lineage_of(RingId(11, 1), unsure) == LINE
 
     def test_unless_the_cluster_has_begun_without_it(self) -> None:
         """Then that first view never was, and its mark is none, however high."""
-        stale = entry(5, 900, lineage=0, bases=(base(1, 2, 3, 4, 5),))
+        stale = entry(5, 900, lineage=LINE + 1, bases=(base(1, 2, 3, 4, 5),), says=Says.UNSURE)
         entries = [*some((1, 2, 3)), stale]
         assert verdict(*entries).primary
         assert not verdict(entry(1), entry(2), stale).primary
         assert newest_mark(entries) == RingId(5, 1)
         assert stale not in marked(entries)
         assert lineage_of(RingId(11, 1), {each.member.node: each for each in entries}) == LINE
+
+    def test_nor_if_others_have_gone_further(self) -> None:
+        """Nobody has begun one for certain; what 3 had tried, 1 and 2 knew to be nothing when they tried again."""
+        later = some((1, 2), mark=9, of=3, says=Says.UNSURE)
+        earlier = entry(3, 7, of=3, lineage=LINE + 1, says=Says.UNSURE)
+        assert verdict(*later, earlier).primary
+        assert marked([*later, earlier]) == later
 
 
 class TestTieBreaker:

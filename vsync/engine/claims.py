@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from vsync.engine.outputs import Configuration
 from vsync.engine.record import Attempt
-from vsync.quorum import base_of, judge
+from vsync.quorum import base_of, judge, known_lineage, lineage_of
 from vsync.types import NO_RING, Entry, Member, RingId
 from vsync.wire import Claim, Commit
 
@@ -73,8 +73,8 @@ def correct(e: Engine, forming: Forming) -> None:
     if not judge(entries).primary or e.config.quorum.policy in ("two_node", "none"):
         e.record = replace(e.record, attempts=others)  # with the next write
         return
-    lineage = max(entry.lineage for entry in entries.values())
-    attempts = _newest(others, Attempt(ring, lineage, base_of(entries)))
+    sure = known_lineage(entries.values()) > 0
+    attempts = _newest(others, Attempt(ring, lineage_of(ring, entries), base_of(entries), sure))
     if attempts != e.record.attempts:
         e.record = replace(e.record, attempts=attempts)
         e.persist(e.record.encode())

@@ -356,7 +356,7 @@ class Engine:
         if view != self.ring.id:  # an attempt, left at once: perhaps nobody has acted in it
             bases += tuple(a.base for a in reversed(self.record.attempts) if a.ring < view) + self.record.bases
         open_ones = tuple(attempt for attempt in self.record.attempts if attempt.ring > view)
-        self.record = replace(self.record, attempts=open_ones, mark=RingId(*view), lineage=lineage, bases=bases)
+        self.record = replace(self.record, attempts=open_ones, mark=view, lineage=lineage, bases=bases)
         self.hello = replace(self.hello, lineage=lineage)
         return Persist(self.record.encode())
 

@@ -19,15 +19,16 @@ from vsync.wire import MAX_RING_SEQ
 
 __all__ = ["Attempt", "Record"]
 
-VERSION = 2
+VERSION = 3
 
 
 class Attempt(NamedTuple):
-    """A primary view that this node may be a member of: what its mark would be. ``lineage`` 0: the first one."""
+    """A primary view that this node may be a member of: what its mark would be."""
 
     ring: RingId
     lineage: int
     base: tuple[tuple[int, int], ...]
+    sure: bool = True  #: that chain exists; else it is the one that would begin with this attempt, or one before
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,9 @@ class Record:
         """The inverse of ``encode``. Raises ``ValueError`` for anything else."""
         try:
             version, seq, attempts, mark, lineage, bases = msgpack.unpackb(stored)
-            made = tuple(Attempt(RingId(*ring), int(name), _pairs(votes)) for ring, name, votes in attempts)
+            made = tuple(
+                Attempt(RingId(*ring), int(name), _pairs(votes), bool(sure)) for ring, name, votes, sure in attempts
+            )
             record = cls(seq, made, RingId(*mark), int(lineage), tuple(map(_pairs, bases)))
         except Exception as error:
             raise ValueError(f"the stored ring record is unreadable: {error!r}") from error

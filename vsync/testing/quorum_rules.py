@@ -111,10 +111,10 @@ class QuorumRules:
         return enough, said
 
     def _voters(self, view: View) -> list[int]:
-        """Nodes with a mark; not those whose mark is a first view that nobody ever saw, if others know better."""
+        """Nodes with a mark; not those whose mark is of a beginning that came to nothing, as others know."""
         marked = {node: view.entries[node] for node in view.nodes if view.entries[node].mark.seq}
-        sure = any(entry.lineage for entry in marked.values())
-        return [n for n, e in marked.items() if e.lineage or not sure or self._judged.get(e.mark) is not None]
+        best = max(marked.values(), key=lambda e: (not e.says & Says.UNSURE, e.mark), default=None)
+        return [node for node, entry in marked.items() if best and entry.lineage == best.lineage]
 
     def _electorates(self, newest: Entry) -> list[dict[int, int]]:
         if self._quorum.policy != "last_man_standing" or not newest.mark.seq:

@@ -23,7 +23,19 @@ from vsync.core import decode_upper
 from vsync.engine import Deliver, Install, Note, snapshot
 from vsync.engine.outputs import Configuration
 from vsync.errors import Backpressure, MessageTooLarge, RecordingError
-from vsync.recorder import CHECKPOINT, INPUTS, NOTE, OUT, RECEIVE, SUBMIT, UPPER, Recording, digest
+from vsync.recorder import (
+    CHECKPOINT,
+    INPUTS,
+    MARK,
+    NOTE,
+    OUT,
+    RECEIVE,
+    SETTLED,
+    SUBMIT,
+    UPPER,
+    Recording,
+    digest,
+)
 from vsync.testing.evs_views import ViewRules
 from vsync.testing.story import story
 from vsync.testing.trace import Delivered, Event, Noted, Started, Trace, Viewed
@@ -100,6 +112,8 @@ class _Runner:
         try:
             if record[0] in (RECEIVE, SUBMIT):
                 method(arguments[0], self.now, *arguments[1:])
+            elif record[0] in (MARK, SETTLED):
+                method(RingId(*arguments[0]), *arguments[1:], self.now)
             else:
                 method(*arguments, self.now)
         except (Backpressure, MessageTooLarge):
