@@ -14,7 +14,7 @@ from dlm.advice import Advice
 from dlm.handle import Handle
 from dlm.lock import Step
 from dlm.messages import split_key
-from dlm.modes import DEMOTED, NAMES, NONE, is_down
+from dlm.modes import DEMOTED, NAMES, NONE, NOTIFY, is_down
 from dlm.names import Form
 from dlm.resource import Effect, What
 
@@ -100,6 +100,8 @@ class Teller:
         assert request is not None
         self.advice.completed(handle)
         if effect.what is What.GRANTED:
+            if not request.flags & NOTIFY:
+                self.advice.forget(handle)  # from its place in the order on it does not want to be told (U8)
             self._host.reply(handle.session, request.rid, self._grant(handle, effect))
             return
         if handle.mode == NONE:

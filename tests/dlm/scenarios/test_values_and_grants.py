@@ -255,6 +255,22 @@ def test_s32_who_is_told_of_what_while_a_conversion_waits() -> None:
     assert advice(bus, 1) == [CW]
 
 
+def test_s32_who_wants_to_be_told_no_longer_is_not_told_what_was_before() -> None:
+    """Found by the simulator: both were delivered at once, and the advice came behind the conversion's answer."""
+    bus = Bus()
+    _, a = bus.lock(1, mode=PR, blocking=True)
+    keeper(bus, 2, 3)
+    bus.run()
+    bus.lock(2, mode=EX)
+    same = bus.call(1, "convert", h=a, mode=PR)
+    bus.sequence(2)
+    bus.sequence(1)
+    bus.view([1, 2, 3], rest={1: 2})
+    bus.run()
+    assert bus.result(same)["mode"] == PR
+    assert advice(bus, 1) == []
+
+
 def test_s33_a_request_and_its_release_have_an_answer_each() -> None:
     """Decided, not told yet (K10), then released: two answers, and they are not merged."""
     bus = Bus()
