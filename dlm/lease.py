@@ -108,6 +108,11 @@ class Lease:
             self.deadline = 0  # at once, not when it would have run out (D5)
         self.renew(host, now)
 
+    def admitted(self, host: Host, current: bool, now: int) -> None:
+        """The node has caught up in a primary view (K4); ``current``: its handles may be valid again."""
+        self.running = current
+        self.renew(host, now)
+
     def new_generation(self) -> None:
         """All handles end: the life has ended, or the node is leaving. Comes before any new deadline (D9)."""
         self.generation += 1

@@ -7,15 +7,47 @@ from typing import TYPE_CHECKING, Any
 
 from dlm import arguments, history, queries, why
 from dlm.messages import key_of
+from dlm.names import Form
 
 if TYPE_CHECKING:
     from dlm.service import DlmService
 
-__all__ = ["VERBS"]
+__all__ = ["VERBS", "status"]
 
 Args = Mapping[str, Any]
 
 MAX_EVENTS = 1000  #: in one answer
+
+
+def status(service: DlmService) -> dict[str, Any]:
+    """A snapshot for people and programs; msgpack-able."""
+    table, home = service.table, service.home
+    forms = [name.form for name in table.names.values()]
+    return {
+        "state": service.state,
+        "ring": str(table.ring),
+        "applied": table.applied,
+        "names": len(forms),
+        "private": forms.count(Form.PRIVATE),
+        "shared": forms.count(Form.SHARED),
+        "handover": forms.count(Form.HANDOVER),
+        "spaces": len(table.spaces.by_name),
+        "handles": sum(len(session.handles) for session in home.sessions.values()),
+        "outbox": len(home.outbox),
+        "sent": home.outbox.sent,
+        "fast": home.fast,
+        "ignored": table.ignored,
+        "checksum": f"{table.history.rolling.value:08x}",
+        "checked": service.checker.checked,
+        "diverged": service.checker.found,
+        "deadlock_searches": table.waits.searches,
+        "deadlocks": table.waits.found,
+        "lost": home.teller.lost,
+        "deferred": len(home.teller.deferred),
+        "generation": service.lease_clock.generation,
+        "lease_left_ms": max(0, service.lease_clock.deadline - home.now) // 1000,
+        "grants_wait_ms": max(0, service.lease_clock.horizon - home.now) // 1000,
+    }
 
 
 def _ls(service: DlmService, session: int, rid: int, args: Args) -> None:

@@ -2,7 +2,7 @@
 
 ``(kind, life ring seq, life ring rep, serial, *body)``. The life and the gapless serial in front of every
 message are what makes old messages harmless and repeated ones count once (pitfalls K6, C10). Chunks of a
-state transfer, CHECK and VOTE have no life and no serial: they change nothing by themselves.
+state transfer, CATCH_UP, CHECK and VOTE have no life and no serial: they change nothing by themselves.
 
 | kind | body |
 |---|---|
@@ -22,6 +22,7 @@ state transfer, CHECK and VOTE have no life and no serial: they change nothing b
 | SPACE_RELEASE | lockspace, session, ticket, force |
 | SPACE_ANSWER | lockspace, position of its release, whether the sender's private names there have locks |
 | CHUNK | view seq, view rep, index, total, bytes, digest of all in the last one (K15, R4) |
+| CATCH_UP | view seq, view rep, index, total, bytes (K4, ``dlm.catchup``) |
 | CHECK | view seq, view rep, position, mark – of the lowest full member (``dlm.checks``) |
 | VOTE | view seq, view rep, position, mark or nil – what the sender has there |
 
@@ -67,6 +68,7 @@ class Kind(IntEnum):
     SPACE_ANSWER = 18
     CHECK = 19
     VOTE = 20
+    CATCH_UP = 21
 
 
 class Message(NamedTuple):

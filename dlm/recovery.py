@@ -18,14 +18,18 @@ from vsync.types import NO_RING, Entry, Member, RingId, View
 
 __all__ = [
     "Announcement",
+    "Chosen",
     "Held",
     "Recovered",
     "announcements",
     "as_if_installed",
+    "choose",
     "empty_view",
     "primary_view",
     "survivors",
 ]
+
+NOTHING = 1 << 62  #: a position that no state reaches: who says it has kept what follows has kept nothing
 
 Held = tuple[Member, Message]  #: a message that was held back during an installation (K3)
 
@@ -35,7 +39,8 @@ class Announcement:
     """What one member says of its lock state when it fills its entry of the commit token (K2).
 
     ``ring`` and ``applied`` name the state; ``members`` are those of that primary ring that have not said
-    goodbye; ``waiting`` is true while the member still waits for leases of an older ring to run out (K10).
+    goodbye; ``waiting`` is true while the member still waits for leases of an older ring to run out (K10). It has
+    kept what was applied after position ``kept`` and can lend it to who is behind (K4).
     """
 
     ring: RingId = NO_RING
@@ -44,11 +49,13 @@ class Announcement:
     life: RingId = NO_RING
     waiting: bool = False
     members: tuple[Member, ...] = ()
+    kept: int = 0
 
     def encode(self) -> bytes:
         """Small bytes for the commit token."""
         row = (tuple(self.ring), self.applied, self.complete, tuple(self.life), self.waiting)
-        packed: bytes = msgpack.packb((*row, tuple(tuple(member) for member in self.members)))
+        members = tuple(tuple(member) for member in self.members)
+        packed: bytes = msgpack.packb((*row, members, self.kept))
         return packed
 
     @classmethod
@@ -56,9 +63,9 @@ class Announcement:
         """The inverse of ``encode``; no bytes (a node without the service) mean a node without state."""
         if not data:
             return cls()
-        ring, applied, complete, life, waiting, members = msgpack.unpackb(data, use_list=False)
+        ring, applied, complete, life, waiting, members, kept = msgpack.unpackb(data, use_list=False)
         who = tuple(Member(*member) for member in members)
-        return cls(RingId(*ring), applied, complete, RingId(*life), waiting, who)
+        return cls(RingId(*ring), applied, complete, RingId(*life), waiting, who, kept)
 
 
 def announcements(view: View) -> dict[int, tuple[Entry, Announcement]]:
@@ -70,28 +77,54 @@ def announcements(view: View) -> dict[int, tuple[Entry, Announcement]]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Whose state goes on, by node id. ``full`` hold it at the view; who is ``behind`` has a prefix of it and gets
+    the rest from the ``lender``, which is one of the full ones (0 if nobody is behind).
+    """
+
+    full: frozenset[int] = frozenset()
+    behind: frozenset[int] = frozenset()
+    lender: int = 0
+
+    @property
+    def going_on(self) -> frozenset[int]:
+        """All whose lives go on."""
+        return self.full | self.behind
+
+
 def survivors(view: View) -> frozenset[int]:
-    """The nodes whose state and lives go on in this primary view (K4). Empty: all begin with an empty table.
+    """The nodes whose lives go on in this primary view. Empty: all begin with an empty table."""
+    return choose(view).going_on
+
+
+def choose(view: View) -> Chosen:
+    """Whose state and lives go on in this primary view (K4). Nobody's: all begin with an empty table.
 
     Highest primary id wins, then the highest position. Members that come straight from that primary ring are
     one unit: recovery brings all of them to the highest position among them and further, so they count with
-    it and all of them go on. Members that froze with the same id in a non-primary ring go on only if they are
-    *exactly* at the best position and no unit is there, since those equal each other and nobody adds to them
-    here. A state older than a mark that a member stored has been overtaken by a primary view whose state nobody
+    it and all of them go on. Members that froze with the same id in a non-primary ring go on at once only if they
+    are *exactly* at the best position and no unit is there, since those equal each other and nobody adds to them
+    here. All others with that id have a prefix, and catch up if somebody has kept what they miss.
+
+    A state older than a mark that a member stored has been overtaken by a primary view whose state nobody
     here has any more: it must not come back (K8, C5).
     """
     states = {node: pair for node, pair in announcements(view).items() if pair[1].complete}
     if not states or (view.primary and not judge(view.entries).chained):
-        return frozenset()
+        return Chosen()
     best_ring = max(said.ring for _, said in states.values())
     if best_ring < newest_mark(view.entries.values()):
-        return frozenset()
+        return Chosen()
     candidates = {node: pair for node, pair in states.items() if pair[1].ring == best_ring}
     best = max(said.applied for _, said in candidates.values())
-    straight = {node for node, (entry, _) in candidates.items() if entry.old_ring == best_ring}
-    if any(candidates[node][1].applied == best for node in straight):
-        return frozenset(straight)
-    return frozenset(node for node, (_, said) in candidates.items() if said.applied == best)
+    full = frozenset(node for node, (entry, _) in candidates.items() if entry.old_ring == best_ring)
+    if not any(candidates[node][1].applied == best for node in full):
+        full = frozenset(node for node, (_, said) in candidates.items() if said.applied == best)
+    lender = min(full, key=lambda node: (candidates[node][1].kept, node))
+    kept = candidates[lender][1].kept
+    behind = frozenset(n for n, (_, said) in candidates.items() if n not in full and said.applied >= kept)
+    return Chosen(full, behind, lender if behind else 0)
 
 
 def as_if_installed(said: Announcement, view: View, me: int) -> Announcement:
@@ -106,15 +139,18 @@ def as_if_installed(said: Announcement, view: View, me: int) -> Announcement:
     complete = me in going_on or not going_on
     life = said.life if me in going_on else view.id
     ring = view.id if complete else NO_RING
-    return Announcement(ring, 0, complete, life, True, view.members if complete else ())
+    return Announcement(ring, 0, complete, life, True, view.members if complete else (), NOTHING)
 
 
 @dataclass(slots=True)
 class Recovered:
-    """What ``primary_view`` did: effects for clients, messages applied, lives that had said goodbye."""
+    """What ``primary_view`` did: effects for clients, messages that counted (the first ``before`` of them in the
+    epoch of the old view), lives that had said goodbye.
+    """
 
     effects: Effects = field(default_factory=list)
     applied: list[Held] = field(default_factory=list)
+    before: int = 0
     clean: frozenset[Member] = frozenset()
 
 
@@ -137,6 +173,7 @@ def primary_view(
     done = Recovered()
     # 1
     _replay(table, prefix, done)
+    done.before = len(done.applied)
     # 2
     table.begin_epoch(view.id)
     # 3

@@ -20,15 +20,28 @@ from typing import Any
 
 import msgpack
 
-from dlm import verbs
+from dlm import looking, verbs
+from dlm.catchup import Catcher, Kept, Lender, Loan
 from dlm.checks import Checker
 from dlm.handle import Session
 from dlm.home import Home
 from dlm.lease import Lease
 from dlm.messages import TAG, Kind, Message, decode, keys_of
 from dlm.names import Form
+from dlm.options import Configured
 from dlm.recording import Taps
-from dlm.recovery import Announcement, announcements, as_if_installed, empty_view, primary_view, survivors
+from dlm.recovery import (
+    NOTHING,
+    Announcement,
+    Chosen,
+    Held,
+    Recovered,
+    announcements,
+    as_if_installed,
+    choose,
+    empty_view,
+    primary_view,
+)  # fmt: skip
 from dlm.table import Table
 from dlm.transfer import DamagedState, Donor, Joiner
 from dlm.upkeep import Upkeep
@@ -53,11 +66,15 @@ class DlmService:
 
     def __init__(self, config: ClusterConfig) -> None:
         self.config = config
+        self.configured = Configured(config)
         self._view: View | None = None
         self._primary: View | None = None  #: the last primary view this node was in
         self._held: HeldBack = []  #: delivered during an installation (K3)
         self._joiner: Joiner | None = None
         self._donor: Donor | None = None
+        self._lender: Lender | None = None
+        self._catcher: Catcher | None = None  #: this node's state is a prefix of the one that goes on (K4)
+        self._kept = Kept()
         self._complete = False
         self._damaged = 0  #: transfers in a row
         self.leaving_now = False  #: no new locks, and soon a goodbye
@@ -95,6 +112,7 @@ class DlmService:
             life=self.home.outbox.ring,
             waiting=self.home.now < self.lease_clock.horizon,
             members=members,
+            kept=self._kept.base if self._complete else NOTHING,
         )
         for view in attempts:
             said = as_if_installed(said, view, self._me.node)
@@ -111,7 +129,7 @@ class DlmService:
         if installing:
             self._held.append((self.home.holding, origin, message))
         elif self._view is not None and self._view.primary:
-            self._ordered(origin, message)
+            self._ordered(origin, message, position)
 
     def view(self, view: View, now: int) -> None:
         """A transitional or regular view, in its place in the sequence."""
@@ -122,8 +140,7 @@ class DlmService:
         held, self._held = self._held, []
         self.home.holding = True  # what the view decides is told after the horizon is known
         old, self._view = self._view, view
-        self._donor = None
-        self._joiner = None
+        self._donor = self._joiner = self._lender = self._catcher = None
         if view.primary:
             self._enter_primary(old, view, held, now)
         else:
@@ -152,7 +169,8 @@ class DlmService:
         self.lease_clock.on_token(self.host, now)
         self.home.flush()
         self.checker.flush()
-        self._feed_joiners()
+        self._kept.trim(self.host.stable)
+        self._feed()
         self._sweep(now)
 
     def fire(self, now: int) -> None:
@@ -204,33 +222,16 @@ class DlmService:
 
     def status(self) -> dict[str, Any]:
         """A snapshot for people and programs."""
-        table, home = self.table, self.home
-        forms = [name.form for name in table.names.values()]
-        return {
-            "state": self._state(),
-            "ring": str(table.ring),
-            "applied": table.applied,
-            "names": len(forms),
-            "private": forms.count(Form.PRIVATE),
-            "shared": forms.count(Form.SHARED),
-            "handover": forms.count(Form.HANDOVER),
-            "spaces": len(table.spaces.by_name),
-            "handles": sum(len(session.handles) for session in home.sessions.values()),
-            "outbox": len(home.outbox),
-            "sent": home.outbox.sent,
-            "fast": home.fast,
-            "ignored": table.ignored,
-            "checksum": f"{table.history.rolling.value:08x}",
-            "checked": self.checker.checked,
-            "diverged": self.checker.found,
-            "deadlock_searches": table.waits.searches,
-            "deadlocks": table.waits.found,
-            "lost": home.teller.lost,
-            "deferred": len(home.teller.deferred),
-            "generation": self.lease_clock.generation,
-            "lease_left_ms": max(0, self.lease_clock.deadline - home.now) // 1000,
-            "grants_wait_ms": max(0, self.lease_clock.horizon - home.now) // 1000,
-        }
+        return looking.status(self)
+
+    @property
+    def state(self) -> str:
+        """What this node is to the others, in a word or two."""
+        if self._view is None or not self._view.primary:
+            return "no quorum"
+        if self._catcher is not None:
+            return "catching up"
+        return "running" if self._complete else "joining"
 
     # -- for tests and the simulator -------------------------------------------------------------------------
 
@@ -263,13 +264,18 @@ class DlmService:
     def _at(self, now: int) -> None:
         self.home.now = self.home.table.now = now
 
-    def _ordered(self, origin: Member, message: Message) -> None:
-        """A message that counts now."""
+    def _ordered(self, origin: Member, message: Message, position: int) -> None:
+        """A message that counts now; ``position`` is its place in the ring."""
         if message.kind == Kind.CHUNK:
             self._on_chunk(message)
+        elif message.kind == Kind.CATCH_UP:
+            self._on_loan(message)
         elif message.kind in (Kind.CHECK, Kind.VOTE):
-            if self.checker.deliver(origin, message, self.table if self._complete else None):
+            full = self._complete and self._catcher is None
+            if self.checker.deliver(origin, message, self.table if full else None):
                 self._diverged()
+        elif self._catcher is not None:
+            self._catcher.log.append((position, origin, message))
         elif self._joiner is not None:
             self._joiner.log(origin, message)
         elif self._complete:
@@ -278,6 +284,7 @@ class DlmService:
             effects = self.table.apply(origin, message)
             if effects is None:
                 return
+            self._kept.add(position, origin, message)
             if self.taps:
                 self.taps.mark(self.table)
             self.checker.applied(self.table)
@@ -301,7 +308,7 @@ class DlmService:
         """No lock state and no life from now on: a view will bring both."""
         self.lease_clock.running = False
         self.taps.over(reason)
-        self._donor = self._joiner = None
+        self._donor = self._joiner = self._lender = self._catcher = None
         self._complete = False
         self.checker.left()
         self.home.new_life(NO_RING, Table(self._me.node), reason)
@@ -318,41 +325,61 @@ class DlmService:
     def _enter_primary(self, old: View | None, view: View, held: HeldBack, now: int) -> None:
         """The chosen state goes on, here or elsewhere; ``dlm.recovery`` says what that does to the table."""
         self._reforming = False
-        going_on = survivors(view)
-        said = announcements(view)
+        chosen, said = choose(view), announcements(view)
         mine = self._primary.id if self._primary is not None else NO_RING
-        applied = self.table.applied
-        if self._me.node in going_on:
-            clean = self._go_on(old, view, going_on, held)
+        applied = self.table.applied if old is not None and self.table.ring == old.id else 0
+        clean = self._clean()
+        if self._me.node in chosen.full:
+            clean = self._go_on(old, view, chosen, held)
+        elif self._me.node in chosen.behind:
+            self._fall_behind(view)
         else:
-            clean = self._clean()
-            self._begin_anew(view, going_on)
+            self._begin_anew(view, chosen.full)
             applied = 0  # this life owned nothing before this view
         if old is not None and old.primary:
             self.lease_clock.left_primary(old, view, clean, applied, now)
         self.lease_clock.entered_primary(mine, said, now)
-        self.lease_clock.installed(self.host, view, not self.leaving_now, now)
-        self._primary = view
-        self.checker.entered(view.id, said, self._me.node == min(going_on or said))
-        joining = [node for node in said if node not in going_on]
-        if going_on and joining and self._me.node in going_on:
-            self._donor = Donor(view.id, self.table.encode(), sending=self._me.node == min(going_on))
+        self.lease_clock.installed(self.host, view, self._catcher is None and not self.leaving_now, now)
+        if self._catcher is None:
+            self._primary = view
+        self.checker.entered(view.id, said, self._me.node == min(chosen.full or said))
+        joining = [node for node in said if node not in chosen.going_on]
+        if joining and self._me.node in chosen.full:
+            self._donor = Donor(view.id, self.table.encode(), sending=self._me.node == min(chosen.full))
         if self._complete and not self.home.linked:
             self.home.link()
+        self._answer()
+        self._feed()
+        going_on, behind = sorted(chosen.going_on), sorted(chosen.behind)
+        self.host.event("dlm.view", ring=str(view.id), going_on=going_on, behind=behind, state=self.state)
+
+    def _answer(self) -> None:
+        """What has been decided meanwhile is told."""
         self.home.holding = self._had_lease = False
         self.home.teller.tell_deferred()
         self.home.gate.tell_deferred()
-        self._feed_joiners()
-        self.host.event("dlm.view", ring=str(view.id), going_on=sorted(going_on), state=self._state())
 
-    def _go_on(self, old: View | None, view: View, going_on: frozenset[int], held: HeldBack) -> frozenset[Member]:
+    def _go_on(self, old: View | None, view: View, chosen: Chosen, held: HeldBack) -> frozenset[Member]:
         """This node's state is the chosen one. Returns who said goodbye before this view."""
-        straight = old is not None and old.primary
+        straight = old is not None and self.table.ring == old.id
         kept = [each for each in held if straight and each[2].serial]  # the others were for the old view
         prefix = [(origin, message) for after, origin, message in kept if not after]
         rest = [(origin, message) for after, origin, message in kept if after]
-        self.taps.view(view, going_on, prefix, rest)
-        done = primary_view(self.table, view, going_on, prefix, rest)
+        if self._me.node != chosen.lender:
+            return self._carry(view, chosen, prefix, rest).clean
+        said = announcements(view)
+        furthest = min(said[node][1].applied for node in chosen.behind)
+        missed = self._kept.since(furthest)
+        done = self._carry(view, chosen, prefix, rest)
+        missed += done.applied[: done.before]
+        self._lender = Lender(view.id, furthest, missed, done.applied[done.before :])
+        return done.clean
+
+    def _carry(self, view: View, chosen: Chosen, prefix: list[Held], rest: list[Held]) -> Recovered:
+        """The table goes into the view."""
+        self.taps.view(view, chosen.going_on, prefix, rest)
+        done = primary_view(self.table, view, chosen.going_on, prefix, rest)
+        self._kept.begin(self.table.applied)
         for origin, message in done.applied:
             if origin == self._me:
                 self.home.outbox.applied(message.serial)
@@ -361,28 +388,68 @@ class DlmService:
         for origin, message in done.applied:
             if origin == self._me:
                 self._look_after(message)
-        return done.clean
+        return done
 
-    def _begin_anew(self, view: View, going_on: frozenset[int]) -> None:
+    def _fall_behind(self, view: View) -> None:
+        """This node has a prefix of what goes on: as if it were still away, until it has the rest (K4)."""
+        self.home.freeze()
+        self._kept.stop()
+        self._catcher = Catcher(view.id, self.table.applied)
+
+    def _on_loan(self, message: Message) -> None:
+        """A piece of what those who are behind have missed."""
+        if self._lender is not None:
+            self._lender.on_piece(message)
+            if self._lender.done:
+                self._lender = None
+            else:
+                self._feed()
+        elif self._catcher is not None:
+            try:
+                loan = self._catcher.on_piece(message)
+            except ValueError as damage:
+                self._again(str(damage))
+                return
+            if loan is not None:
+                self._catch_up(self._catcher, loan)
+
+    def _catch_up(self, catcher: Catcher, loan: Loan) -> None:
+        """All that was missed, then the view, then what was ordered since."""
+        view, now = self._view, self.home.now
+        assert view is not None
+        self._catcher, self._primary, self.home.holding = None, view, True
+        before, after = loan
+        self._carry(view, choose(view), before, after)
+        for position, origin, message in catcher.log:
+            self._ordered(origin, message, position)
+        self.lease_clock.admitted(self.host, not self.leaving_now, now)
+        self._answer()
+        self._feed()
+        self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))
+
+    def _begin_anew(self, view: View, full: frozenset[int]) -> None:
         """Another state goes on, or none: a new life, with a table from the others or an empty one."""
         self.taps.over("the node has begun a new life")
-        table = Table(self._me.node) if going_on else empty_view(self._me.node, view)
+        table = Table(self._me.node) if full else empty_view(self._me.node, view)
         table.now = self.home.now
         table.history.resize(self.config.history)
         self.home.new_life(view.id, table, "evicted")
         self.home.frozen = False
-        self._complete = not going_on
-        self._joiner = Joiner(view.id) if going_on else None
+        self._complete = not full
+        self._joiner = Joiner(view.id) if full else None
+        self._kept.begin(table.applied)
 
     def _enter_frozen(self, old: View | None, view: View, held: HeldBack, now: int) -> None:
         """Not primary: the recovered rest of the prefix counts, nothing else; nobody is answered (K3, K9)."""
         self.home.freeze()
         self.checker.left()
-        applied = self.table.applied
-        if self._complete and old is not None and old.primary:
+        self._kept.stop()
+        current = old is not None and self.table.ring == old.id
+        applied = self.table.applied if current else 0
+        if self._complete and current:
             for after, origin, message in held:
                 if not after and message.serial:
-                    self._ordered(origin, message)
+                    self._ordered(origin, message, 0)
         if old is not None and old.primary:
             self.lease_clock.left_primary(old, view, self._clean(), applied, now)
         self.lease_clock.installed(self.host, view, False, now)
@@ -394,15 +461,16 @@ class DlmService:
 
     # -- state for joiners (K15) -----------------------------------------------------------------------------
 
-    def _feed_joiners(self) -> None:
-        """Send the chunks that are due."""
-        donor = self._donor
-        if donor is None or self.home.frozen:
+    def _feed(self) -> None:
+        """Send what is due for those who lack something."""
+        if self.home.frozen:
             return
+        sources: list[Lender | Donor] = [each for each in (self._lender, self._donor) if each is not None]
         try:
-            for chunk in donor.due():
-                self.host.submit(chunk)
-                donor.was_sent()
+            for source in sources:
+                for piece in source.due():
+                    self.host.submit(piece)
+                    source.was_sent()
         except Backpressure:
             pass  # the next token brings room
 
@@ -412,7 +480,7 @@ class DlmService:
             if self._donor.done:
                 self._donor = None
             else:
-                self._feed_joiners()
+                self._feed()
         elif self._joiner is not None and self._joiner.on_chunk(message):
             try:
                 table = self._joiner.finish(self._me.node, self.home.now)
@@ -420,6 +488,7 @@ class DlmService:
                 self._again(str(damage))
                 return
             self.home.table, self._joiner, self._complete, self._damaged = table, None, True, 0
+            self._kept.begin(table.applied)
             table.history.resize(self.config.history)
             self.home.link()
             self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))
@@ -431,8 +500,3 @@ class DlmService:
         self.host.event("dlm.transfer_damaged", damage=damage, times=self._damaged)
         if self._damaged <= TRANSFERS:
             self.host.reform("the lock table has come damaged")
-
-    def _state(self) -> str:
-        if self._view is None or not self._view.primary:
-            return "no quorum"
-        return "running" if self._complete else "joining"

@@ -31,6 +31,7 @@ class FakeHost:
         self.view: View | None = None
         self.lease_basis: int | None = None
         self.last_token = 0
+        self.stable = 0
         self.reformed: list[str] = []
 
     def submit(self, payload: bytes) -> None:
@@ -198,6 +199,7 @@ class Bus:
         for node in self.alive():
             if node.ring is not None and self.whole(node.ring):
                 node.host.lease_basis = node.host.last_token = self.now
+                node.host.stable = 1 + min(self.nodes[member.node].delivered for member in node.ring.members)
                 node.service.token(self.now)
 
     def advance(self, micros: int, step: int = 50 * MS) -> None:

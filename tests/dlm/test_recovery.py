@@ -23,9 +23,11 @@ def shared(bus: Bus, name: bytes = b"R", nodes: tuple[int, ...] = (1, 2)) -> dic
     return keepers
 
 
-def said(state: int, applied: int, complete: bool = True, old: int = 0) -> tuple[Announcement, RingId]:
+def said(
+    state: int, applied: int, complete: bool = True, old: int = 0, kept: int = 0
+) -> tuple[Announcement, RingId]:
     ring = RingId(state, 1) if state else NO_RING
-    return Announcement(ring, applied, complete), RingId(old, 1) if old else NO_RING
+    return Announcement(ring, applied, complete, kept=kept), RingId(old, 1) if old else NO_RING
 
 
 @pytest.mark.parametrize(
@@ -33,11 +35,14 @@ def said(state: int, applied: int, complete: bool = True, old: int = 0) -> tuple
     [
         ({1: said(0, 0, False), 2: said(0, 0, False)}, set()),
         ({1: said(10, 5, old=10), 2: said(10, 4, old=10), 3: said(0, 0, False)}, {1, 2}),
-        ({1: said(10, 5, old=11), 2: said(10, 4, old=12)}, {1}),
+        ({1: said(10, 5, old=11, kept=5), 2: said(10, 4, old=12)}, {1}),
+        ({1: said(10, 5, old=11, kept=4), 2: said(10, 4, old=12)}, {1, 2}),
+        ({1: said(10, 5, old=11, kept=5), 2: said(10, 5, old=12, kept=2), 3: said(10, 3, old=13)}, {1, 2, 3}),
         ({1: said(10, 5, old=11), 2: said(10, 5, old=12)}, {1, 2}),
         ({1: said(10, 9, old=11), 2: said(13, 4, old=13)}, {2}),
-        ({1: said(10, 6, old=11), 2: said(10, 5, old=10), 3: said(10, 4, old=10)}, {1}),
-        ({1: said(10, 5, old=11), 2: said(10, 5, old=10), 3: said(10, 4, old=10)}, {2, 3}),
+        ({1: said(10, 6, old=11, kept=5), 2: said(10, 5, old=10), 3: said(10, 4, old=10)}, {1, 2}),
+        ({1: said(10, 5, old=11), 2: said(10, 5, old=10, kept=6), 3: said(10, 4, old=10, kept=6)}, {2, 3}),
+        ({1: said(10, 5, old=11), 2: said(10, 5, old=10, kept=5), 3: said(10, 4, old=10, kept=6)}, {1, 2, 3}),
         ({1: said(13, 7, False, old=13), 2: said(10, 4, old=11)}, {2}),
         ({1: said(10, 5, False, old=10), 2: said(10, 4, old=10)}, {2}),
     ],
@@ -49,31 +54,6 @@ def test_k4_whose_state_goes_on(entries: dict[int, tuple[Announcement, RingId]],
     }
     view = View(RingId(20, 1), members, (), (), True, False, "", table)
     assert survivors(view) == expected
-
-
-def test_c1_a_shorter_prefix_begins_a_new_life() -> None:
-    bus = Bus()
-    shared(bus)
-    b, hb = bus.lock(2)
-    bus.sequence()
-    bus.deliver(2)  # B's grant is delivered at B only
-    assert bus.granted(b)
-    bus.lock(1, b"X", NL)
-    for node in (1, 2, 3):
-        bus.view([node])
-    assert [kind for _, kind, _ in bus[2].pushes] == ["suspended"]
-    bus.view([1, 2, 3])
-    bus.run()
-    bus.advance(2 * LEASE)
-    a, _ = bus.lock(1)
-    bus.run()
-    assert bus.result(a) is None  # B still holds it
-    assert ("lost", {"h": 1, "reason": "evicted"}) in [(kind, data) for _, kind, data in bus[1].pushes]
-    assert [kind for _, kind, _ in bus[2].pushes] == ["suspended", "resumed"]
-    bus.check_at_rest()
-    bus.call(2, "unlock", h=hb)
-    bus.run()
-    assert bus.granted(a)
 
 
 def test_k3_held_back_messages_count_if_the_view_is_primary() -> None:
