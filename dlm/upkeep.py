@@ -21,6 +21,8 @@ class Upkeep:
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self.yield_after = YIELD_AFTER_US  #: µs; the simulator draws others
+        self.give_back_after = GIVE_BACK_AFTER_US
 
     def run(self, now: int) -> None:
         """Send what is due."""
@@ -38,13 +40,13 @@ class Upkeep:
             oldest = self._waiting_since(key)
             if oldest is None:
                 del self.home.queued_private[key]
-            elif now - oldest >= YIELD_AFTER_US:
+            elif now - oldest >= self.yield_after:
                 del self.home.queued_private[key]
                 self.home.send(Kind.YIELD, (key, self.home.table.names[key].epoch), (key,))
 
     def _next_yield(self) -> int | None:
         times = [self._waiting_since(key) for key in self.home.queued_private]
-        return min((time + YIELD_AFTER_US for time in times if time is not None), default=None)
+        return min((time + self.yield_after for time in times if time is not None), default=None)
 
     def _waiting_since(self, key: bytes) -> int | None:
         resource = self.home.table.local(key)
@@ -57,7 +59,7 @@ class Upkeep:
             name = self.home.table.names.get(key)
             if name is None or self.home.table.local(key) is None or (name.resource and name.resource.locks):
                 del self.home.idle_private[key]
-            elif name.idle_since + GIVE_BACK_AFTER_US > now:
+            elif name.idle_since + self.give_back_after > now:
                 break  # oldest first
             elif key in self.home.outbox.under_way:
                 name.idle_since = now
@@ -75,4 +77,4 @@ class Upkeep:
         if key is None:
             return None
         name = self.home.table.names.get(key)
-        return name.idle_since + GIVE_BACK_AFTER_US if name is not None else self.home.now
+        return name.idle_since + self.give_back_after if name is not None else self.home.now
