@@ -21,7 +21,7 @@ from vsync.engine.record import Attempt
 from vsync.groups import GroupService
 from vsync.quorum import Says, Terms, Verdict, base_of, bootstrapped, judge, lineage_of, terms_of
 from vsync.recorder import RecordedEngine, Recorder
-from vsync.service import Credentials, Service
+from vsync.service import Credentials, Kill, Service, Spawn
 from vsync.types import ClusterConfig, Member, RingId, View, position
 
 __all__ = ["Core", "CoreOutput", "Push", "Reply", "decode_upper", "view_dict"]
@@ -49,7 +49,7 @@ class Push:
     data: Any
 
 
-CoreOutput = Send | Persist | Note | Stopped | Reply | Push
+CoreOutput = Send | Persist | Note | Stopped | Reply | Push | Spawn | Kill
 
 
 class Core:
@@ -156,6 +156,13 @@ class Core:
             target.request(session, rid, verb, args, now)
         self._drain(now)
 
+    def spawned(self, service: str, ticket: int, exit_code: int | None, output: bytes, now: int) -> None:
+        """A program that a service has asked for has ended (``Spawner.spawned``)."""
+        self._now = now
+        target: Any = self._by_name[service]
+        target.spawned(ticket, exit_code, output, now)
+        self._drain(now)
+
     def peer_gone(self, node: int, evidence: str, now: int) -> None:
         """The transport has evidence that the process of this node is dead (reset, then refused)."""
         self._now = now
@@ -221,6 +228,14 @@ class Core:
     def reform(self, reason: str) -> None:
         """See ``Host.reform``."""
         self.engine.reform(reason, self._now)
+
+    def spawn(self, service: str, ticket: int, argv: Sequence[str], stdin: bytes, timeout_us: int) -> None:
+        """See ``Host.spawn``."""
+        self._out.append(Spawn(service, ticket, tuple(argv), stdin, timeout_us))
+
+    def kill(self, service: str, ticket: int) -> None:
+        """See ``Host.kill``."""
+        self._out.append(Kill(service, ticket))
 
     # ------------------------------------------------------------ status
 

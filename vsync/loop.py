@@ -33,7 +33,8 @@ from vsync.engine.outputs import Note, Persist, Send, Stopped
 from vsync.errors import Backpressure, MessageTooLarge, NotConnected, VsyncError
 from vsync.ipc_server import Server
 from vsync.logs import get_logger
-from vsync.service import Credentials
+from vsync.programs import Programs
+from vsync.service import Credentials, Kill, Spawn
 from vsync.storage import Storage
 from vsync.transport import Transport
 
@@ -72,6 +73,7 @@ class Loop:
         self._storage = storage
         self._dumps = dumps
         self._server: Server | None = None
+        self._programs = Programs(self._program_ended)
         self._sessions: dict[int, Session] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()  # guards the next four
@@ -255,9 +257,22 @@ class Loop:
                 _log.info(output.name, **{f"{k}_" if k == "event" else k: v for k, v in output.fields.items()})
                 if output.name in DUMP_ON and self._dumps is not None:
                     self._dumps.start(output.name)
+            elif isinstance(output, Spawn):
+                self._programs.start(output)
+            elif isinstance(output, Kill):
+                self._programs.kill(output.service, output.ticket)
             else:
                 assert isinstance(output, Stopped), kind
                 self.stopped = output.reason
+
+    def _program_ended(self, wanted: Spawn, code: int | None, output: bytes) -> None:
+        """Called by the thread that has waited for the program."""
+
+        def tell() -> None:
+            self._core.spawned(wanted.service, wanted.ticket, code, output, boot_us())
+
+        with contextlib.suppress(NotConnected):
+            self.post(tell)
 
     def _publish(self) -> None:
         if self._leases is None:
@@ -295,6 +310,7 @@ class Loop:
         if self._server is not None:
             self._server.close(code, self.stopped)
         self._transport.close()
+        self._programs.close()
         self._storage.close()
         os.close(self._wake)
         _log.info("node_stopped", reason=self.stopped)

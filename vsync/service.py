@@ -10,12 +10,12 @@ The first byte of every ordered payload is the *tag* of the service it belongs t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from vsync.types import ClusterConfig, Member, View
 
-__all__ = ["Credentials", "Host", "Service"]
+__all__ = ["Credentials", "Host", "Kill", "Service", "Spawn", "Spawner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,19 @@ class Host(Protocol):
         """Leave Operational and form a new ring with the same members."""
         ...
 
+    def spawn(self, service: str, ticket: int, argv: Sequence[str], stdin: bytes, timeout_us: int) -> None:
+        """Have a program run, without a shell: ``argv[0]`` is a path, or a name that is looked for.
+
+        ``service`` is the caller's name, ``ticket`` a number of its own. It is told the end of it, once, by
+        ``Spawner.spawned``; after ``timeout_us`` the program and its children are killed. What runs when the node
+        ends is killed, and nobody is told.
+        """
+        ...
+
+    def kill(self, service: str, ticket: int) -> None:
+        """The program is not wanted any more: kill it, if it has not ended. ``spawned`` is called as always."""
+        ...
+
 
 class Service(Protocol):
     """A deterministic handler of the ordered stream. All methods are called by one thread."""
@@ -139,3 +152,31 @@ class Service(Protocol):
     def status(self) -> dict[str, Any]:
         """A snapshot for people and programs; msgpack-able."""
         ...
+
+
+class Spawner(Protocol):
+    """What a service has besides if it runs programs."""
+
+    def spawned(self, ticket: int, exit_code: int | None, output: bytes, now: int) -> None:
+        """A program has ended. Without an exit code it has not done its work – it could not be started, or was
+        killed –, and the last line of ``output`` says why. ``output`` has the first 64 KiB of what it wrote.
+        """
+
+
+@dataclass(slots=True)
+class Spawn:
+    """Run a program for a service; its end is told by ``Core.spawned``. ``timeout`` in µs."""
+
+    service: str
+    ticket: int
+    argv: tuple[str, ...]
+    stdin: bytes = field(repr=False)  # may hold a password
+    timeout: int
+
+
+@dataclass(slots=True)
+class Kill:
+    """A program is not wanted any more."""
+
+    service: str
+    ticket: int

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vsync.engine.outputs import Note, Persist, Send, Stopped
 from vsync.engine.record import Record
-from vsync.service import Credentials, Service
+from vsync.service import Credentials, Kill, Service, Spawn
 from vsync.testing.bounds import check_buffers
 from vsync.testing.disk import Disk
 from vsync.testing.rules import STATES, check_sent
@@ -46,6 +46,7 @@ class CoreLike(Protocol):
         self, session: int, rid: int, service: str, verb: str, args: Mapping[str, Any], now: int
     ) -> None: ...
     def peer_gone(self, node: int, evidence: str, now: int) -> None: ...
+    def spawned(self, service: str, ticket: int, exit_code: int | None, output: bytes, now: int) -> None: ...
     def leave(self, now: int) -> None: ...
     def take_outputs(self) -> Sequence[Any]: ...
     def status(self) -> dict[str, Any]: ...
@@ -88,6 +89,7 @@ class SimNode:
         self._frozen_at: int | None = None  # true time at which its clock stopped
         self._lag = 0  # µs that frames wait before a slow process takes them
         self._late: deque[tuple[int, bytes]] = deque()  # such frames, with their senders
+        self._programs: set[tuple[str, int]] = set()  # that run: service and ticket
 
     # -- clocks -----------------------------------------------------------------------------
 
@@ -325,6 +327,11 @@ class SimNode:
         elif kind is Stopped:
             self._end(f"stopped: {output.reason}")
             return False
+        elif kind is Spawn:
+            self._spawn(output)
+        elif kind is Kill:
+            key = (output.service, output.ticket)
+            self.cluster.scheduler.after(0, self._program_ends, self.stops, key, None, b"killed")
         else:
             self._to_session(output)
         return True
@@ -356,7 +363,24 @@ class SimNode:
             else:
                 plugin.push(self, output.session, output.service, output.kind, output.data)
 
+    def _spawn(self, wanted: Spawn) -> None:
+        """Run a program: a plug-in says what it does, and how long that takes."""
+        told = next((t for p in self.cluster.plugins if (t := p.program(self, wanted)) is not None), None)
+        after, code, output = told or (1_000, None, b"no such program")
+        if after > wanted.timeout:
+            after, code, output = wanted.timeout, None, b"no end in time"
+        key = wanted.service, wanted.ticket
+        self._programs.add(key)
+        self.cluster.scheduler.after(after, self._program_ends, self.stops, key, code, output)
+
+    def _program_ends(self, stops: int, key: tuple[str, int], code: int | None, output: bytes) -> None:
+        """It has ended, unless it was killed before, or its process has."""
+        if self.stops == stops and key in self._programs:
+            self._programs.discard(key)
+            self._input(lambda now: self.core.spawned(*key, code, output, now))
+
     def _end(self, how: str) -> None:
+        self._programs.clear()
         self.up = self.paused = self.leaving = False
         self.stops += 1
         self.cluster.disturbed()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vsync.service import Service
+from vsync.service import Service, Spawn
 from vsync.types import ClusterConfig
 
 if TYPE_CHECKING:
@@ -43,6 +43,13 @@ class Plugin:
 
     def push(self, node: SimNode, session: int, service: str, kind: str, data: Any) -> None:
         """An unsolicited event reaches a session of this node."""
+
+    def program(self, node: SimNode, wanted: Spawn) -> tuple[int, int | None, bytes] | None:
+        """A service of this node wants a program run: after how many µs it ends, its exit code and its output.
+
+        What it does to the world must be done from an event of its own. ``None``: it is none of this plug-in's.
+        """
+        return None
 
     def carried_out(self, node: SimNode) -> None:
         """All outputs of one input of this node have been carried out."""
