@@ -1,7 +1,7 @@
 """What a lockspace wants beyond the rules of all: when grants are answered, and what comes first after a failure.
 
 Options are part of the replicated registry (``dlm.spaces``), so that all members hold the same answers back. They
-are given when a lockspace is made, or changed by an ordered message. What nobody gave, and all of ``default``, comes
+are given when a lockspace is made, or changed by an ordered message. What nobody gave, and all of ``default``, is
 from ``[dlm.lockspace.NAME]`` of the configuration: of the node that makes the lockspace, and for ``default`` of the
 lowest member when a table begins empty (docs/lockspaces.md).
 """
