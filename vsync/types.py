@@ -138,7 +138,7 @@ class ClusterConfig:
     quorum: QuorumConfig = field(default_factory=QuorumConfig)
     history: int = 10_000  #: events that a service keeps of its past, for whoever asks
     #: what each service is told, by its name: the raw values of its own table in the file. The service checks them.
-    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False, repr=False)
     uid: int = 0  #: the user that the node runs as: what is for administrators is for it and root
 
     def peer(self, node: int) -> Peer | None:
