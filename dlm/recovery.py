@@ -7,11 +7,12 @@ so all members come to the same answer with the view, before the first delivery 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgpack
 
 from dlm.messages import TAG, Message
+from dlm.options import PLAIN, Options
 from dlm.table import Effects, Life, Table
 from vsync.quorum import judge, newest_mark
 from vsync.types import NO_RING, Entry, Member, RingId, View
@@ -50,12 +51,13 @@ class Announcement:
     waiting: bool = False
     members: tuple[Member, ...] = ()
     kept: int = 0
+    options: Options = PLAIN  #: what its configuration says of lockspace ``default``
 
     def encode(self) -> bytes:
         """Small bytes for the commit token."""
         row = (tuple(self.ring), self.applied, self.complete, tuple(self.life), self.waiting)
         members = tuple(tuple(member) for member in self.members)
-        packed: bytes = msgpack.packb((*row, members, self.kept))
+        packed: bytes = msgpack.packb((*row, members, self.kept, tuple(self.options)))
         return packed
 
     @classmethod
@@ -63,9 +65,9 @@ class Announcement:
         """The inverse of ``encode``; no bytes (a node without the service) mean a node without state."""
         if not data:
             return cls()
-        ring, applied, complete, life, waiting, members, kept = msgpack.unpackb(data, use_list=False)
+        ring, applied, complete, life, waiting, members, kept, options = msgpack.unpackb(data, use_list=False)
         who = tuple(Member(*member) for member in members)
-        return cls(RingId(*ring), applied, complete, RingId(*life), waiting, who, kept)
+        return cls(RingId(*ring), applied, complete, RingId(*life), waiting, who, kept, Options(*options))
 
 
 def announcements(view: View) -> dict[int, tuple[Entry, Announcement]]:
@@ -135,11 +137,15 @@ def as_if_installed(said: Announcement, view: View, me: int) -> Announcement:
     """
     if not view.primary:
         return said
-    going_on = survivors(view)
-    complete = me in going_on or not going_on
-    life = said.life if me in going_on else view.id
+    chosen = choose(view)
+    if me in chosen.behind:
+        return replace(said, waiting=True)  # what it misses comes by messages, and it has got none yet
+    complete = me in chosen.full or not chosen.full
+    life = said.life if me in chosen.full else view.id
     ring = view.id if complete else NO_RING
-    return Announcement(ring, 0, complete, life, True, view.members if complete else (), NOTHING)
+    return Announcement(
+        ring, 0, complete, life, True, view.members if complete else (), NOTHING, said.options
+    )
 
 
 @dataclass(slots=True)
@@ -202,6 +208,8 @@ def _replay(table: Table, held: Sequence[Held], done: Recovered) -> None:
 def empty_view(me: int, view: View) -> Table:
     """Nobody has a usable state: a new table in which every member begins a life."""
     table = Table(me)
+    for _, lowest in list(announcements(view).values())[:1]:
+        table.spaces.set_options(table.spaces.by_name["default"], lowest.options)
     table.begin_epoch(view.id)
     begin_lives(table, view)
     return table

@@ -7,10 +7,11 @@ import random
 import pytest
 
 from dlm.catchup import PIECE, Catcher, Kept, Lender
-from dlm.messages import Kind, Message, decode
+from dlm.messages import TAG, Kind, Message, decode
 from dlm.modes import EX, NL
+from dlm.recovery import Announcement, survivors
 from tests.dlm.bus import LEASE, Bus
-from vsync.types import Member, RingId
+from vsync.types import Entry, Member, RingId, View
 
 R = b"\0R"
 RING = RingId(7, 1)
@@ -223,6 +224,25 @@ def test_another_view_before_the_loan_has_come_is_a_new_life() -> None:
     assert bus[1].service.complete
     bus.check()
     assert bus[1].table.digest() == bus[2].table.digest()
+
+
+def test_k7_an_attempt_that_is_installed_on_the_way_brings_no_loan() -> None:
+    """Who is behind in an attempt that turns out to be real is behind still when it goes on from there (seed 67)."""
+    bus = Bus()
+    shared(bus)
+    bus.lock(2)
+    bus.sequence()
+    bus.deliver(2)
+    for node in (1, 2, 3):
+        bus.view([node])
+    entries = {n: Entry(bus[n].me, bus[n].ring.id, 1, {TAG: bus[n].service.announce()}) for n in (1, 2, 3)}
+    members = tuple(bus[n].me for n in (1, 2, 3))
+    attempt = View(RingId(bus.seq + 3, 1), members, (), (), True, False, "", entries)
+    assert survivors(attempt) == {1, 2, 3}
+    before, after = (Announcement.decode(bus[1].service.announce(views)) for views in ([], [attempt]))
+    assert (after.ring, after.applied, after.life) == (before.ring, before.applied, before.life)
+    full = Announcement.decode(bus[2].service.announce([attempt]))
+    assert full.ring == attempt.id > after.ring
 
 
 def test_the_table_that_was_caught_up_with_is_a_donors() -> None:
