@@ -227,7 +227,7 @@ def test_another_view_before_the_loan_has_come_is_a_new_life() -> None:
 
 
 def test_k7_an_attempt_that_is_installed_on_the_way_brings_no_loan() -> None:
-    """Who is behind in an attempt that turns out to be real is behind still when it goes on from there (seed 67)."""
+    """Who is behind in an attempt that turns out to be real is behind still when it goes on from there (67)."""
     bus = Bus()
     shared(bus)
     bus.lock(2)
