@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from dlm import answers
+from dlm.asking import lock_args, requested, taken_back
 from dlm.client_looking import ClientLooking
 from dlm.client_spaces import ClientSpaces, open_space
 from dlm.errors import ConfigError, LockTimeout, NotConnected
@@ -204,33 +205,14 @@ class Client(Recipes, ClientSpaces, ClientLooking, Together):
         answers.check_friendly(flags)
         held = Held(session, key, Mode(mode))
         held.tells = on_blocking is not None
-        args = {
-            **flags.args(),
-            "blocking": held.tells,
-            "h": held.serial,
-            "name": key,
-            "mode": int(mode),
-            "noqueue": bool(flags & Flag.NOQUEUE) or (timeout == 0 and not flags & Flag.EXPEDITE),
-            "no_quorum": "fail" if timeout == 0 else no_quorum,
-            "space": session.space,
-            "valblk": True,
-            "value": None,
-            **session.identity(xid),
-            **session.limit(timeout),
-        }
-        future = None
-        try:
-            future = session.start("lock", args)
+        args = lock_args(session, held, flags, timeout, no_quorum, xid)
+        with requested(session, "lock", args, taken_back(session, held)) as future:
             result, late = session.outcome(future, held, timeout)
             if late and timeout is not None:
                 raise session.too_late(key, timeout)
             with session.changed:
                 held.mark_granted(result)
             session.settle(held, limit)
-        except BaseException:
-            held.mark_withdrawn()
-            session.withdraw(held, future)
-            raise
         if on_lost is not None or on_blocking is not None:
             self._watch.add(held, on_lost, on_blocking)
         return held

@@ -1,39 +1,34 @@
-"""A lock that is held: the handle that ``acquire`` and ``with`` give.
-
-When is a handle valid? It has been granted, not released, not reported lost; the session's lease is of the
-generation that granted it and has not run out (pitfalls D9). ``valid`` costs a few microseconds and no
-message.
-
-A handle ends when release is *called*, and a conversion takes away at its call what the new mode does not
-allow (pitfalls D8): what the cluster then does may be known elsewhere before it is known here.
-"""
+"""A lock that is held: the handle that ``acquire`` and ``with`` give. What it is says ``dlm.grant``."""
 
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import wait as wait_futures
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dlm import answers
-from dlm.errors import InvalidRequest, LockBusy, LockLost, NotHeld
-from dlm.info import Flag, Mode, Outcome
-from dlm.modes import COMPATIBLE
+from dlm.errors import LockLost, NotHeld
+from dlm.grant import WRITERS, Grant, LossBase, add_loss, both
+from dlm.info import Flag, Mode
 
 if TYPE_CHECKING:
     from typing import Self
 
     from dlm.session import Session
 
-__all__ = ["WRITERS", "Held", "Losable", "Loss", "both"]
+__all__ = ["WRITERS", "Held", "Losable", "Loss", "both", "wait_lost"]
 
-WRITERS = (Mode.PW, Mode.EX)  #: the modes that may write the value block
+POLL_S = 0.05  #: a lease that comes back is written to the page, and no push need follow
 
 
 class Losable(Protocol):
-    """What can be lost: one lock, or several together."""
+    """What can be lost, and waited for: one lock, or several together."""
+
+    @property
+    def released(self) -> bool:
+        """It has been given back."""
+        ...
 
     def loss_now(self) -> str | None:
         """Why it is lost at this moment, if it is."""
@@ -44,157 +39,57 @@ class Losable(Protocol):
         ...
 
 
-class Loss:
+class Loss(LossBase):
     """Whether a handle has been lost: like ``threading.Event``, with a ``reason``.
 
     It is set as well while the lease has run out (reason ``lease``), and that alone can pass again.
     Thread-safe.
     """
 
+    _held: Losable
+
     def __init__(self, held: Losable) -> None:
-        self._held = held
-
-    @property
-    def reason(self) -> str | None:
-        """Why the lock is lost, a word of ``LockLost.reason``; ``None`` while it is not."""
-        return self._held.loss_now()
-
-    def is_set(self) -> bool:
-        """Whether the lock is lost or its lease has run out; a lock released in time is not."""
-        return self.reason is not None
-
-    __bool__ = is_set
+        super().__init__(held)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the lock is lost (``True``) or has been released or ``timeout`` seconds are over."""
         return self._held.wait_lost(timeout)
 
-    def __repr__(self) -> str:
-        return f"<Loss {self.reason or 'not lost'}>"
 
-
-class Held:
+class Held(Grant):
     """One grant of one lock. Made by ``Client``, never reusable. Thread-safe; owned by no thread (API-R7).
 
     ``name`` (bytes), ``held_since`` (``time.time()`` of the grant) and ``lost`` are plain attributes. As a
     context manager it releases at the end.
     """
 
+    _session: Session
+
     def __init__(self, session: Session, name: bytes, mode: Mode, serial: int | None = None) -> None:
-        self.name = name
-        self.space = session.space  #: the lockspace of the name
-        self.serial = session.next_serial() if serial is None else serial
+        super().__init__(session, name, mode, serial)
         self.lost = Loss(self)
-        self.held_since = 0.0
-        # What follows changes under session.changed.
-        self.lost_reason: str | None = None
-        self.generation = 0  #: of the lease that backs it
-        self.blocking: int | None = None  #: a mode it blocks, to be told to ``on_blocking``
-        self.tells = False  #: there is an ``on_blocking``
-        self.outcome = Outcome(0)  #: of the last operation that succeeded
-        self._session = session
-        self._mode = mode
-        self._fence = 0
-        self._value = b""
-        self._value_valid = False
-        self._value_dirty = False
-        self._granted = False
-        self._released = False
-        self._converting: Future[None] | None = None  #: done when the conversion on its way is over
-        session.register(self)
-
-    # -- what it is
-
-    @property
-    def mode(self) -> Mode:
-        """The mode that may be relied upon; during a conversion what old and new mode both allow."""
-        return self._mode
-
-    @property
-    def fence(self) -> int:
-        """The fencing token: strictly increasing over the grants of a name, across crashes too (API-R6)."""
-        return self._fence
-
-    @property
-    def value(self) -> bytes:
-        """The value block: as the last writer left it, or as set here.
-
-        Setting needs PW or EX; it is written with the release or the conversion downwards. Raises
-        ``InvalidRequest`` in other modes, and if it is longer than the lockspace allows (E7).
-        """
-        return self._value
-
-    @value.setter
-    def value(self, value: bytes) -> None:
-        if self._mode not in WRITERS:
-            raise InvalidRequest(f"mode {self._mode.name} may not write the value block: PW and EX may")
-        self._set_value(value)
-
-    def _set_value(self, value: bytes) -> None:
-        limit = self._session.value_limit
-        if len(value) > limit:  # to be told now: a release that is refused would leave the lock behind
-            raise InvalidRequest(f"a value block of lockspace {self.space!r} has at most {limit} bytes", rule="E7")
-        self._value, self._value_dirty = bytes(value), True
-
-    @property
-    def value_valid(self) -> bool:
-        """False if a holder who may have been writing has failed since the block was last written."""
-        return self._value_valid
-
-    @property
-    def released(self) -> bool:
-        """Whether release has been called."""
-        return self._released
 
     # -- is it still held?
 
-    def loss_now(self) -> str | None:
-        """Why this handle, if not released, is not valid at this moment; ``None`` if it is."""
-        self._session.check_process()
-        if self.lost_reason is not None or self._released or not self._granted:
-            return self.lost_reason
-        generation, deadline = self._session.lease()
-        if generation > self.generation:
-            # The life that granted it has ended, and the push that says so still lies in the socket (D9).
-            with self._session.changed:
-                self.mark_lost("evicted")
-            return self.lost_reason
-        current = generation == self.generation and self._session.clock_us() < deadline
-        return None if current else "lease"
-
-    @property
-    def valid(self) -> bool:
-        """Whether the lock is held for certain at this moment."""
-        return self._granted and not self._released and self.loss_now() is None
-
-    def check(self) -> None:
-        """Return if the lock is held for certain at this moment.
-
-        Raises ``LockLost`` (``LockSuspended`` if only the lease has run out) or ``NotHeld`` after release.
-        """
-        reason = self.loss_now()
-        if reason is not None:
-            raise answers.lost(self.name, self._fence, reason)
-        self._require_unreleased()
-
     def wait_lost(self, timeout: float | None) -> bool:
         """See ``Loss.wait``."""
-        self._session.check_process()  # before the condition: in a child nobody may ever give it back
+        return wait_lost(self._session, self, timeout)
+
+    def wait_valid(self, timeout: float | None = None) -> bool:
+        """Wait while the lock is suspended: ``True`` as soon as it is held for certain, with the fence it had;
+        ``False`` after ``timeout`` seconds.
+
+        Raises ``LockLost`` when it is lost for good, ``NotHeld`` when it has been released.
+        """
+        self._session.check_process()
         limit = None if timeout is None else time.monotonic() + timeout
         with self._session.changed:
-            while not self._released or self.lost_reason is not None:
-                if self.loss_now() is not None:
-                    return True
-                rest = None if limit is None else limit - time.monotonic()
-                if rest is not None and rest <= 0:
+            while self.still_suspended():
+                rest = POLL_S if limit is None else min(limit - time.monotonic(), POLL_S)
+                if rest <= 0:
                     return False
-                self._session.changed.wait(self.lease_rest_s(rest))
-            return False
-
-    def lease_rest_s(self, at_most: float | None = None) -> float:
-        """Seconds until the lease runs out if nobody renews it, at least a millisecond."""
-        rest = (self._session.lease()[1] - self._session.clock_us()) / 1e6
-        return max(rest if at_most is None else min(rest, at_most), 0.001)
+                self._session.changed.wait(rest)
+        return True
 
     # -- changing it
 
@@ -216,76 +111,8 @@ class Held:
         If it fails the old mode stays. Raises ``LockTimeout``, ``LockLost``, ``NotHeld``, ``LockBusy`` (one
         conversion at a time), ``Deadlock``, ``NoQuorum``, ``NotConnected``.
         """
-        session = self._session
-        session.check_process()
-        new = Mode(mode)
-        answers.check_friendly(flags)
-        with session.changed:
-            self._require_unreleased("E8")
-            if self.lost_reason is not None:
-                raise answers.lost(self.name, self._fence, self.lost_reason)
-            if self._converting is not None:
-                raise LockBusy(f"lock {answers.name_text(self.name)!r} is being converted", name=self.name)
-            old = self._mode
-            args: dict[str, Any] = {"h": self.serial, "mode": int(new), "blocking": self.tells, **flags.args()}
-            args["noqueue"] = timeout == 0 or bool(flags & Flag.NOQUEUE)
-            args |= session.limit(timeout)
-            args |= self._block_for(old, new, value, invalidate)
-            self._mode = Mode.NL if flags & Flag.CONVDEADLK else both(old, new)
-            self._converting = Future()
-        future: Future[Any] | None = None
-        try:
-            future = session.start("convert", args)
-            session.outcome(future, self, timeout)
-        except BaseException:
-            if future is None:
-                self._not_converted(old)
-                raise
-            if not future.done():
-                session.post("cancel", {"h": self.serial})
-            # Also if the caller does not wait any longer: the handle must know its mode in the end.
-            future.add_done_callback(lambda done: self._converted(old, new, done))
-            if self.lost_reason is not None:
-                raise answers.lost(self.name, self._fence, self.lost_reason) from None
-            raise
-        self._converted(old, new, future)
-        if self.lost_reason is not None:
-            raise answers.lost(self.name, self._fence, self.lost_reason)
-
-    def _converted(self, old: Mode, new: Mode, answer: Future[Any]) -> None:
-        failure = answer.exception()
-        if failure is not None:
-            demoted = getattr(failure, "more", {}).get("flags", 0) & Outcome.DEMOTED
-            self._not_converted(Mode.NL if demoted else old)
-            return
-        with self._session.changed:
-            self._mode = Mode(answer.result().get("mode", new))
-            self._take(answer.result(), written=old in WRITERS and new <= old)
-        self._conversion_over()
-
-    def _not_converted(self, old: Mode) -> None:
-        self._mode = old
-        self._conversion_over()
-
-    def _conversion_over(self) -> None:
-        with self._session.changed:
-            over, self._converting = self._converting, None
-        if over is not None:
-            over.set_result(None)
-
-    def _block_for(self, old: Mode, new: Mode, value: bytes | None, invalidate: bool) -> dict[str, Any]:
-        """The value-block arguments: up reads it, down from a writer's mode writes it if it was set."""
-        writes = old in WRITERS and new <= old
-        if (value is not None or invalidate) and not writes:
-            raise InvalidRequest(f"{old.name} to {new.name} does not write the value block", rule="L2")
-        if invalidate:
-            self._value_dirty, self._value_valid = False, False
-            return {"ivvalblk": True}
-        if value is not None:
-            self._set_value(value)
-        if writes:
-            return {"valblk": self._value_dirty, "value": self._value if self._value_dirty else None}
-        return {"valblk": True, "value": None}
+        with self._convert(mode, timeout, value, invalidate, flags) as answer:
+            self._session.outcome(answer, self, timeout)
 
     def release(self, wait: bool = False, *, invalidate: bool = False) -> None:
         """Give the lock back. The handle ends now; returns when the message is on its way, with ``wait`` when
@@ -294,89 +121,16 @@ class Held:
         Raises ``NotHeld`` the second time, and ``LockLost`` if the lock was not held for certain any more:
         then what was done under it may have overlapped with others.
         """
-        session = self._session
-        reason = self.loss_now()
-        with session.changed:
-            self._require_unreleased("E21")
-            args, converting = self.begin_release(invalidate), self._converting
-            session.changed.notify_all()
+        reason, args, converting = self._end(invalidate)
         # Also when it is lost: a lock that was lost by mistake must not stay behind.
-        self._submit_release(args, converting, wait)
+        if not wait:
+            self._unlock(args, converting)
+        else:
+            if converting is not None:
+                wait_futures([converting])
+            self._session.call_release("unlock", args, self.name)
         if reason is not None:
             raise answers.lost(self.name, self._fence, reason)
-
-    @property
-    def converting(self) -> bool:
-        """Whether a conversion is on its way."""
-        return self._converting is not None
-
-    def begin_release(self, invalidate: bool) -> dict[str, Any]:
-        """The handle ends here; what to ask the node for. Called under ``session.changed``."""
-        args: dict[str, Any] = {"h": self.serial}
-        if invalidate:
-            args["ivvalblk"] = True
-        elif self._value_dirty and self._mode in WRITERS:
-            args |= {"valblk": True, "value": self._value}
-        self._released = True
-        return args
-
-    def _submit_release(self, args: Mapping[str, Any], converting: Future[None] | None, wait_for_it: bool) -> None:
-        session = self._session
-        if converting is not None:  # the node refuses an unlock while it converts
-            session.post("cancel", {"h": self.serial})
-            if not wait_for_it:
-                converting.add_done_callback(lambda _: session.post("unlock", args))
-                return
-            wait([converting])
-        if wait_for_it:
-            session.call_release("unlock", args, self.name)
-        else:
-            session.post("unlock", args)
-
-    # -- events, called under session.changed
-
-    def mark_granted(self, result: Mapping[str, Any]) -> None:
-        """The grant has come; ``result`` is the daemon's answer."""
-        self._granted = True
-        self._mode = Mode(result.get("mode", self._mode))
-        self.held_since = time.time()
-        self._take(result, written=False)
-
-    def mark_lost(self, reason: str) -> None:
-        """The lock has been taken away; the first reason stays."""
-        if self.lost_reason is None and not self._released:
-            self.lost_reason = reason
-            self._session.changed.notify_all()
-
-    def note_blocking(self, mode: int) -> None:
-        """The lock is in the way of a request for ``mode``. At most one waits to be told: the latest (B9)."""
-        self.blocking = mode
-
-    def take_blocking(self) -> Mode | None:
-        """The mode to tell ``on_blocking`` of now, if the lock still blocks it (B6, B10)."""
-        mode, self.blocking = self.blocking, None
-        if mode is None or not self._granted or self._released or self.lost_reason is not None:
-            return None
-        return None if COMPATIBLE[self._mode][mode] else Mode(mode)
-
-    def mark_withdrawn(self) -> None:
-        """The request was taken back before anybody got the handle."""
-        self._released = True
-
-    def _take(self, result: Mapping[str, Any], written: bool) -> None:
-        self._fence = int(result["fence"])
-        self.generation = int(result["generation"])
-        self.outcome = Outcome(result.get("flags", 0))
-        if written:
-            self._value_valid = self._value_valid or self._value_dirty  # what was written is valid (L2)
-            self._value_dirty = False
-        elif result.get("value_read", True) and not self._value_dirty:
-            self._value = bytes(result.get("value") or b"")
-            self._value_valid = bool(result.get("value_valid"))
-
-    def _require_unreleased(self, rule: str = "") -> None:
-        if self._released or not self._granted:
-            raise NotHeld(f"lock {answers.name_text(self.name)!r} has been released", name=self.name, rule=rule)
 
     # -- with
 
@@ -392,32 +146,24 @@ class Held:
         try:
             self.release()
         except (LockLost, NotHeld) as lost:
-            # The body's own exception is the news; the loss is added to it (API-R5).
             if error is None:
                 raise
-            if not isinstance(error, LockLost):
-                error.add_note(f"meanwhile: {lost}")
-
-    def __repr__(self) -> str:
-        if self._released:
-            state = "released"
-        elif self.lost_reason is not None:
-            state = f"lost: {self.lost_reason}"
-        else:
-            state = "held" if self._granted else "waiting"
-        return f"<Held {answers.name_text(self.name)!r} {self._mode.name} fence={self._fence} {state}>"
-
-    def __del__(self) -> None:
-        try:
-            leaked = self._granted and not (self._released or self.lost_reason or self._session.foreign)
-        except AttributeError:  # the constructor has failed
-            return
-        if leaked:
-            warnings.warn(f"nobody can release {self!r} any more", ResourceWarning, stacklevel=1, source=self)
+            add_loss(error, lost)
 
 
-def both(a: Mode, b: Mode) -> Mode:
-    """The strongest mode that both ``a`` and ``b`` include. The modes form a chain but for CW and PR."""
-    if {a, b} == {Mode.CW, Mode.PR}:
-        return Mode.CR
-    return min(a, b)
+class _Held(Losable, Protocol):
+    def lease_rest_s(self, at_most: float | None = None) -> float: ...
+
+
+def wait_lost(session: Session, held: _Held, timeout: float | None) -> bool:
+    """Wait until ``held`` is lost (``True``), released, or ``timeout`` seconds are over."""
+    session.check_process()  # before the condition: in a child nobody may ever give it back
+    limit = None if timeout is None else time.monotonic() + timeout
+    with session.changed:
+        while True:
+            if held.loss_now() is not None:
+                return True
+            rest = None if limit is None else limit - time.monotonic()
+            if held.released or (rest is not None and rest <= 0):
+                return False
+            session.changed.wait(held.lease_rest_s(rest))

@@ -15,16 +15,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Literal, cast
 
 from dlm import answers
-from dlm.errors import InvalidRequest, LockLost, LockTimeout, NotHeld
-from dlm.held import Held, Loss
+from dlm.asking import requested
+from dlm.errors import LockLost, LockTimeout, NotHeld
+from dlm.grant import add_loss
+from dlm.grants import AskedAll, Grants, NameAndMode, merged, numbered
+from dlm.held import Held, Loss, wait_lost
 from dlm.info import Mode
-from dlm.portions import by_size
 from dlm.session import Session, checked_timeout
 
 if TYPE_CHECKING:
@@ -34,138 +35,48 @@ if TYPE_CHECKING:
 
 __all__ = ["HeldAll", "LockAll", "Together"]
 
-Name = str | bytes
-NameAndMode = Name | tuple[Name, Mode]
 OnLost = Callable[["HeldAll", str], object]
 WhenNoQuorum = Literal["wait", "fail"]
 
 
-class HeldAll(Sequence[Held]):
+class HeldAll(Grants[Held]):
     """All locks of one ``all``, in the order in which they were named; each is a ``Held`` of its own, too.
 
     ``held["acct/1"]`` is the one with this name. Thread-safe, like its parts. As a context manager it releases at
     the end what is still held of it.
     """
 
+    _session: Session
+
     def __init__(self, session: Session, parts: Sequence[Held]) -> None:
-        self._session = session
-        self._parts = tuple(parts)
-        self._by_name = {part.name: part for part in parts}
+        super().__init__(session, parts)
         self.lost = Loss(self)  #: set when one of them is lost
-
-    # -- a sequence
-
-    @overload
-    def __getitem__(self, which: int | str | bytes) -> Held: ...
-
-    @overload
-    def __getitem__(self, which: slice) -> Sequence[Held]: ...
-
-    def __getitem__(self, which: int | str | bytes | slice) -> Held | Sequence[Held]:
-        if isinstance(which, str | bytes):
-            return self._by_name[answers.name_bytes(which)]
-        return self._parts[which]
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    @property
-    def names(self) -> tuple[bytes, ...]:
-        """The names."""
-        return tuple(part.name for part in self._parts)
-
-    @property
-    def fences(self) -> tuple[int, ...]:
-        """The fencing token of each; see ``Held.fence``."""
-        return tuple(part.fence for part in self._parts)
-
-    # -- are they still held?
-
-    @property
-    def released(self) -> bool:
-        """Whether all of them have been released."""
-        return all(part.released for part in self._parts)
-
-    @property
-    def valid(self) -> bool:
-        """Whether all of them are held for certain at this moment."""
-        return all(part.valid for part in self._parts)
-
-    def loss_now(self) -> str | None:
-        """Why one of them is not valid at this moment although it was not released; ``None`` if there is none."""
-        return next((reason for part in self._parts if (reason := part.loss_now()) is not None), None)
-
-    def check(self) -> None:
-        """Return if all of them are held for certain at this moment.
-
-        Raises as ``Held.check``, for the first that is not.
-        """
-        for part in self._parts:
-            part.check()
 
     def wait_lost(self, timeout: float | None) -> bool:
         """See ``Loss.wait``."""
-        self._session.check_process()
-        limit = None if timeout is None else time.monotonic() + timeout
-        with self._session.changed:
-            while not self.released or self.loss_now() is not None:
-                if self.loss_now() is not None:
-                    return True
-                rest = None if limit is None else limit - time.monotonic()
-                if rest is not None and rest <= 0:
-                    return False
-                self._session.changed.wait(self.lease_rest_s(rest))
-            return False
-
-    def lease_rest_s(self, at_most: float | None = None) -> float:
-        """See ``Held.lease_rest_s``."""
-        return self._parts[0].lease_rest_s(at_most)
-
-    def take_blocking(self) -> Mode | None:
-        """Advice goes to the single locks, which nobody watches here."""
-        return None
-
-    # -- giving them back
+        return wait_lost(self._session, self, timeout)
 
     def release(self, wait: bool = False, *, invalidate: bool = False) -> None:
         """Give back all that are not released yet, together. Otherwise as ``Held.release``.
 
         Raises ``NotHeld`` if all were released before, and ``LockLost`` if one was not held for certain any more.
         """
-        session = self._session
-        reasons = [(part, part.loss_now()) for part in self._parts]
-        rows: list[dict[str, Any]] = []
-        converting: list[Held] = []
-        with session.changed:
-            due = [part for part in self._parts if not part.released]
-            if not due:
-                raise NotHeld(f"locks {answers.name_text(_label(self.names))!r} have been released")
-            for part in due:
-                if part.converting:
-                    converting.append(part)
-                else:
-                    rows.append(part.begin_release(invalidate))
-            session.changed.notify_all()
+        lost, rows, converting = self._end_all(invalidate)
         for part in converting:  # its conversion has to be withdrawn first
             with contextlib.suppress(LockLost, NotHeld):
                 part.release(wait, invalidate=invalidate)
-        if rows:
-            self._submit(rows, wait)
-        for part, reason in reasons:
-            if reason is not None:
-                raise answers.lost(part.name, part.fence, reason)
-
-    def _submit(self, rows: list[dict[str, Any]], wait: bool) -> None:
-        for portion in by_size(rows, lambda row: len(row.get("value") or b"")):  # as a rule there is one
+        for request in self._unlocks(rows):
             if wait:
-                self._session.call_release("unlock_all", {"locks": portion}, self._parts[0].name)
+                self._session.call_release("unlock_all", request, self.names[0])
             else:
-                self._session.post("unlock_all", {"locks": portion})
+                self._session.post("unlock_all", request)
+        if lost is not None:
+            raise lost
 
     # -- with
 
     def __enter__(self) -> Self:
-        for part in self._parts:
+        for part in self:
             part.__enter__()
         return self
 
@@ -177,52 +88,9 @@ class HeldAll(Sequence[Held]):
         try:
             self.release()
         except (LockLost, NotHeld) as lost:
-            # The body's own exception is the news; the loss is added to it (API-R5).
             if error is None:
                 raise
-            if not isinstance(error, LockLost):
-                error.add_note(f"meanwhile: {lost}")
-
-    def __repr__(self) -> str:
-        return f"<HeldAll {', '.join(map(repr, self._parts))}>"
-
-
-class _Asked:
-    """What a request for several locks is known by while nothing is held: its first handle, and all its names."""
-
-    def __init__(self, session: Session, names: dict[bytes, Mode]) -> None:
-        ordered = sorted(names)
-        serials = session.next_serials(len(names))
-        self.serial = serials[0]
-        self.name = _label(ordered)
-        self.locks = [(name, int(names[name])) for name in ordered]
-        numbers = dict(zip(ordered, serials, strict=True))
-        parts = [Held(session, name, mode, numbers[name]) for name, mode in names.items()]
-        self.held = HeldAll(session, parts)
-        self._session = session
-
-    def granted(self, result: dict[str, Any]) -> None:
-        """The node's answer. Called under ``session.changed``."""
-        rows = {row["h"]: row for row in result["locks"]}
-        for part in self.held:
-            part.mark_granted(rows[part.serial])
-
-    def withdraw(self, future: Future[Any] | None) -> None:
-        """The caller has gone; a grant that raced is released as a whole (API-R8)."""
-        for part in self.held:
-            part.mark_withdrawn()
-        session, unlock = self._session, {"locks": [{"h": part.serial} for part in self.held]}
-        if future is None or not future.done():
-            session.post("cancel", {"h": self.serial})
-        if future is None:  # interrupted while sending: the daemon may or may not know the request
-            session.post("unlock_all", unlock)
-            return
-
-        def release_if_granted(done: Future[Any]) -> None:
-            if not done.cancelled() and done.exception() is None:
-                session.post("unlock_all", unlock)
-
-        future.add_done_callback(release_if_granted)
+            add_loss(error, lost)
 
 
 class LockAll:
@@ -251,33 +119,21 @@ class LockAll:
         session, timeout = self._client.session, self.timeout
         limit = None if timeout is None else time.monotonic() + timeout
         session.check_process()
-        asked = _Asked(session, self.names)
-        args = {
-            "h": asked.serial,
-            "locks": asked.locks,
-            "noqueue": timeout == 0,
-            "no_quorum": "fail" if timeout == 0 else self._no_quorum,
-            "space": session.space,
-            "valblk": True,
-            **session.identity(self._xid),
-            **session.limit(timeout),
-        }
-        future = None
-        try:
-            future = session.start("lock_all", args)
+        numbers = numbered(session, self.names)
+        held = HeldAll(session, [Held(session, name, mode, numbers[name]) for name, mode in self.names.items()])
+        asked = AskedAll(session, held)
+        args = asked.args(timeout, self._no_quorum, self._xid)
+        with requested(session, "lock_all", args, asked.withdraw) as future:
             result, late = session.outcome(future, asked, timeout)
             if late and timeout is not None:
                 raise session.too_late(asked.name, timeout)
             with session.changed:
                 asked.granted(result)
-            for part in asked.held:
+            for part in held:
                 session.settle(part, limit)
-        except BaseException:
-            asked.withdraw(future)
-            raise
         if self._on_lost is not None:
-            self._client.watch.add(asked.held, self._on_lost)
-        return asked.held
+            self._client.watch.add(held, self._on_lost)
+        return held
 
     def __enter__(self) -> HeldAll:
         held = self.acquire()
@@ -325,7 +181,7 @@ class Together:
 
         Raises ``InvalidRequest`` without a name; what taking them raises is said at ``acquire_all``.
         """
-        asked = _merged(names, Mode(mode))
+        asked = merged(names, Mode(mode))
         return LockAll(cast("Client", self), asked, timeout, no_quorum, on_lost, xid)
 
     def acquire_all(
@@ -354,33 +210,3 @@ class Together:
             return self.acquire_all(*names, mode=mode, timeout=0, on_lost=on_lost)
         except LockTimeout:
             return None
-
-
-def _merged(names: Iterable[NameAndMode], default: Mode) -> dict[bytes, Mode]:
-    """The names in their order, each once, with the mode it needs."""
-    found: dict[bytes, Mode] = {}
-    for name, mode in _pairs(names, default):
-        found[name] = _including(found.get(name, mode), mode)
-    if not found:
-        raise InvalidRequest("which locks? At least one name is needed")
-    return found
-
-
-def _pairs(names: Iterable[NameAndMode], default: Mode) -> Iterator[tuple[bytes, Mode]]:
-    for each in names:
-        if isinstance(each, tuple):
-            name, mode = each
-            yield answers.name_bytes(name), Mode(mode)
-        else:
-            yield answers.name_bytes(each), default
-
-
-def _including(a: Mode, b: Mode) -> Mode:
-    """The weakest mode that excludes all that ``a`` and ``b`` exclude. The modes form a chain but for CW and PR."""
-    if {a, b} == {Mode.CW, Mode.PR}:
-        return Mode.PW
-    return max(a, b)
-
-
-def _label(names: Iterable[bytes]) -> bytes:
-    return b" + ".join(names)

@@ -16,17 +16,17 @@ from dlm.errors import InvalidRequest
 if TYPE_CHECKING:
     from typing import Self
 
-    from dlm.session import Session
+    from dlm.session_base import SessionBase
 
 __all__ = ["XID_BITS", "Transaction", "checked_xid", "current_xid"]
 
 XID_BITS = 63
 
 #: Of this thread or task: the transactions it is in, innermost last, with the session that each belongs to.
-_inside: ContextVar[tuple[tuple[Session, int], ...]] = ContextVar("dlm-transactions", default=())
+_inside: ContextVar[tuple[tuple[SessionBase, int], ...]] = ContextVar("dlm-transactions", default=())
 
 
-def current_xid(session: Session) -> int:
+def current_xid(session: SessionBase) -> int:
     """The innermost transaction of this thread or task with that session; 0 if there is none."""
     return next((xid for of, xid in reversed(_inside.get()) if of is session), 0)
 
@@ -45,7 +45,7 @@ class Transaction:
     Not reusable and of one thread or task; they nest, and the innermost counts. The end of it releases nothing.
     """
 
-    def __init__(self, session: Session, xid: int | None = None) -> None:
+    def __init__(self, session: SessionBase, xid: int | None = None) -> None:
         self._session = session
         self.xid = checked_xid(xid) if xid is not None else secrets.randbits(XID_BITS) or 1
         if not self.xid:

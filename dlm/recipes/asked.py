@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from dlm.asking import lock_args
 from dlm.errors import LockError, LockLost
 from dlm.held import Held
 from dlm.info import Flag, Mode
@@ -86,19 +87,9 @@ def ask(
     """
     session.check_process()
     held = Held(session, key, mode)
-    args: dict[str, Any] = {
-        **flags.args(),
-        "blocking": False,
-        "h": held.serial,
-        "name": key,
-        "mode": int(mode),
-        "noqueue": bool(flags & Flag.NOQUEUE),
-        "no_quorum": no_quorum,
-        "space": session.space,
-        "valblk": True,
-        "value": None,
-        **({"xid": 0, "owner": APART + held.serial} if apart else session.identity(None)),
-    }
+    args = lock_args(session, held, flags, None, no_quorum, None)
+    if apart:
+        args |= {"xid": 0, "owner": APART + held.serial}
     try:
         future = session.start("lock", args)
     except BaseException:
