@@ -4,11 +4,11 @@
 
     <state_dir>/lock          held (flock) by the running daemon, contains its pid
     <state_dir>/incarnation   the number of this node's latest life
-    <state_dir>/record        what the engine asked to persist: ring id, attempt, mark
+    <state_dir>/record        what the engine asked to persist: ring id, attempts, mark
 
-A file is never changed in place: it is written beside, fsynced, renamed over the old one, and the
-directory is fsynced (EVS-E6: the ring id is on disk before the commit token leaves). Each carries its
-owner – cluster and node id – and a checksum. A file that is torn or another node's is refused, never
+The record is on disk before the commit token leaves (EVS-E6); it is written in place, in two slots
+(``vsync.slots``). The incarnation is written beside, fsynced, and renamed over the old one. Each carries
+its owner – cluster and node id – and a checksum. A file that is damaged or another node's is refused, never
 guessed at: taking it would let a node forget a ring it took part in, or take part under another's name.
 
 The pid in ``lock`` is for people; what counts is the lock on it, which ends with the process.
@@ -28,6 +28,7 @@ import msgpack
 
 from vsync.clock import wall_us
 from vsync.errors import StateDirectoryError
+from vsync.slots import Damaged, Slots, blank
 
 __all__ = ["MemoryStorage", "StateDirectory", "Storage"]
 
@@ -77,8 +78,10 @@ class StateDirectory:
         self.path = Path(path)
         self._owner = [cluster, node]
         self._lock_fd, self._dir_fd = self._lock()
+        self._slots: Slots | None = None
         try:
-            self.record: bytes | None = self._load("record")
+            self._slots = self._open_record()
+            self.record = self._owned(self._slots.body) if self._slots.body is not None else None
             self.incarnation = self._next_incarnation()
         except BaseException:
             self.close()
@@ -87,10 +90,16 @@ class StateDirectory:
 
     def write(self, record: bytes) -> None:
         """Replace the record; on disk on return. Raises ``StateDirectoryError`` (disk full, read-only, …)."""
-        self._store("record", record)
+        assert self._slots is not None
+        try:
+            self._slots.write(msgpack.packb([*self._owner, record]))
+        except OSError as e:
+            raise self._error(f"record cannot be written: {e.strerror or e}") from e
 
     def close(self) -> None:
         """Give the lock free. Idempotent."""
+        if self._slots is not None:
+            self._slots.close()
         for fd in (self._lock_fd, self._dir_fd):
             if fd >= 0:
                 os.close(fd)
@@ -118,6 +127,21 @@ class StateDirectory:
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         return fd, directory
 
+    def _open_record(self) -> Slots:
+        if not (self.path / "record").exists():
+            self._replace("record", blank())
+        try:
+            fd = os.open("record", os.O_RDWR, dir_fd=self._dir_fd)
+            try:
+                return Slots(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as e:
+            raise self._error(f"record cannot be read: {e.strerror}") from e
+        except Damaged as e:
+            raise self._torn("record") from e
+
     def _next_incarnation(self) -> int:
         stored = self._load("incarnation")
         if stored is not None and len(stored) != 8:
@@ -142,6 +166,10 @@ class StateDirectory:
         body = data[_HEAD.size :]
         if magic != _MAGIC or length != len(body) or zlib.crc32(body) != checksum:
             raise self._torn(name)
+        return self._owned(body)
+
+    def _owned(self, body: bytes) -> bytes:
+        """The content of a file, if it is this node's."""
         cluster, node, content = msgpack.unpackb(body)
         if [cluster, node] != self._owner:
             raise self._error(
@@ -152,7 +180,10 @@ class StateDirectory:
 
     def _store(self, name: str, content: bytes) -> None:
         body = msgpack.packb([*self._owner, content])
-        data = _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+        self._replace(name, _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body)
+
+    def _replace(self, name: str, data: bytes) -> None:
+        """Write a file beside and rename it, so that there is never half of it."""
         temporary = f"{name}.new"
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._dir_fd)

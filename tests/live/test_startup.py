@@ -162,7 +162,7 @@ def test_a_torn_record(file: Path, name: str) -> None:
     runs(file)
     record = Path(f"{file}.state", name)
     whole = record.read_bytes()
-    for torn in (whole[:10], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+    for torn in (whole[:10], b"", whole[:-1]):
         record.write_bytes(torn)
         assert f"state directory {file}.state {name} is damaged" in (line := refused(file))
         assert "restore it, or remove the whole directory" in line

@@ -59,11 +59,9 @@ def test_a_foreign_directory_is_refused(tmp_path: Path, cluster: str, node: int)
         StateDirectory(tmp_path, cluster, node)
 
 
-@pytest.mark.parametrize("name", ["record", "incarnation"])
-def test_a_torn_file_is_refused(tmp_path: Path, name: str) -> None:
-    state = StateDirectory(tmp_path, "c", 1)
-    state.write(b"a record")
-    state.close()
+def test_a_torn_incarnation_is_refused(tmp_path: Path) -> None:
+    StateDirectory(tmp_path, "c", 1).close()
+    name = "incarnation"
     whole = (tmp_path / name).read_bytes()
     damaged = [whole[:n] for n in range(len(whole))]
     damaged += [whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1 :] for n in range(len(whole))]
@@ -75,11 +73,26 @@ def test_a_torn_file_is_refused(tmp_path: Path, name: str) -> None:
     StateDirectory(tmp_path, "c", 1).close()  # no refusal left the lock behind
 
 
+def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path, "c", 1)
+    state.write(b"a record")
+    state.write(b"another")
+    state.close()
+    whole = (tmp_path / "record").read_bytes()
+    body = whole.index(b"another")
+    for data in (whole[:-1], whole + b"x", b"", whole[:body] + b"x" + whole[body + 1 :]):
+        (tmp_path / "record").write_bytes(data)
+        with pytest.raises(StateDirectoryError, match="record is damaged"):
+            StateDirectory(tmp_path, "c", 1)
+    (tmp_path / "record").write_bytes(whole)
+    StateDirectory(tmp_path, "c", 1).close()  # no refusal left the lock behind
+
+
 def test_a_half_written_new_file_does_not_matter(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path, "c", 1)
     state.write(b"good")
     state.close()
-    (tmp_path / "record.new").write_bytes(b"hal")
+    (tmp_path / "incarnation.new").write_bytes(b"hal")
     again = StateDirectory(tmp_path, "c", 1)
     assert again.record == b"good"
     again.close()
@@ -95,11 +108,11 @@ def test_a_failed_write_keeps_the_old_record(tmp_path: Path, monkeypatch: pytest
     state = StateDirectory(tmp_path, "c", 1)
     state.write(b"old")
 
-    def full(fd: int, data: bytes) -> int:
+    def full(fd: int, data: bytes, place: int) -> int:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("os.write", full)
+        patch.setattr("os.pwrite", full)
         with pytest.raises(StateDirectoryError, match="record cannot be written: No space left"):
             state.write(b"new")
     state.close()
