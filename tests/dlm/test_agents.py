@@ -1,0 +1,130 @@
+"""``[dlm.fencing.NODE]``: what is read, what is refused, what the agent gets, and what nobody gets to see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlm.agents import Agent, agents_of, gist, unfenced_peers
+from vsync.config import load
+from vsync.errors import ConfigError
+from vsync.types import ClusterConfig, Peer, QuorumConfig
+
+SECOND = 1_000_000
+PEERS = tuple(Peer(n, name, (f"127.0.0.1:{n}",)) for n, name in enumerate("abc", 1))
+
+
+def config(policy: str = "majority", **fencing: Any) -> ClusterConfig:
+    quorum = QuorumConfig(policy)
+    return ClusterConfig("test", 1, PEERS, quorum=quorum, sections={"dlm": {"fencing": fencing}})
+
+
+def test_nothing_said() -> None:
+    assert agents_of(ClusterConfig("test", 1, PEERS)) == {}
+    assert agents_of(config()) == {}
+
+
+def test_defaults() -> None:
+    [agent] = agents_of(config(b={"agent": "fence_xvm"})).values()
+    assert agent == Agent("fence_xvm", "reboot", 60 * SECOND, 2, 0, b"action=reboot\nnodename=b\n")
+
+
+def test_all_keys() -> None:
+    options: dict[str, Any] = {"ip": "10.0.0.1", "plug": 4, "lanplus": True, "verbose": False, "power_wait": 2.5}
+    options["password"] = "s=e c"
+    table = {"agent": "/x/y", "action": "off", "timeout_s": 1.5, "retries": 0, "delay_s": 3, "options": options}
+    agents = agents_of(config(c=table))
+    lines = b"ip=10.0.0.1\nlanplus=1\npassword=s=e c\nplug=4\npower_wait=2.5\nverbose=0\n"
+    stdin = b"action=off\nnodename=c\n" + lines
+    assert agents == {3: Agent("/x/y", "off", 1_500_000, 0, 3 * SECOND, stdin, ("s=e c",))}
+
+
+@pytest.mark.parametrize(
+    ("table", "error"),
+    [
+        ({}, r"\[dlm.fencing.b\] agent: is missing"),
+        ({"agent": ""}, r"\[dlm.fencing.b\] agent: must not be empty"),
+        ({"agent": "x", "agnet": 1}, r"\[dlm.fencing.b\] agnet: unknown key; did you mean 'agent'"),
+        ({"agent": "x", "action": "on"}, r"\[dlm.fencing.b\] action: 'on' is not one of reboot, off"),
+        ({"agent": "x", "timeout_s": 0}, r"\[dlm.fencing.b\] timeout_s: 0 is not between"),
+        ({"agent": "x", "retries": -1}, r"\[dlm.fencing.b\] retries: -1 is not between"),
+        ({"agent": "x", "delay_s": "1"}, r"\[dlm.fencing.b\] delay_s: must be a number \(seconds\)"),
+        ({"agent": "x", "options": {"a b": 1}}, r"\[dlm.fencing.b.options\] a b: is no key"),
+        ({"agent": "x", "options": {"action": "off"}}, r"\[dlm.fencing.b.options\] action: .* beside `options`"),
+        ({"agent": "x", "options": {"passwd": "hunter\n2"}}, r"\[dlm.fencing.b.options\] passwd: must be one line"),
+        ({"agent": "x", "options": {"passwd": ["hunter2"]}}, r"\[dlm.fencing.b.options\] passwd: must be a text"),
+        ({"agent": "x", "options": "passwd=hunter2"}, r"\[dlm.fencing.b\] options: must be a table"),
+    ],
+)
+def test_what_is_wrong_is_named(table: dict[str, Any], error: str) -> None:
+    with pytest.raises(ConfigError, match=error) as caught:
+        agents_of(config(b=table))
+    assert "hunter" not in str(caught.value)
+
+
+def test_a_node_that_there_is_not() -> None:
+    with pytest.raises(ConfigError, match=r"\[dlm.fencing\] d: no node has this name; there are a, b, c"):
+        agents_of(config(d={"agent": "x"}))
+
+
+def test_where_both_parts_are_primary_one_shoots_later() -> None:
+    """The part with the lowest node is shot last, unless somebody has said otherwise."""
+    tables = {name: {"agent": "x"} for name in "abc"}
+
+    def delays(policy: str, **more: Any) -> list[int]:
+        agents = agents_of(config(policy, **{**tables, **more}))
+        return [agents[node].delay // SECOND for node in (1, 2, 3)]
+
+    assert delays("majority") == [0, 0, 0]
+    assert delays("none") == [10, 5, 0]
+    assert delays("none", b={"agent": "x", "delay_s": 0}) == [0, 0, 0]
+    pair = replace(config("two_node", a=tables["a"], b=tables["b"]), peers=PEERS[:2])
+    assert [agent.delay // SECOND for agent in agents_of(pair).values()] == [5, 0]
+
+
+def test_whom_nobody_here_can_fence() -> None:
+    assert unfenced_peers(config(), [2]) == ["c"]
+    assert unfenced_peers(config(), [1, 2, 3]) == []
+
+
+def test_what_an_agent_says() -> None:
+    agent = Agent("x", secrets=("abc", "abcdef"))
+    assert gist(agent, b"") == ""
+    assert gist(agent, b"first\n  last: abcdef abc \n\n \n") == "last: *** ***"
+    assert gist(agent, b"\xff\x1b[31mred\n") == "\ufffd [31mred"
+    assert gist(agent, b"x" * 1000 + b"end") == "x" * 197 + "end"
+
+
+def test_secrets_are_not_in_what_is_printed() -> None:
+    """Of the configuration as well: it comes with errors and in tracebacks."""
+    settings = config(b={"agent": "x", "options": {"snmp_priv_passwd": "hunter2", "ssl_key": "hunter2"}})
+    assert "hunter2" not in repr(settings) + repr(agents_of(settings))
+
+
+def test_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        """
+[cluster]
+name = "pair"
+[node]
+name = "a"
+[[nodes]]
+id = 1
+name = "a"
+address = "127.0.0.1:7001"
+[[nodes]]
+id = 2
+name = "node-b.example"
+address = "127.0.0.1:7002"
+[dlm.fencing."node-b.example"]
+agent = "fence_ipmilan"
+options = { ip = "10.0.0.2", lanplus = true }
+"""
+    )
+    [(node, agent)] = agents_of(load(path).cluster).items()
+    assert (node, agent.program) == (2, "fence_ipmilan")
+    assert agent.stdin == b"action=reboot\nnodename=node-b.example\nip=10.0.0.2\nlanplus=1\n"
