@@ -20,16 +20,17 @@ from vsync.service import Credentials
 if TYPE_CHECKING:
     from vsync.loop import Loop
 
-__all__ = ["LocalChannel", "LocalSession"]
+__all__ = ["LocalBase", "LocalChannel", "LocalSession"]
 
 
 class LocalSession:
     """The node's end: called by the node's thread only. Holds back what it is given until ``flush``."""
 
-    def __init__(self, number: int, inbox: SimpleQueue[list[Any] | None]) -> None:
+    def __init__(self, number: int, put: Callable[[list[Any]], None]) -> None:
+        """``put`` takes a frame to the channel's users; it must not block."""
         self.number = number
         self.deadline = (0, 0)  #: read by the channel's users; a tuple is replaced in one piece
-        self._inbox = inbox
+        self._put = put
         self._held: list[list[Any]] = []
 
     def reply(self, rid: int, ok: bool, data: Any) -> None:
@@ -51,33 +52,31 @@ class LocalSession:
     def flush(self) -> None:
         """Hand on what is queued."""
         for frame in self._held:
-            self._inbox.put(frame)
+            self._put(frame)
         self._held.clear()
 
     def end(self, code: str, text: str) -> None:
         """Close the session from the node's side, with a last word."""
         self.flush()
-        self._inbox.put(["error", code, text])
+        self._put(["error", code, text])
 
 
-class LocalChannel(BaseChannel):
-    """A session with the node that runs ``loop``. Raises ``NotConnected`` if that node is not running."""
+class LocalBase(BaseChannel):
+    """What channels to a node in the same process have in common, wherever their frames are taken up."""
 
-    def __init__(self, loop: Loop, name: str = "embedded") -> None:
-        super().__init__()
+    _loop: Loop
+    _session: LocalSession
+
+    def _attach(self, loop: Loop, name: str, put: Callable[[list[Any]], None]) -> None:
+        """Open a session with the node that runs ``loop``. Its first frame is the welcome, or an error.
+
+        Raises ``NotConnected`` if the node is not running.
+        """
         self._loop = loop
-        self._inbox: SimpleQueue[list[Any] | None] = SimpleQueue()
-        self._session = LocalSession(loop.new_session(), self._inbox)
+        session = self._session = LocalSession(loop.new_session(), put)
         who = Credentials(os.getpid(), os.getuid(), os.getgid(), name)
-        loop.post(self._opener(who))
-        # Bounded only by the node's life: at its end every session, this one included, gets a last frame.
-        match self._inbox.get():
-            case ["welcome", _, body]:
-                self.welcome = body
-            case ["error", _, str(text)]:
-                raise NotConnected(text)
-        self._reader = threading.Thread(target=self._read, name="vsync-channel", daemon=True)
-        self._reader.start()
+        loop.adopt(session)
+        loop.post(lambda: loop.session_opened(session, who))
 
     def lease_deadline(self) -> tuple[int, int]:
         """What the node's thread published last; (0, 0) after the end and in a forked child."""
@@ -85,18 +84,37 @@ class LocalChannel(BaseChannel):
             return 0, 0
         return self._session.deadline
 
-    def _opener(self, who: Credentials) -> Callable[[], None]:
-        session, loop = self._session, self._loop
-        loop.adopt(session)
-
-        def opened() -> None:
-            loop.session_opened(session, who)
-
-        return opened
+    def _welcome(self, frame: Any) -> None:
+        """The first frame. Raises ``NotConnected`` if the node has ended."""
+        match frame:
+            case ["welcome", _, body]:
+                self.welcome = body
+            case ["error", _, str(text)]:
+                raise NotConnected(text)
 
     def _transmit(self, rid: int, service: str, verb: str, args: Mapping[str, Any]) -> None:
         number, loop = self._session.number, self._loop
         loop.post(lambda: loop.session_request(number, rid, service, verb, dict(args)))
+
+    def _release(self) -> None:
+        number, loop = self._session.number, self._loop
+        try:
+            loop.post(lambda: loop.session_closed(number))
+        except NotConnected:
+            pass  # the node ended first
+
+
+class LocalChannel(LocalBase):
+    """A session with the node that runs ``loop``. Raises ``NotConnected`` if that node is not running."""
+
+    def __init__(self, loop: Loop, name: str = "embedded") -> None:
+        super().__init__()
+        self._inbox: SimpleQueue[list[Any] | None] = SimpleQueue()
+        self._attach(loop, name, self._inbox.put)
+        # Bounded only by the node's life: at its end every session, this one included, gets a last frame.
+        self._welcome(self._inbox.get())
+        self._reader = threading.Thread(target=self._read, name="vsync-channel", daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         reason = "the session was closed"
@@ -112,9 +130,5 @@ class LocalChannel(BaseChannel):
             self._end(reason)
 
     def _release(self) -> None:
-        number, loop = self._session.number, self._loop
         self._inbox.put(None)
-        try:
-            loop.post(lambda: loop.session_closed(number))
-        except NotConnected:
-            pass  # the node ended first
+        super()._release()

@@ -6,7 +6,7 @@ in the same process. Both share their bookkeeping, ``BaseChannel``.
 
 Every channel has one reader thread; push handlers, close handlers and the callbacks of futures run on it
 and must not block (after ``close()``, close handlers run on the caller's thread). All public methods may
-be called from any thread.
+be called from any thread. ``vsync.aio`` has channels without a thread, for event loops.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from vsync.errors import ForkedProcess, NotConnected, ProtocolError, RequestFailed
 from vsync.framing import PROTOCOL_VERSION, Decoder, encode
 from vsync.page import PageError, PageReader
 
-__all__ = ["DEFAULT_URL", "BaseChannel", "Channel", "SocketChannel", "connect", "report", "socket_path"]
+__all__ = [
+    "CONNECT_S", "DEFAULT_URL", "RECEIVE", "BaseChannel", "Channel", "SocketChannel", "connect", "hello", "refusal",
+    "report", "socket_path", "welcomed",
+]  # fmt: skip
 
 DEFAULT_URL = "unix:///run/vsync/vsyncd.sock"
-_CONNECT_S = 5.0
-_RECEIVE = 1 << 16
+CONNECT_S = 5.0
+RECEIVE = 1 << 16
 _TIMEVAL = struct.Struct("ll")
 
 
@@ -246,17 +249,17 @@ class SocketChannel(BaseChannel):
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # Not settimeout: with it, connect fails at once when many others are connecting too (EAGAIN).
-            limit = _TIMEVAL.pack(int(_CONNECT_S), int(_CONNECT_S % 1 * 1_000_000))
+            limit = _TIMEVAL.pack(int(CONNECT_S), int(CONNECT_S % 1 * 1_000_000))
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             self._socket.connect(socket_path(url))
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
-            self._socket.settimeout(_CONNECT_S)
-            self._greet(name or os.path.basename(sys.argv[0]) or "python")
+            self._socket.settimeout(CONNECT_S)
+            self._greet(name)
             self._socket.settimeout(None)
         except BaseException as e:
             self._socket.close()
-            if isinstance(e, (OSError, ProtocolError)):
-                self._refused(e)
+            if isinstance(e, (OSError, ProtocolError)) and not isinstance(e, NotConnected):
+                raise refusal(url, e) from e
             raise
         self._reader = threading.Thread(target=self._read, name="vsync-channel", daemon=True)
         self._reader.start()
@@ -268,39 +271,14 @@ class SocketChannel(BaseChannel):
             return 0, 0
         return page.read()
 
-    def _greet(self, name: str) -> None:
-        self._socket.sendall(encode(["vsync", PROTOCOL_VERSION, {"name": name, "pid": os.getpid()}]))
+    def _greet(self, name: str | None) -> None:
+        self._socket.sendall(hello(name))
         while (frame := self._decoder.next()) is None:
-            data = self._socket.recv(_RECEIVE)
+            data = self._socket.recv(RECEIVE)
             if not data:
                 raise ProtocolError("the connection was closed before a welcome")
             self._decoder.feed(data)
-        match frame:
-            case ["welcome", int(), dict(welcome)]:
-                self.welcome = welcome
-            case ["error", str(code), str(text)]:
-                raise ProtocolError(f"{text} ({code})")
-            case _:
-                raise ProtocolError("the answer is no welcome: is this a vsyncd socket?")
-        if welcome.get("page"):
-            try:
-                self._page = PageReader(welcome["page"])
-            except PageError as e:
-                raise ProtocolError(f"{e}; the client needs read access to the daemon's runtime_dir") from e
-
-    def _refused(self, cause: OSError | ProtocolError) -> NoReturn:
-        if isinstance(cause, NotConnected):
-            raise cause
-        if isinstance(cause, (TimeoutError, BlockingIOError)):
-            why, remedy = "does not answer", "is the process stopped or overloaded? (systemctl status vsyncd)"
-        elif isinstance(cause, PermissionError):
-            why, remedy = "may not be used by this user", "ask for access to the socket's directory"
-        elif isinstance(cause, (FileNotFoundError, ConnectionRefusedError)):
-            why, remedy = "is not there", "start vsyncd, or set VSYNC_URL or --url to its socket"
-        else:
-            text = cause.strerror if isinstance(cause, OSError) else None
-            why, remedy = f"cannot be used: {text or cause}", "look at the daemon's log"
-        raise NotConnected(f"the daemon at {self.url} {why}; {remedy}") from cause
+        self.welcome, self._page = welcomed(frame)
 
     def _transmit(self, rid: int, service: str, verb: str, args: Mapping[str, Any]) -> None:
         data = encode([rid, service, verb, args])
@@ -319,7 +297,7 @@ class SocketChannel(BaseChannel):
             while True:
                 while (frame := self._decoder.next()) is not None:
                     self._handle(frame)
-                data = self._socket.recv(_RECEIVE)
+                data = self._socket.recv(RECEIVE)
                 if not data:
                     break
                 self._decoder.feed(data)
@@ -344,6 +322,43 @@ class SocketChannel(BaseChannel):
     def _drop_in_child(self) -> None:
         super()._drop_in_child()
         self._socket.close()  # without shutdown: the parent goes on using the connection
+
+
+def hello(name: str | None) -> bytes:
+    """The first frame of a client called ``name``, by default after the program."""
+    name = name or os.path.basename(sys.argv[0]) or "python"
+    return encode(["vsync", PROTOCOL_VERSION, {"name": name, "pid": os.getpid()}])
+
+
+def welcomed(frame: Any) -> tuple[dict[str, Any], PageReader | None]:
+    """What the daemon's first frame says, and the deadline page that it names. Raises ``ProtocolError``."""
+    match frame:
+        case ["welcome", int(), dict(welcome)]:
+            pass
+        case ["error", str(code), str(text)]:
+            raise ProtocolError(f"{text} ({code})")
+        case _:
+            raise ProtocolError("the answer is no welcome: is this a vsyncd socket?")
+    if not welcome.get("page"):
+        return welcome, None
+    try:
+        return welcome, PageReader(welcome["page"])
+    except PageError as e:
+        raise ProtocolError(f"{e}; the client needs read access to the daemon's runtime_dir") from e
+
+
+def refusal(url: str, cause: OSError | ProtocolError) -> NotConnected:
+    """The exception for a daemon that cannot be reached, with the remedy."""
+    if isinstance(cause, (TimeoutError, BlockingIOError)):
+        why, remedy = "does not answer", "is the process stopped or overloaded? (systemctl status vsyncd)"
+    elif isinstance(cause, PermissionError):
+        why, remedy = "may not be used by this user", "ask for access to the socket's directory"
+    elif isinstance(cause, (FileNotFoundError, ConnectionRefusedError)):
+        why, remedy = "is not there", "start vsyncd, or set VSYNC_URL or --url to its socket"
+    else:
+        text = cause.strerror if isinstance(cause, OSError) else None
+        why, remedy = f"cannot be used: {text or cause}", "look at the daemon's log"
+    return NotConnected(f"the daemon at {url} {why}; {remedy}")
 
 
 def report(error: Exception) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vsync.client import Client, ClusterView, Group
 from vsync.clock import first_ring_seq
@@ -27,6 +27,9 @@ from vsync.storage import MemoryStorage, StateDirectory, Storage
 from vsync.transport import Transport
 from vsync.transport.options import TransportConfig, open_transport
 from vsync.types import ClusterConfig
+
+if TYPE_CHECKING:
+    from vsync.aio import LoopChannel
 
 __all__ = ["Node"]
 
@@ -172,11 +175,13 @@ class Node:
 
     def channel(self, name: str = "embedded") -> Channel:
         """A new session with this node. Raises ``NotConnected`` when it is not running."""
-        if os.getpid() != self._pid:
-            raise ForkedProcess(f"this node runs in process {self._pid}; start another one in the child")
-        if self._loop is None:
-            raise NotConnected("the node has not been started")
-        return LocalChannel(self._loop, name)
+        return LocalChannel(self._started(), name)
+
+    async def async_channel(self, name: str = "embedded") -> LoopChannel:
+        """As ``channel``, for the running event loop: it takes no thread, and is used in that loop only."""
+        from vsync.aio import connect_local
+
+        return await connect_local(self._started(), name)
 
     def status(self) -> dict[str, Any]:
         """A snapshot, as ``vsync status --json`` shows it. Raises ``NotConnected``."""
@@ -189,6 +194,13 @@ class Node:
     def join(self, group: str) -> Group:
         """Join a named group, as a session of its own. Raises ``NotConnected``."""
         return Client(self.channel(), owned=True).join(group)
+
+    def _started(self) -> Loop:
+        if os.getpid() != self._pid:
+            raise ForkedProcess(f"this node runs in process {self._pid}; start another one in the child")
+        if self._loop is None:
+            raise NotConnected("the node has not been started")
+        return self._loop
 
     def _own_client(self) -> Client:
         with self._client_lock:

@@ -389,7 +389,7 @@ def test_a_dead_daemons_socket(tmp_path: Path) -> None:
 
 
 def test_a_stopped_daemon_does_not_hang_its_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vsync.ipc._CONNECT_S", 0.05)
+    monkeypatch.setattr("vsync.ipc.CONNECT_S", 0.05)
     with socket.socket(socket.AF_UNIX) as s:
         s.bind(str(tmp_path / "s.sock"))
         s.listen()
@@ -400,7 +400,7 @@ def test_a_stopped_daemon_does_not_hang_its_clients(tmp_path: Path, monkeypatch:
 def test_a_full_backlog_is_a_daemon_that_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vsync.ipc._CONNECT_S", 0.05)
+    monkeypatch.setattr("vsync.ipc.CONNECT_S", 0.05)
     with socket.socket(socket.AF_UNIX) as s, socket.socket(socket.AF_UNIX) as first:
         s.bind(str(tmp_path / "s.sock"))
         s.listen(0)
