@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ClientSpaces", "SpaceInfo", "open_space"]
 
 WhenNoQuorum = Literal["wait", "fail"]
+Answer = Literal["delivery", "stable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class SpaceInfo:
     """One lockspace. ``permissions`` are those of a file of ``uid`` and ``gid``: to open it takes read and write.
 
     ``value_limit`` is the length of its longest value block in bytes; ``created`` its position in the order of
-    the cluster; ``names`` how many names in it have locks, or have just had some, as the asked node knows.
+    the cluster; ``names`` how many names in it have locks, or have just had some, as the asked node knows. When
+    grants are answered, and what has to come first after a failure: docs/lockspaces.md, "Options".
     """
 
     name: str
@@ -35,6 +37,10 @@ class SpaceInfo:
     created: int
     closing: bool  #: somebody is releasing it
     names: int = 0
+    answer: str = "delivery"  #: or "stable"
+    lock_delay_ms: int = 0
+    fencing: bool = False
+    recovery: bool = False
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> SpaceInfo:
@@ -71,14 +77,43 @@ class ClientSpaces:
         return view
 
     def create_space(
-        self, name: str, *, permissions: int = PERMISSIONS, value_limit: int = VALUE_LIMIT, exclusive: bool = True
+        self,
+        name: str,
+        *,
+        permissions: int = PERMISSIONS,
+        value_limit: int = VALUE_LIMIT,
+        exclusive: bool = True,
+        answer: Answer | None = None,
+        lock_delay: float | None = None,
+        fencing: bool | None = None,
+        recovery: bool | None = None,
     ) -> SpaceInfo:
         """Make a lockspace of the caller's user and group; without ``exclusive`` one that is there will do.
 
+        The options (``lock_delay`` in seconds) are those of the node's configuration where they are ``None``.
         Raises ``SpaceExists``, ``PermissionDenied``, ``InvalidRequest`` (too many, or ``value_limit`` over 64 KiB).
         """
         args = {"permissions": permissions, "value_limit": value_limit, "exclusive": exclusive}
+        args |= _options(answer, lock_delay, fencing, recovery)
         return SpaceInfo.from_row(self._session.call("space_create", {"space": name, **args}))
+
+    def set_space(
+        self,
+        name: str,
+        *,
+        answer: Answer | None = None,
+        lock_delay: float | None = None,
+        fencing: bool | None = None,
+        recovery: bool | None = None,
+    ) -> SpaceInfo:
+        """Change options of a lockspace of one's own, at one position of the order; root may change any, and root
+        and the daemon's user those of ``default``. What is ``None`` stays as it is; ``lock_delay`` is in seconds.
+
+        What a failure waits for, and is not wanted any more, is not waited for any more. Raises ``NoSuchSpace``,
+        ``PermissionDenied``, ``NoQuorum`` (it does not wait for that).
+        """
+        args = _options(answer, lock_delay, fencing, recovery)
+        return SpaceInfo.from_row(self._session.call("space_set", {"space": name, **args}))
 
     def release_space(self, name: str, force: int = 0) -> None:
         """Release a lockspace of one's own; root may release any but ``default``.
@@ -93,6 +128,14 @@ class ClientSpaces:
     def spaces(self) -> list[SpaceInfo]:
         """All lockspaces, sorted by name, as this node knows them."""
         return [SpaceInfo.from_row(row) for row in self._session.call("space_ls", {})]
+
+
+def _options(
+    answer: Answer | None, lock_delay: float | None, fencing: bool | None, recovery: bool | None
+) -> dict[str, Any]:
+    delay = None if lock_delay is None else round(lock_delay * 1000)
+    said = {"answer": answer, "lock_delay_ms": delay, "fencing": fencing, "recovery": recovery}
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def open_space(session: Session, name: str, create: bool = True, no_quorum: WhenNoQuorum = "wait") -> int:

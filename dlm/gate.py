@@ -15,12 +15,15 @@ from dlm.handle import Handle, Session
 from dlm.messages import Kind
 from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE
 from dlm.names import Form
+from dlm.options import PLAIN, Changes, Options
 from dlm.spaces import CREATE, DEFAULT, EXCLUSIVE, FORCE_OTHERS, Ask, Ended, Space, Told
 
 if TYPE_CHECKING:
     from dlm.home import Home
 
 __all__ = ["Gate"]
+
+Made = tuple[int, int, Options]  #: permissions, value limit, options
 
 _WORDS = {
     "no_space": "there is no lockspace {!r}: dlm.connect(space=...) makes it, and so does `dlm space create`",
@@ -37,16 +40,19 @@ _RULES = {"no_space": "E11", "closing": "E11", "not_open": "E11"}
 
 
 class Pending:
-    """A request about a lockspace that is on its way; ``how`` is that of SPACE_CREATE, ``None`` for a release."""
+    """A request about a lockspace that is on its way. ``again``: it may be made twice."""
 
-    __slots__ = ("body", "how", "name", "rid", "sent", "session")
+    __slots__ = ("again", "body", "kind", "name", "rid", "sent", "session")
 
-    def __init__(self, session: int, rid: int, name: str, how: int | None, body: tuple[Any, ...]) -> None:
+    def __init__(
+        self, session: int, rid: int, name: str, kind: Kind, body: tuple[Any, ...], again: bool = False
+    ) -> None:
         self.session = session
         self.rid = rid
         self.name = name
-        self.how = how
+        self.kind = kind
         self.body = body
+        self.again = again
         self.sent = False
 
 
@@ -88,9 +94,9 @@ class Gate:
     # -- requests
 
     def open(
-        self, session: int, rid: int, name: str, how: int, made: tuple[int, int] = (0, 0), fails: bool = False
+        self, session: int, rid: int, name: str, how: int, made: Made = (0, 0, PLAIN), fails: bool = False
     ) -> None:
-        """Open a lockspace, making it as ``how`` says, with permissions and value limit ``made``.
+        """Open a lockspace, making it as ``how`` says, with permissions, value limit and options ``made``.
 
         What is there already needs no message. ``fails``: an error is better than to wait for quorum.
         """
@@ -102,7 +108,8 @@ class Gate:
             self._refuse(session, rid, "no_quorum", name)
             return
         who = self._home.sessions[session].who
-        self._start(Pending(session, rid, name, how, (how, who.uid, who.gid, *made)))
+        body = (how, who.uid, who.gid, *made)
+        self._start(Pending(session, rid, name, Kind.SPACE_CREATE, body, again=how != EXCLUSIVE))
 
     def close(self, session: int, rid: int, name: str) -> None:
         """Free the session's locks in a lockspace as if the session had ended, and forget that it was open."""
@@ -112,7 +119,7 @@ class Gate:
         if space is None:
             self._refuse(session, rid, "not_open", name)
             return
-        if space is not DEFAULT:
+        if name != DEFAULT.name:
             del opened[name]
         home.close_space(session, space)
         home.host.reply(session, rid, {})
@@ -133,7 +140,22 @@ class Gate:
             code = "space_busy"
         else:
             space.leaving = space.shut = True  # so that this stays so
-            self._start(Pending(session, rid, name, None, (force,)))
+            self._start(Pending(session, rid, name, Kind.SPACE_RELEASE, (force,)))
+            return
+        self._refuse(session, rid, code, name)
+
+    def set_options(self, session: int, rid: int, name: str, changes: Changes) -> None:
+        """Other options for a lockspace: of one's own, or as root, and for ``default`` as the daemon's user."""
+        home = self._home
+        space, uid = home.table.spaces.get(name), home.sessions[session].who.uid
+        if not home.open:
+            code = "no_quorum"
+        elif space is None:
+            code = "no_space"
+        elif not (space.owned_by(uid) or (name == DEFAULT.name and uid in (0, home.host.config.uid))):
+            code = "permission"
+        else:
+            self._start(Pending(session, rid, name, Kind.SPACE_SET, (changes,)))
             return
         self._refuse(session, rid, code, name)
 
@@ -152,8 +174,7 @@ class Gate:
 
     def _send(self, ticket: int, pending: Pending) -> None:
         pending.sent = True
-        kind = Kind.SPACE_RELEASE if pending.how is None else Kind.SPACE_CREATE
-        self._home.send(kind, (pending.name, pending.session, ticket, *pending.body))
+        self._home.send(pending.kind, (pending.name, pending.session, ticket, *pending.body))
 
     # -- what the table has decided
 
@@ -181,7 +202,8 @@ class Gate:
     def _tell(self, effect: Told) -> None:
         space = self._home.table.spaces.get(effect.space)
         pending = self._pending.pop(effect.ticket, None)
-        if space is not None and pending is not None and pending.how is None:
+        kind = None if pending is None else pending.kind
+        if space is not None and kind is Kind.SPACE_RELEASE:
             space.leaving, space.shut = False, space.release is not None
         if pending is None:
             self._bound(effect.space, space)
@@ -189,10 +211,12 @@ class Gate:
             return
         elif effect.code:
             self._refuse(pending.session, pending.rid, effect.code, effect.space)
-        elif pending.how is None:
+        elif kind is Kind.SPACE_RELEASE:
             self._home.host.reply(pending.session, pending.rid, {})
         elif space is None:
             self._refuse(pending.session, pending.rid, "no_space", effect.space)
+        elif kind is Kind.SPACE_SET:
+            self._home.host.reply(pending.session, pending.rid, space.row())
         else:
             self._opened(pending.session, pending.rid, space)
 
@@ -242,7 +266,7 @@ class Gate:
         """What is on its way will be asked again, but for what must not happen twice."""
         self._deferred.clear()
         for ticket, pending in list(self._pending.items()):
-            if pending.sent and pending.how in (None, EXCLUSIVE):
+            if pending.sent and not pending.again:
                 del self._pending[ticket]
                 self._refuse(pending.session, pending.rid, "lost", pending.name)
             pending.sent = False
@@ -260,7 +284,7 @@ class Gate:
                 self._bound(name, space)
                 continue
             old.shut = False
-            made = (CREATE, old.uid, old.gid, old.permissions, old.value_limit)
+            made = (CREATE, old.uid, old.gid, old.permissions, old.value_limit, old.options)
             self._home.send(Kind.SPACE_CREATE, (name, 0, 0, *made))
         for ticket, pending in self._pending.items():
             self._send(ticket, pending)

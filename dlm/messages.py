@@ -18,9 +18,10 @@ state transfer, CATCH_UP, CHECK and VOTE have no life and no serial: they change
 | REFILL | name, epoch – another block of fence numbers (K14) |
 | GOODBYE | – (D10) |
 | PURGE | node, pid – the orphans of a node are to go (P4) |
-| SPACE_CREATE | lockspace, session, ticket, how, uid, gid, permissions, value limit |
+| SPACE_CREATE | lockspace, session, ticket, how, uid, gid, permissions, value limit, options |
 | SPACE_RELEASE | lockspace, session, ticket, force |
 | SPACE_ANSWER | lockspace, position of its release, whether the sender's private names there have locks |
+| SPACE_SET | lockspace, session, ticket, changes of its options (``dlm.options``) |
 | CHUNK | view seq, view rep, index, total, bytes, digest of all in the last one (K15, R4) |
 | CATCH_UP | view seq, view rep, index, total, bytes (K4, ``dlm.catchup``) |
 | CHECK | view seq, view rep, position, mark – of the lowest full member (``dlm.checks``) |
@@ -69,6 +70,7 @@ class Kind(IntEnum):
     CHECK = 19
     VOTE = 20
     CATCH_UP = 21
+    SPACE_SET = 22
 
 
 class Message(NamedTuple):

@@ -113,6 +113,7 @@ class DlmService:
             waiting=self.home.now < self.lease_clock.horizon,
             members=members,
             kept=self._kept.base if self._complete else NOTHING,
+            options=self.configured.options("default"),
         )
         for view in attempts:
             said = as_if_installed(said, view, self._me.node)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlm import arguments
+from dlm import arguments, options
 from dlm.messages import split_key
 from dlm.spaces import CREATE, EXCLUSIVE, OPEN
 
@@ -24,12 +24,18 @@ Args = Mapping[str, Any]
 def _create(service: DlmService, session: int, rid: int, args: Args) -> None:
     """A new lockspace; without ``exclusive`` an existing one will do, as it is."""
     name, how = arguments.space(args), EXCLUSIVE if args.get("exclusive") else CREATE
-    made = arguments.permissions(args), arguments.value_limit(args)
+    wanted = service.configured.options(name).changed(options.given(args))
+    made = arguments.permissions(args), arguments.value_limit(args), wanted
     service.home.gate.open(session, rid, name, how, made, arguments.fails(args))
 
 
 def _open(service: DlmService, session: int, rid: int, args: Args) -> None:
     service.home.gate.open(session, rid, arguments.space(args), OPEN, fails=arguments.fails(args))
+
+
+def _set(service: DlmService, session: int, rid: int, args: Args) -> None:
+    """Other options from now on; those that are not named stay as they are."""
+    service.home.gate.set_options(session, rid, arguments.space(args), options.given(args))
 
 
 def _close(service: DlmService, session: int, rid: int, args: Args) -> None:
@@ -55,5 +61,6 @@ VERBS: dict[str, Callable[[DlmService, int, int, Args], None]] = {
     "space_open": _open,
     "space_close": _close,
     "space_release": _release,
+    "space_set": _set,
     "space_ls": _ls,
 }

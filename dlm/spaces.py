@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dlm.arguments import PERMISSIONS, VALUE_LIMIT
 from dlm.messages import Kind, prefix_of
 from dlm.names import Form, Name
+from dlm.options import PLAIN, Options
 
 if TYPE_CHECKING:
     from dlm.table import Effects, Life, Table
@@ -51,7 +52,8 @@ class Space:
     """One lockspace. ``shut`` and ``leaving`` are the node's own and not replicated."""
 
     __slots__ = (
-        "created", "gid", "leaving", "name", "permissions", "prefix", "release", "shut", "uid", "value_limit",
+        "created", "gid", "leaving", "name", "options", "permissions", "prefix", "release", "shut", "uid",
+        "value_limit",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +64,7 @@ class Space:
         permissions: int = PERMISSIONS,
         value_limit: int = VALUE_LIMIT,
         created: int = 0,
+        options: Options = PLAIN,
     ) -> None:
         self.name = name
         self.prefix = prefix_of(name)
@@ -70,6 +73,7 @@ class Space:
         self.permissions = permissions  #: as of a file; to open it takes read and write
         self.value_limit = value_limit
         self.created = created  #: position in the order
+        self.options = options
         self.release: Release | None = None  #: it is closing
         self.leaving = False  #: a release by this node is on its way, which must find no lock of this node
         self.shut = False  #: no new locks from here, for one or the other reason
@@ -95,19 +99,22 @@ class Space:
             "value_limit": self.value_limit,
             "created": self.created,
             "closing": self.release is not None,
+            **self.options.row(),
         }
 
     def encode(self) -> tuple[Any, ...]:
         """The replicated part as a msgpack-able tuple."""
         release = None if self.release is None else tuple(self.release)
-        return self.name, self.uid, self.gid, self.permissions, self.value_limit, self.created, release
+        made = self.name, self.uid, self.gid, self.permissions, self.value_limit, self.created
+        return *made, tuple(self.options), release
 
     @classmethod
     def decode(cls, row: tuple[Any, ...]) -> Space:
         """The inverse of ``encode``."""
         space = cls(*row[:6])
-        if row[6] is not None:
-            space.release = Release(*row[6])
+        space.options = Options(*row[6])
+        if row[7] is not None:
+            space.release = Release(*row[7])
             space.shut = True
         return space
 
@@ -143,8 +150,9 @@ class Spaces:
     """The lockspaces by name. ``closing`` counts those that are about to be released."""
 
     def __init__(self) -> None:
-        self.by_name: dict[str, Space] = {DEFAULT.name: DEFAULT}
+        self.by_name: dict[str, Space] = {DEFAULT.name: Space(DEFAULT.name, permissions=DEFAULT.permissions)}
         self.closing = 0
+        self._special: dict[bytes, Options] = {}  #: by prefix: those that have any
 
     def get(self, name: str) -> Space | None:
         """The lockspace of that name."""
@@ -152,6 +160,17 @@ class Spaces:
 
     def __iter__(self) -> Iterator[Space]:
         return (self.by_name[name] for name in sorted(self.by_name))
+
+    def options(self, key: bytes) -> Options:
+        """Those of the lockspace of this name."""
+        return self._special.get(key[: key.index(0) + 1], PLAIN) if self._special else PLAIN
+
+    def set_options(self, space: Space, options: Options) -> None:
+        """From now on."""
+        space.options = options
+        self._special.pop(space.prefix, None)
+        if options != PLAIN:
+            self._special[space.prefix] = options
 
     def refuses(self, key: bytes) -> str:
         """Why there can be no new lock on this name, as the code of a refusal; empty if there can."""
@@ -174,6 +193,7 @@ class Spaces:
         if space.uid and sum(other.uid == space.uid for other in self.by_name.values()) >= MAX_PER_USER:
             return "too_many"
         self.by_name[space.name] = space
+        self.set_options(space, space.options)
         return ""
 
     def close(self, space: Space, release: Release) -> None:
@@ -190,11 +210,12 @@ class Spaces:
         """The release is done."""
         self.closing -= space.release is not None
         space.shut = True  # whoever still has it open gets nothing there any more
+        self._special.pop(space.prefix, None)
         del self.by_name[space.name]
 
     def encode(self) -> tuple[Any, ...]:
-        """All but the one that is always there, by name."""
-        return tuple(space.encode() for space in self if space is not DEFAULT)
+        """All by name; the one that is always there only if it is not as usual."""
+        return tuple(space.encode() for space in self if space.name != DEFAULT.name or space.options != PLAIN)
 
     @classmethod
     def decode(cls, rows: Iterable[tuple[Any, ...]]) -> Spaces:
@@ -203,6 +224,7 @@ class Spaces:
         for row in rows:
             space = Space.decode(row)
             spaces.by_name[space.name] = space
+            spaces.set_options(space, space.options)
             spaces.closing += space.release is not None
         return spaces
 
@@ -211,9 +233,17 @@ class Spaces:
 
 
 def _on_create(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> None:
-    name, session, ticket, how, uid, gid, permissions, value_limit = body
-    code = table.spaces.create(Space(name, uid, gid, permissions, value_limit, table.applied), how)
-    out.append(Told(life.node, session, ticket, name, code))
+    name, session, ticket, how, uid, gid, permissions, value_limit, options = body
+    space = Space(name, uid, gid, permissions, value_limit, table.applied, Options(*options))
+    out.append(Told(life.node, session, ticket, name, table.spaces.create(space, how)))
+
+
+def _on_set(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> None:
+    name, session, ticket, changes = body
+    space = table.spaces.get(name)
+    if space is not None:
+        table.spaces.set_options(space, space.options.changed(changes))
+    out.append(Told(life.node, session, ticket, name, "no_space" if space is None else ""))
 
 
 def _on_release(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> None:
@@ -294,4 +324,5 @@ HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = {
     Kind.SPACE_CREATE: _on_create,
     Kind.SPACE_RELEASE: _on_release,
     Kind.SPACE_ANSWER: _on_answer,
+    Kind.SPACE_SET: _on_set,
 }

@@ -16,13 +16,14 @@ ROWS = [
     {"name": "default", "uid": 0, "gid": 0, "permissions": 0o666, "value_limit": 1024, "created": 0,
      "closing": False, "names": 3},
     {"name": "web\x1b", "uid": 4711, "gid": 4712, "permissions": 0o60, "value_limit": 65536, "created": 9,
-     "closing": True, "names": 0},
+     "closing": True, "names": 0, "answer": "stable", "lock_delay_ms": 1500, "fencing": True, "recovery": False},
 ]  # fmt: skip
+PLAIN = {"answer": "delivery", "lock_delay_ms": 0, "fencing": False, "recovery": False}
 
 TABLE = """\
-SPACE    OWNER  GROUP  MODE  VALUE  NAMES  STATE
-default  root   root   0666  1024   3      open
-web\\x1b  4711   4712   0060  65536  0      closing
+SPACE    OWNER  GROUP  MODE  VALUE  NAMES  STATE    OPTIONS
+default  root   root   0666  1024   3      open     -
+web\\x1b  4711   4712   0060  65536  0      closing  stable,fencing,lock_delay=1.5s
 """
 
 
@@ -31,6 +32,7 @@ def daemon(channel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The channel, as what any URL leads to."""
     channel.script["space_ls"] = lambda args: ROWS
     channel.script["space_create"] = lambda args: {**ROWS[1], "name": args["space"]}
+    channel.script["space_set"] = lambda args: ROWS[1]
     channel.script["ls"] = lambda args: []
 
     def connect(url: str | None = None, *, name: str | None = None, **more: Any) -> dlm.Client:
@@ -52,7 +54,7 @@ def test_ls_in_json(daemon: Any, capsys: pytest.CaptureFixture[str]) -> None:
     data = json.loads(capsys.readouterr().out)
     assert data["v"] == 1
     assert data["spaces"] == [
-        {**ROWS[0], "permissions": "0666"},
+        {**ROWS[0], **PLAIN, "permissions": "0666"},
         {**ROWS[1], "permissions": "0060"},
     ]
     assert daemon.url == "unix:///there"
@@ -75,6 +77,32 @@ def test_create_with_all_options(daemon: Any, capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out)["space"]["name"] == "web"
 
 
+OPTIONS = [
+    (["--answer", "stable"], {"answer": "stable"}),
+    (["--lock-delay", "5s"], {"lock_delay_ms": 5000}),
+    (["--lock-delay", "2"], {"lock_delay_ms": 2000}),
+    (["--lock-delay", "1.5m"], {"lock_delay_ms": 90_000}),
+    (["--lock-delay", "250ms", "--fencing"], {"lock_delay_ms": 250, "fencing": True}),
+    (["--no-fencing", "--recovery"], {"fencing": False, "recovery": True}),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), OPTIONS)
+def test_create_with_options(daemon: Any, arguments: list[str], said: dict[str, Any]) -> None:
+    assert main(["space", "create", "web", *arguments]) == 0
+    made = daemon.last("space_create")
+    assert {key: made[key] for key in PLAIN if key in made} == said
+
+
+@pytest.mark.parametrize(("arguments", "said"), OPTIONS)
+def test_set_options(
+    daemon: Any, capsys: pytest.CaptureFixture[str], arguments: list[str], said: dict[str, Any]
+) -> None:
+    assert main(["space", "set", "default", *arguments, "--json"]) == 0
+    assert daemon.last("space_set") == {"space": "default", **said}
+    assert json.loads(capsys.readouterr().out)["space"]["answer"] == "stable"
+
+
 @pytest.mark.parametrize("flags", [[], ["-f"], ["-ff"], ["--force", "--force", "--force"]])
 def test_release(daemon: Any, flags: list[str]) -> None:
     assert main(["space", "release", "web", *flags]) == 0
@@ -83,7 +111,18 @@ def test_release(daemon: Any, flags: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["create"], ["create", "x", "--mode", "9"], ["create", "x", "--value-limit", "0"]]
+    "arguments",
+    [
+        ["create"],
+        ["create", "x", "--mode", "9"],
+        ["create", "x", "--value-limit", "0"],
+        ["create", "x", "--answer", "soon"],
+        ["set", "x"],
+        ["set", "x", "--lock-delay", "soon"],
+        ["set", "x", "--lock-delay", "5h"],
+        ["set", "x", "--lock-delay", "61m"],
+        ["set", "x", "--lock-delay", "-1s"],
+    ],
 )
 def test_usage_errors_are_2(daemon: Any, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["space", *arguments]) == 2

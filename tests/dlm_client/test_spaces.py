@@ -214,3 +214,16 @@ def test_a_conversion_that_times_out_keeps_its_mode(node: vsync.Node) -> None:
         held.convert(Mode.PR)
         held.release()
         other.release()
+
+
+def test_options_of_a_space(node: vsync.Node) -> None:
+    with dlm.Client(node) as locks:
+        made = locks.create_space("disks", fencing=True, lock_delay=1.5)
+        assert (made.answer, made.lock_delay_ms, made.fencing, made.recovery) == ("stable", 1500, True, False)
+        assert locks.set_space("disks", fencing=False, lock_delay=0).answer == "delivery"
+        assert [space.fencing for space in locks.spaces()] == [False, False]
+        assert locks.spaces()[1].to_json()["answer"] == "delivery"
+        with pytest.raises(dlm.NoSuchSpace):
+            locks.set_space("dsiks", fencing=True)
+        with pytest.raises(dlm.InvalidRequest, match="lock_delay_ms"):
+            locks.set_space("disks", lock_delay=-1)
