@@ -7,7 +7,7 @@ to the next, and what a transitional set still delivers; so every scenario of th
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dlm.messages import TAG, Kind, decode
@@ -56,6 +56,12 @@ class FakeHost:
 
     def reform(self, reason: str) -> None:
         self.reformed.append(reason)
+
+    def spawn(self, service: str, ticket: int, argv: Sequence[str], stdin: bytes, timeout_us: int) -> None:
+        self.node.bus.spawn(self.node, ticket, argv, stdin, timeout_us)
+
+    def kill(self, service: str, ticket: int) -> None:
+        self.node.bus.kill_program(self.node, ticket)
 
 
 class Ring:
@@ -160,6 +166,14 @@ class Bus:
         for session in (1, 2):
             fresh.service.open(session, CLIENT, self.now)
         return fresh
+
+    def spawn(self, node: Node, ticket: int, argv: Sequence[str], stdin: bytes, timeout_us: int) -> None:
+        """A service wants a program run; see ``tests/dlm/fencing.py``."""
+        raise NotImplementedError
+
+    def kill_program(self, node: Node, ticket: int) -> None:
+        """.. or ended."""
+        raise NotImplementedError
 
     def kill(self, node: int) -> None:
         """The daemon is gone; what its clients hold stays valid until the lease ends (D1)."""
