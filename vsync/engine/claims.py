@@ -75,6 +75,8 @@ def correct(e: Engine, forming: Forming) -> None:
         return
     sure = known_lineage(entries.values()) > 0
     attempts = _newest(others, Attempt(ring, lineage_of(ring, entries), base_of(entries), sure))
+    if sure:
+        e.hello = replace(e.hello, lineage=attempts[-1].lineage)
     if attempts != e.record.attempts:
         e.record = replace(e.record, attempts=attempts)
         e.persist(e.record.encode())

@@ -104,7 +104,7 @@ class Engine:
         self.gathering = Gathering((self.me,))
         self.record = Record(start_seq) if stored is None else Record.decode(stored)
         self.hello = Hello(
-            config.cluster, own.addresses[0], WIRE_VERSION, WIRE_VERSION, rules, self.record.lineage
+            config.cluster, own.addresses[0], WIRE_VERSION, WIRE_VERSION, rules, self.record.cluster
         )
         self.claims: list[Forming] = []  #: attempts whose end I reached and which broke (``claims``)
         self.missed: tuple[RingId, ...] = ()  #: attempts I had committed to and whose end I did not reach

@@ -41,6 +41,11 @@ class Record:
     lineage: int = 0
     bases: tuple[tuple[tuple[int, int], ...], ...] = ()
 
+    @property
+    def cluster(self) -> int:
+        """The chain that this node belongs to for certain, also if it never came to be in a primary view; or 0."""
+        return self.lineage or max((attempt.lineage for attempt in self.attempts if attempt.sure), default=0)
+
     def encode(self) -> bytes:
         """The bytes to store."""
         row = (VERSION, self.ring_seq, self.attempts, self.mark, self.lineage, self.bases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vsync.testing.attempt_rules import AttemptRules
 from vsync.testing.evs_messages import MessageRules
 from vsync.testing.evs_views import ViewRules
 from vsync.testing.liveness_rules import LivenessRules
@@ -10,11 +11,20 @@ from vsync.testing.trace import Trace
 from vsync.testing.violation import Violation
 from vsync.types import Peer, QuorumConfig, Timing
 
-__all__ = ["Checkers", "LivenessRules", "MessageRules", "QuorumRules", "Trace", "ViewRules", "Violation"]
+__all__ = [
+    "AttemptRules",
+    "Checkers",
+    "LivenessRules",
+    "MessageRules",
+    "QuorumRules",
+    "Trace",
+    "ViewRules",
+    "Violation",
+]
 
 
 class Checkers:
-    """EVS-E1..E24, E27, QUO-Q1/Q2 and CHAIN-K8, incremental: each event costs a few dictionary look-ups."""
+    """EVS-E1..E24, E27, QUO-Q1/Q2, CHAIN-C7, K7 and K8, incremental: each event costs a few dictionary look-ups."""
 
     def __init__(
         self, trace: Trace, peers: tuple[Peer, ...], timing: Timing, quorum: QuorumConfig | None = None
@@ -22,6 +32,7 @@ class Checkers:
         self.views = ViewRules()
         self.messages = MessageRules()
         self.quorum = QuorumRules(peers, quorum)
+        self.attempts = AttemptRules()
         self.liveness = LivenessRules(timing, len(peers))
-        for checker in (self.views, self.messages, self.quorum, self.liveness):
+        for checker in (self.views, self.messages, self.quorum, self.attempts, self.liveness):
             checker.watch(trace)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
+from vsync.engine.record import Record
 from vsync.testing.cluster import SimCluster
 from vsync.testing.node import SimNode
 from vsync.testing.rules import Cell, Rule, draw_rule
 from vsync.testing.trace import Crashed
-from vsync.types import MAX_MESSAGE
+from vsync.types import MAX_MESSAGE, RingId
 
 __all__ = ["Nemesis", "Traffic"]
 
@@ -37,15 +38,15 @@ class Nemesis:
             self.nested: options.nested,
             self.rumour: options.rumour,
             self.mtu: options.mtu,
+            self.foreign: options.foreign,
         }
         if not any(self._weights.values()):
             self._weights[self.partition] = 1
-        trusting = any(plugin.trusts_clocks for plugin in cluster.plugins)
-        self._frozen = 0.0 if trusting else options.frozen
         self.fired: Counter[Cell] = Counter()  #: rules that have met their frame
         cluster.on_rule, cluster.on_state = self._break, self._lure
         cluster.trace.subscribe(Crashed, self._witness)
         self.active = True  #: the first phase goes on
+        self._strange: SimNode | None = None  #: has the disk of another cluster
 
     def begin(self) -> None:
         """Schedule the first action."""
@@ -56,6 +57,7 @@ class Nemesis:
         self.active = False
         self.cluster.heal()
         self.cluster.rules.clear()
+        self._clear()
         for node in self.cluster.nodes.values():
             node.spare()
             node.slow_down(0)
@@ -156,7 +158,8 @@ class Nemesis:
             self._stop(node)
 
     def _stop(self, node: SimNode) -> None:
-        node.pause(frozen=self._rng.random() < self._frozen)
+        frozen = self._rng.random() < self.cluster.options.frozen
+        node.pause(frozen and all(plugin.may_stand_still(node) for plugin in self.cluster.plugins))
         self.cluster.scheduler.after(self._duration(), node.resume)
 
     def herd(self) -> None:
@@ -173,6 +176,32 @@ class Nemesis:
             node = self._rng.choice(living)
             node.slow_down(int(self.cluster.options.timing.token * self._rng.choice([0.02, 0.1, 0.4])))
             self.cluster.scheduler.after(self._duration(), node.slow_down, 0)
+
+    def foreign(self) -> None:
+        """A node starts with the disk of another cluster, which has gone further; later somebody clears that (C7).
+
+        Never one that is a majority alone, and one at a time: else there would be two clusters.
+        """
+        votes = {peer.node: peer.votes for peer in self.cluster.nodes[1].config.peers}
+        fit = [node for node in self.cluster.nodes.values() if 2 * votes[node.id] < sum(votes.values())]
+        if self._strange is None and fit:
+            node = self._strange = self._rng.choice(fit)
+            node.crash()
+            node.disk.write(self._record(node, votes).encode())
+            node.start()
+            self.cluster.scheduler.after(self._duration(), self._clear)
+
+    def _record(self, node: SimNode, votes: dict[int, int]) -> Record:
+        seq = node.wall_clock()
+        lineage, base = self._rng.getrandbits(60) | 1, tuple(sorted(votes.items()))
+        return Record(seq, mark=RingId(seq, node.id), lineage=lineage, bases=(base,))
+
+    def _clear(self) -> None:
+        node, self._strange = self._strange, None
+        if node is not None:
+            node.crash()
+            node.disk.wipe()
+            node.start()
 
     def rumour(self) -> None:
         """A transport says that a process is dead, and it is not."""

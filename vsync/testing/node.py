@@ -140,7 +140,7 @@ class SimNode:
             self.services.extend(plugin.services(self.config))
         record = self.disk.record
         self.cluster.trace.add(Started(self.me, record is not None), self.cluster.scheduler.now)
-        start_seq = 0 if record is not None else self._wall_clock()
+        start_seq = 0 if record is not None else self.wall_clock()
         self.core = self.cluster.core_factory(
             self.config, self.incarnation, tuple(self.services), record, start_seq
         )
@@ -151,7 +151,7 @@ class SimNode:
             if self.up:
                 plugin.started(self)
 
-    def _wall_clock(self) -> int:
+    def wall_clock(self) -> int:
         """Where the ring sequence starts without a record, as in production: higher than any used before."""
         return _START_SEQ + self.cluster.scheduler.now // _TICK
 

@@ -52,6 +52,7 @@ class Options:
     mtu: int = 0  #: links lose what is larger than so many bytes
     frozen: float = 0.0  #: share of pauses during which the node's clock stands still, too
     lost_disk: float = 0.0  #: share of restarts that find an empty disk
+    foreign: int = 0  #: a node starts with the disk of another cluster (C7), until somebody notices
     evidence: float = 0.0  #: chance that a transport sees a peer die
     fast_restart: float = 0.5  #: share of restarts that are quicker than any timeout
     start_spread: int = 0  #: the nodes start within so many µs
@@ -141,8 +142,14 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
         quorum=quorum,
         votes=votes,
         bootstrap=bootstrap,
+        foreign=_foreign(seed, nodes),
         **weights,
     )
+
+
+def _foreign(seed: int, nodes: int) -> int:
+    rng = Random(f"options/foreign/{seed}/{nodes}")
+    return rng.choice([1, 2]) if rng.random() < 0.15 else 0
 
 
 def _quorum(seed: int, nodes: int) -> tuple[QuorumConfig, tuple[int, ...], bool]:

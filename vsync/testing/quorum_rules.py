@@ -8,6 +8,7 @@ own words and not those of ``vsync.quorum``:
 QUO-Q1    A view is primary exactly when its policy says so; neighbours in the chain of primary ids share a node.
 CHAIN-K8  Some member of a primary view has the mark of the primary view before it, or knows that it may have been
           one (K7); else all nodes are there, too few of them with a mark, and no older state goes on.
+CHAIN-C7  No member of a primary view comes from another cluster.
 
 The chain is of views *in force*. A node that has to install a broken attempt before the next view (K7) goes through
 it in an instant: unless a companion worked in it, that view was never anywhere.
@@ -84,7 +85,11 @@ class QuorumRules:
     def _judge(self, view: View) -> _Primary | None:
         counted, said = self._count(view)
         everybody = len(view.nodes) == len(self._votes)
-        if (counted or everybody) != view.primary:
+        clusters = {entry.lineage for entry in view.entries.values() if not entry.says & Says.UNSURE} - {0}
+        if len(clusters) > 1:
+            if view.primary:
+                raise Violation("CHAIN-C7", f"primary view {view.id} has nodes of lineages {sorted(clusters)}")
+        elif (counted or everybody) != view.primary:
             raise Violation(
                 "QUO-Q1", f"view {view.id} of nodes {view.nodes} has {said} and primary={view.primary}"
             )

@@ -16,6 +16,13 @@ def test_round_trip() -> None:
     assert Record.decode(record.encode()) == record
 
 
+def test_the_cluster_it_belongs_to() -> None:
+    """Also one that it knows of an attempt only; not one that may never have begun (C7)."""
+    unsure, sure = Attempt(RingId(9, 1), 78, (), sure=False), Attempt(RingId(10, 1), 77, ())
+    assert [Record(11, attempts).cluster for attempts in ((), (unsure,), (unsure, sure))] == [0, 0, 77]
+    assert Record(11, (), RingId(8, 2), 76).cluster == 76
+
+
 @pytest.mark.parametrize(
     "stored",
     [b"", b"\xc1", msgpack.packb("text"), msgpack.packb((1, 2)), msgpack.packb((2, 9, (9, 1), (), (7, 1), (8, 2))),
