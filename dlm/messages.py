@@ -22,6 +22,7 @@ state transfer, CATCH_UP, CHECK and VOTE have no life and no serial: they change
 | SPACE_RELEASE | lockspace, session, ticket, force |
 | SPACE_ANSWER | lockspace, position of its release, whether the sender's private names there have locks |
 | SPACE_SET | lockspace, session, ticket, changes of its options (``dlm.options``) |
+| FENCE_TRIED | node, incarnation, attempts, exit code or nil, text, whether that was all (``dlm.stonith``) |
 | CHUNK | view seq, view rep, index, total, bytes, digest of all in the last one (K15, R4) |
 | CATCH_UP | view seq, view rep, index, total, bytes (K4, ``dlm.catchup``) |
 | CHECK | view seq, view rep, position, mark – of the lowest full member (``dlm.checks``) |
@@ -71,6 +72,8 @@ class Kind(IntEnum):
     VOTE = 20
     CATCH_UP = 21
     SPACE_SET = 22
+    CLEARED = 23
+    FENCE_TRIED = 24
 
 
 class Message(NamedTuple):
