@@ -7,6 +7,8 @@ it closes the socket).
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +41,7 @@ class Operation:
     flags: frozenset[str] = frozenset()  #: the others, by their names in a request
     together: tuple[Handle, ...] = ()  #: a multi-lock: all its handles
     given_up: bool = False  #: it was cancelled; what it has got will go, part by part where the order says so
-    ok: bool | None = None  #: ``None`` while there is no answer
+    ok: bool | None = None  #: ``None`` while the client has read no answer
     data: Any = None  #: result or error, as answered
 
 
@@ -93,11 +95,13 @@ class Client:
     session: int
     page: Page
     incarnation: int  #: of the daemon it is connected to
+    lag: int = 0  #: µs until it reads what is in its socket, at most; 0: at once
     alive: bool = True
     rid: int = 0
     next_handle: int = 0
     handles: dict[int, Handle] = field(default_factory=dict)
-    pending: dict[int, Operation] = field(default_factory=dict)  #: by rid
+    pending: dict[int, Operation] = field(default_factory=dict)  #: by rid, those that the daemon has not answered
+    inbox: deque[Callable[[], None]] = field(default_factory=deque)  #: what is in its socket, and not read yet
 
     @property
     def connected(self) -> bool:

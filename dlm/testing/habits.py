@@ -5,12 +5,14 @@ All choices are drawn from the run's seed. At the end of a run ``drain`` gives e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from dlm.modes import EX, MODES, NL, PR, PW, QUECVT_FROM
 from dlm.testing.clients import Client, Handle
+from dlm.upkeep import GIVE_BACK_AFTER_US, YIELD_AFTER_US
 
 if TYPE_CHECKING:
     from dlm.testing.workload import LockPlugin
@@ -30,11 +32,13 @@ class LockOptions:
     interval: int  #: mean µs between two actions of a client
     own: float  #: share of requests that go to a name which only this node uses
     end: float  #: share of actions that are the client's abrupt end
-    late: int  #: µs until a client reads a ``lost`` from its socket, at most
+    late: int  #: µs until a slow client (every second) reads what is in its socket, at most
     modes: tuple[int, ...]
     flags: float = 0.0  #: chance of each of the flags in each operation
     together: float = 0.0  #: share of requests that are for several names at once
     yielding: float = 0.0  #: chance that a client makes room when it is told that others wait
+    contended: int = YIELD_AFTER_US  #: µs until a private name with waiters is yielded
+    idle: int = GIVE_BACK_AFTER_US  #: µs until a private name without locks is given back
 
     @staticmethod
     def draw(seed: int, chaos: int, token: int) -> LockOptions:
@@ -46,11 +50,13 @@ class LockOptions:
             interval=chaos // rng.choice([20, 60, 120]),
             own=rng.choice([0.0, 0.3, 0.8]),
             end=rng.choice([0.0, 0.02, 0.1]),
-            late=rng.choice([1, token // 10, 2 * token]),
+            late=rng.choice([0, token // 10, 2 * token]),
             modes=rng.choice([(EX,), (EX, EX, PR), MODES, MODES]),
             flags=rng.choice([0.0, 0.03, 0.15]),
             yielding=rng.choice([0.0, 0.5, 1.0]),
             together=rng.choice([0.0, 0.1, 0.4]),
+            contended=rng.choice([YIELD_AFTER_US, token // 5, token // 20]),
+            idle=rng.choice([GIVE_BACK_AFTER_US, token, token // 10]),
         )
 
 
@@ -69,10 +75,22 @@ class Habits:
         for _ in range(self._drawn.clients):
             self._scheduler.after(self._rng.randint(1, 5_000), self._appear, node, node.incarnation)
 
-    def told_of_loss(self, client: Client, handle: Handle) -> None:
-        """The client reads it from its socket some time later."""
-        late = self._rng.randint(0, self._drawn.late)
-        self._scheduler.after(late, self._hear_of_loss, client, handle)
+    def lag(self) -> int:
+        """How slow a new client is, see ``LockOptions.late``."""
+        return self._drawn.late if self._drawn.late and self._rng.random() < 0.5 else 0
+
+    def comes_in(self, client: Client, what: Callable[[], None]) -> None:
+        """Something is in a client's socket, which it reads some time later, one after the other."""
+        if not client.lag and not client.inbox:
+            what()
+            return
+        client.inbox.append(what)
+        self._scheduler.after(self._rng.randint(0, client.lag), self._read, client)
+
+    @staticmethod
+    def _read(client: Client) -> None:
+        if client.alive:
+            client.inbox.popleft()()
 
     def told_to_make_room(self, handle: Handle) -> None:
         """Advice: some follow it, after a while."""
@@ -182,16 +200,13 @@ class Habits:
         writes = handle.granted >= PW and handle.operation is None and self._rng.random() < 0.3
         self._plugin.unlock(handle, **({"valblk": True} if writes else {}))
 
-    def _hear_of_loss(self, client: Client, handle: Handle) -> None:
-        if not handle.over:
-            client.drop(handle)
-
     # -- the end of a run -------------------------------------------------------------------
 
     def drain(self) -> None:
         """Release what is held; give up conversions and waits that others' conversions may block for ever."""
         plugin, timing = self._plugin, self._plugin.cluster.options.timing
         for client in list(plugin.clients):
+            client.lag = 0
             if not client.connected:
                 continue
             for handle in list(client.handles.values()):

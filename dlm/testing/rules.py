@@ -8,6 +8,7 @@ MULTI     A multi-lock is granted as a whole and answered as a whole; no table s
 QUEUE     A failure leaves the order of those who still wait as it was, loses nobody, and lets nobody overtake; who
           can be granted then is granted by the view itself, without a message.
 CHAIN-K8  A primary view goes on with the state of the last one before it, or with none.
+LOSS, FREEZE: see ``losses``.
 TABLE     Full members have equal tables at equal positions (K2); the table's own invariants hold.
 """
 

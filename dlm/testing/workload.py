@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ from dlm.plugin import service as make_service
 from dlm.service import DlmService
 from dlm.testing.clients import Client, Handle, Operation, Page
 from dlm.testing.habits import Habits, LockOptions
+from dlm.testing.losses import FreezeRules, LossRules
 from dlm.testing.rules import (
     ChainRules,
     FenceRules,
@@ -51,8 +53,6 @@ PAGE_STEP = 40  #: the page is written when the deadline grew by 1/40 of a lease
 class LockPlugin(Plugin):
     """One per run. ``services[node]`` is the lock manager of the node's present process."""
 
-    trusts_clocks = True  #: leases need them: without, only fences protect
-
     def __init__(self, seed: int, options: LockOptions | None = None) -> None:
         self.options = options
         self.lockers: dict[int, DlmService] = {}
@@ -70,7 +70,10 @@ class LockPlugin(Plugin):
         self._chain = ChainRules()
         self._values = ValueRules()
         self._queues = QueueRules()
+        self.freezes = FreezeRules()
         self._pages: dict[int, Page] = {}
+        self._old_pages: list[tuple[int, Page]] = []  #: of processes that have ended, by node
+        self._whole: dict[tuple[int, int], Operation] = {}  #: multi-locks without an answer, by session and rid
         self._by_session: dict[tuple[int, int, int], Client] = {}
         self._sessions = 100
         self._inputs = 0
@@ -93,21 +96,37 @@ class LockPlugin(Plugin):
         assert isinstance(locker, DlmService)
         self.lockers[config.node] = locker
         self._queues.watch(config.node, locker)
+        self.freezes.watch(config.node, locker)
         self._pages[config.node] = Page()
         return (locker,)
 
     def started(self, node: SimNode) -> None:
         """Its clients come."""
+        assert self.options is not None
+        upkeep = self.lockers[node.id].upkeep
+        upkeep.yield_after, upkeep.give_back_after = self.options.contended, self.options.idle
         self._habits.started(node)
 
+    def may_stand_still(self, node: SimNode) -> bool:
+        """Only where nobody counts on a lease of this host, and none is being made (D6): outside of that fences
+        protect, or nobody.
+        """
+        running = self.lockers[node.id].lease_clock.running
+        if node.state != "gather" and (node.state != "operational" or running):
+            return False
+        pages = [self._pages[node.id], *(page for host, page in self._old_pages if host == node.id)]
+        return all(page.deadline <= node.clock() for page in pages)
+
     def stopped(self, node: SimNode) -> None:
-        """The daemon is gone; its clients live on, but ask nothing any more."""
+        """The daemon is gone; its clients live on and read what it has told them, but ask nothing any more."""
         self._tables.forget(node.id)
+        self._old_pages.append((node.id, self._pages[node.id]))
         for client in self.clients:
             if client.node is node and client.incarnation == node.incarnation:
                 client.pending.clear()
                 for handle in client.handles.values():
                     handle.operation = None
+                self._forget_whole(client)
         # connected clients are those of running daemons
         self.clients = [c for c in self.clients if c.connected]
 
@@ -119,7 +138,11 @@ class LockPlugin(Plugin):
         operation = client.pending.pop(rid, None)
         if operation is None:
             raise Violation("ANSWER", f"node {node.id} session {session}: request {rid} is answered twice")
+        self._whole.pop((session, rid), None)
         self.answered += 1
+        self._habits.comes_in(client, partial(self._hears, client, operation, ok, data))
+
+    def _hears(self, client: Client, operation: Operation, ok: bool, data: Any) -> None:
         operation.ok, operation.data = ok, data
         if ok:
             self._succeeded(client, operation, data)
@@ -129,13 +152,18 @@ class LockPlugin(Plugin):
     def push(self, node: SimNode, session: int, service: str, kind: str, data: Any) -> None:
         """A handle is lost, or in somebody's way."""
         client = self._by_session.get((node.id, node.incarnation, session))
-        handle = client.handles.get(data.get("h", 0)) if client is not None and service == "dlm" else None
-        if client is None or handle is None:
+        if client is not None and client.alive and service == "dlm" and kind in ("lost", "blocking"):
+            self._habits.comes_in(client, partial(self._is_told, client, kind, data))
+
+    def _is_told(self, client: Client, kind: str, data: Any) -> None:
+        handle = client.handles.get(data["h"])
+        if handle is None:
             return
-        if kind == "lost":
-            self._habits.told_of_loss(client, handle)
-        elif kind == "blocking":
+        if kind == "blocking":
             self._advised(handle, data["mode"])
+        else:
+            self.met["lost"] += 1
+            client.drop(handle)
 
     def carried_out(self, node: SimNode) -> None:
         """The shell's part: write the page. And compare tables."""
@@ -148,13 +176,12 @@ class LockPlugin(Plugin):
             if lapsed:
                 self._check_resumed(node)
         self._tables.check(node.id, locker)
-        if locker.complete:
-            asked = (each for client in self.clients for each in client.pending.values())
-            whole = (each for each in asked if each.verb == "lock_all")
-            WholeRules.check(node.id, locker, whole)
+        if locker.complete and self._whole:
+            WholeRules.check(node.id, locker, self._whole.values())
         self._inputs += 1
         if self._inputs % 50 == 0:
             self._tables.invariants(node.id, locker)
+            LossRules.check(node.id, locker, self.clients)
 
     def settle(self, cluster: SimCluster) -> None:
         """Clients end what they hold and ask for nothing new. Scripted tests call it at their end."""
@@ -170,6 +197,8 @@ class LockPlugin(Plugin):
                     f"{operation.handle}: {operation.verb} of {operation.handle.name!r} has no answer "
                     f"since {operation.since / 1000:.0f} ms"
                 )
+            if client.connected and client.inbox:
+                return f"a client of node {client.node.id} has not read what it was told"
             if client.connected and client.handles and self._habits.over:
                 handle = next(iter(client.handles.values()))
                 return f"{handle} of {handle.name!r} is not released"
@@ -206,7 +235,7 @@ class LockPlugin(Plugin):
     def connect(self, node: SimNode) -> Client:
         """A new client process with a session of this node's present daemon."""
         self._sessions += 1
-        client = Client(node, self._sessions, self._pages[node.id], node.incarnation)
+        client = Client(node, self._sessions, self._pages[node.id], node.incarnation, self._habits.lag())
         self.clients.append(client)
         self._by_session[(node.id, node.incarnation, client.session)] = client
         node.open_session(client.session, f"client{client.session}")
@@ -277,8 +306,13 @@ class LockPlugin(Plugin):
             else:
                 handle.over = True
         client.pending.clear()
+        self._forget_whole(client)
         self.clients.remove(client)
         client.node.close_session(client.session)
+
+    def _forget_whole(self, client: Client) -> None:
+        for who in [who for who in self._whole if who[0] == client.session]:
+            del self._whole[who]
 
     def _forget_orphans(self, which: Callable[[Handle], bool]) -> None:
         for orphan in self.orphans:
@@ -298,6 +332,7 @@ class LockPlugin(Plugin):
         operation = client.begin(verb, handle, mode, self.cluster.scheduler.now, noqueue, _flags(more), together)
         args = {"h": handle.h, **more} if handle.h else more
         if verb == "lock_all":
+            self._whole[client.session, operation.rid] = operation
             args["noqueue"] = noqueue
         elif mode != NONE:
             args.update(mode=mode, noqueue=noqueue)

@@ -22,9 +22,6 @@ class Plugin:
     Work on a core is done from an event of its own: ``cluster.scheduler.after(delay, f)``.
     """
 
-    #: what is promised on it rests on clocks that run (leases): spare it others
-    trusts_clocks = False
-
     def begin(self, cluster: SimCluster) -> None:
         """Before any node starts: keep ``cluster``, schedule the workload."""
 
@@ -34,6 +31,10 @@ class Plugin:
 
     def started(self, node: SimNode) -> None:
         """A process has started (its core too)."""
+
+    def may_stand_still(self, node: SimNode) -> bool:
+        """Whether this node's clock may stand still while it is paused: leases are promised for clocks that run."""
+        return True
 
     def stopped(self, node: SimNode) -> None:
         """A process has crashed or left."""
