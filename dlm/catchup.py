@@ -30,21 +30,25 @@ WINDOW = 4  #: pieces under way at once
 
 
 class Kept:
-    """The messages applied since the primary view that not everybody there is known to have.
+    """The messages applied since the primary view that not everybody there is known to have, and to know of.
 
-    ``base``: the position up to which all members have everything, so that nothing is kept of it. Grows with the
-    ring's stable line, while the ring lasts.
+    ``base``: the position up to which nothing is kept, as every member has applied it, or will have when it leaves
+    the ring. Having received it is not enough for that: behind a SAFE message that is not known to be stable the
+    prefix ends for who goes to a minority, whatever else it has. So ``base`` follows the ring's stable line two
+    visits of the token later, when all members know that line.
     """
 
     def __init__(self) -> None:
         self.base = 0
         self._rows: deque[tuple[int, Member, Message]] = deque()
+        self._lines: deque[int] = deque(maxlen=3)  #: the stable line at the last visits, the oldest first
         self._growing = False
 
     def begin(self, applied: int) -> None:
         """A primary view, whose state is at this position: what was before it has been settled by it."""
         self.base = applied
         self._rows.clear()
+        self._lines.clear()
         self._growing = True
 
     def stop(self) -> None:
@@ -56,10 +60,11 @@ class Kept:
         self._rows.append((position, origin, message))
 
     def trim(self, stable: int) -> None:
-        """Everybody has what stands below this place in the ring."""
-        rows = self._rows
-        if self._growing:
-            while rows and rows[0][0] < stable:
+        """A visit of the token: everybody has what stands below this place in the ring."""
+        rows, lines = self._rows, self._lines
+        lines.append(stable)
+        if self._growing and len(lines) == lines.maxlen:
+            while rows and rows[0][0] < lines[0]:
                 rows.popleft()
                 self.base += 1
 
