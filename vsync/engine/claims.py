@@ -73,10 +73,10 @@ def correct(e: Engine, forming: Forming) -> None:
     if not judge(entries).primary or e.config.quorum.policy in ("two_node", "none"):
         e.record = replace(e.record, attempts=others)  # with the next write
         return
-    sure = known_lineage(entries.values()) > 0
-    attempts = _newest(others, Attempt(ring, lineage_of(ring, entries), base_of(entries), sure))
-    if sure:
-        e.hello = replace(e.hello, lineage=attempts[-1].lineage)
+    known = known_lineage(entries.values())
+    attempts = _newest(others, Attempt(ring, lineage_of(ring, entries), base_of(entries), known > 0))
+    if known:
+        e.hello = replace(e.hello, lineage=known)
     if attempts != e.record.attempts:
         e.record = replace(e.record, attempts=attempts)
         e.persist(e.record.encode())

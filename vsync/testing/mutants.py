@@ -19,13 +19,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from vsync.engine import commit, gather, operational, recovery
+from vsync import core, quorum
+from vsync.core import Core
+from vsync.engine import claims, commit, gather, operational, recovery
 from vsync.engine.engine import Engine
 from vsync.engine.states import State
 from vsync.testing.options import LinkOptions, Options, draw, scaled
 from vsync.testing.run import run
 from vsync.testing.violation import Violation
-from vsync.types import Member
+from vsync.types import Member, QuorumConfig
 from vsync.wire import PacketFlag
 
 __all__ = ["MUTANTS", "Caught", "Mutant", "hunt", "main", "options"]
@@ -64,6 +66,24 @@ LATE: Stress = (
     ("packet_bytes", 100),
     ("links", LinkOptions(delay_low=300, delay_high=900, loss=0.02, reorder=0.5, reorder_delay=40_000)),
 )
+
+#: Many rings that break while they are made, and crashes meanwhile.
+ATTEMPTS: Stress = (
+    ("nodes", 3),
+    ("timing", scaled(0.2)),
+    ("crash", 2),
+    ("partition", 2),
+    ("nested", 8),
+    ("fault_interval", 40_000),
+    ("fast_restart", 1.0),
+    ("links", LinkOptions(loss=0.1, cut_in_flight=True)),
+)
+LAST_MAN: Stress = (
+    *(pair for pair in ATTEMPTS if pair[0] != "nodes"),
+    ("nodes", 5),
+    ("quorum", QuorumConfig("last_man_standing")),
+)
+FOREIGN: Stress = (("nodes", 3), ("timing", scaled(0.2)), ("partition", 2), ("foreign", 2))
 
 Replaced = tuple[Any, str, Callable[..., Any]]  #: object, name of its attribute, what to put there
 
@@ -274,12 +294,50 @@ def _incarnation_ignored(e: Engine, config: Any, incarnation: int, *args: Any, *
     _INIT(e, config, 1, *args, **more)
 
 
+# ------------------------------------------------------------ the primary chain
+
+
+def _own_mark_only(self: Core, configuration: Any, now: int) -> None:
+    own = configuration.entries[self.me.node]
+    stored = {name: getattr(own, name) for name in ("mark", "lineage", "bases", "says")}
+
+    def verdict(entries: Any) -> quorum.Verdict:
+        return quorum.judge({node: replace(entry, **stored) for node, entry in entries.items()})
+
+    with patch.object(core, "judge", verdict):
+        _CORE_INSTALL(self, configuration, now)
+
+
+def _void_rule_ignored(e: Engine, forming: Any) -> None:
+    forming.entries = {node: replace(entry, missed=()) for node, entry in forming.entries.items()}
+    _RESOLVE(e, forming)
+
+
+def _no_doubt(voters: Any, terms: Any, expected: int) -> list[Any]:
+    return _ELECTORATES(voters, terms, expected)[:1]
+
+
+def _everybody_votes(entries: Any) -> list[Any]:
+    every = list(entries)
+    return every if any(entry.mark.seq for entry in every) else []
+
+
+def _lineage_ignored(e: Engine, sender: Member, hello: Any, ring_seq: int) -> bool:
+    return _ACCEPTABLE(e, sender, replace(hello, lineage=0), ring_seq)
+
+
+def _marks_of_all_lineages(entries: Any) -> list[Any]:
+    return [entry for entry in entries if entry.mark.seq]
+
+
 _ON_TOKEN, _VISIT, _FINISH = operational.on_token, operational.visit, operational._finish
 _DELIVER, _ON_DATA = operational.deliver, operational.on_data
 _ACCEPT = commit._accept
 _ON_COMMIT, _STEP, _BEGIN, _INSTALL = commit.on_commit, recovery.step, recovery.begin, recovery.install
 _ABSORB, _ENTER, _LEARN = recovery.absorb, gather.enter, gather._learn
 _INSTALLED, _INIT, _TAKE_OUTPUTS = Engine.installed, Engine.__init__, Engine.take_outputs
+_ELECTORATES = quorum._electorates
+_CORE_INSTALL, _RESOLVE, _ACCEPTABLE = Core._install, claims.resolve, Engine._acceptable
 
 MUTANTS = (
     Mutant("a duplicate token counts as a visit", "corosync 79c60fd0", (
@@ -287,7 +345,7 @@ MUTANTS = (
     Mutant("a duplicate token is accepted", "", (
         (operational, "on_token", _duplicate_token_accepted),), seed=2),
     Mutant("the ring's sequence is restored when recovery fails", "corosync 6aa47fde", (
-        (gather, "enter", _ring_sequence_restored),), seed=3),
+        (gather, "enter", _ring_sequence_restored),), seed=4),
     Mutant("a restarted node loads the id of a ring it was in", "corosync 3675dace", (
         (commit, "_accept", _record_of_installed_ring),), seed=3),
     Mutant("the old ring is saved at every attempt", "corosync ef05817c", (
@@ -313,7 +371,7 @@ MUTANTS = (
     Mutant("the old ring's window stays open while committed", "", (
         (operational, "on_data", _window_open),), seed=325, stress=LATE),
     Mutant("the record is written after the token has left", "", (
-        (Engine, "take_outputs", _persist_last),), seed=65),
+        (Engine, "take_outputs", _persist_last),), seed=250),
     Mutant("recovered packets are not put into the old window", "", (
         (recovery, "absorb", _nothing_recovered),), seed=4),
     Mutant("the transitional view is made of names only", "", (
@@ -326,6 +384,22 @@ MUTANTS = (
         (Engine, "installed", _queue_forgotten),), seed=1),
     Mutant("a restarted node is taken for its former life", "", (
         (Engine, "__init__", _incarnation_ignored),)),
+    Mutant("each member judges a view by its own mark", "pitfalls K1", (
+        (Core, "_install", _own_mark_only),), seed=18),
+    Mutant("an attempt is not stored", "pitfalls K7", (
+        (claims, "_newest", lambda attempts, more: attempts),), seed=21, stress=ATTEMPTS),
+    Mutant("what was reached is not claimed", "pitfalls K7", (
+        (claims, "mine", lambda e: ()),), stress=ATTEMPTS),
+    Mutant("who missed an attempt does not make it void", "pitfalls K7", (
+        (claims, "resolve", _void_rule_ignored),), seed=9, stress=ATTEMPTS),
+    Mutant("the members of a view in doubt are the only electorate", "pitfalls K7, C8", (
+        (quorum, "_electorates", _no_doubt),), seed=3, stress=LAST_MAN),
+    Mutant("a node without a mark votes", "pitfalls K8", (
+        (quorum, "marked", _everybody_votes),), seed=41),
+    Mutant("a node of another lineage is taken in", "pitfalls C7", (
+        (Engine, "_acceptable", _lineage_ignored),
+        (quorum, "_sure", lambda entry: 0),
+        (quorum, "marked", _marks_of_all_lineages)), stress=FOREIGN),
 )  # fmt: skip
 
 
