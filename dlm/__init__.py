@@ -6,6 +6,8 @@
 ...         print(held.fence)
 """
 
+from typing import TYPE_CHECKING
+
 from dlm.client import Client, Lock, connect
 from dlm.client_spaces import SpaceInfo
 from dlm.cycle import Waiting
@@ -40,7 +42,15 @@ from dlm.status import Lksb, Status
 from dlm.together import HeldAll, LockAll
 from dlm.transaction import Transaction
 
+if TYPE_CHECKING:
+    from dlm.aio import AsyncClient, AsyncHeld, AsyncHeldAll, AsyncLock, AsyncLockAll
+
 __all__ = [
+    "AsyncClient",
+    "AsyncHeld",
+    "AsyncHeldAll",
+    "AsyncLock",
+    "AsyncLockAll",
     "Barrier",
     "Blocker",
     "Client",
@@ -91,3 +101,16 @@ __all__ = [
     "Withheld",
     "connect",
 ]
+
+#: What is imported when it is used: asyncio takes longer to import than all the rest.
+_LATER = dict.fromkeys(("AsyncClient", "AsyncHeld", "AsyncHeldAll", "AsyncLock", "AsyncLockAll"), "dlm.aio")
+
+if not TYPE_CHECKING:  # type checkers would take every name for one of them
+
+    def __getattr__(name):
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(_LATER[name]), name)
+        return value

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dlm.session import Session
 
-__all__ = ["ClientSpaces", "SpaceInfo", "open_space"]
+__all__ = ["ClientSpaces", "SpaceInfo", "open_space", "space_options"]
 
 WhenNoQuorum = Literal["wait", "fail"]
 Answer = Literal["delivery", "stable"]
@@ -94,7 +94,7 @@ class ClientSpaces:
         Raises ``SpaceExists``, ``PermissionDenied``, ``InvalidRequest`` (too many, or ``value_limit`` over 64 KiB).
         """
         args = {"permissions": permissions, "value_limit": value_limit, "exclusive": exclusive}
-        args |= _options(answer, lock_delay, fencing, recovery)
+        args |= space_options(answer, lock_delay, fencing, recovery)
         return SpaceInfo.from_row(self._session.call("space_create", {"space": name, **args}))
 
     def set_space(
@@ -112,7 +112,7 @@ class ClientSpaces:
         What a failure waits for, and is not wanted any more, is not waited for any more. Raises ``NoSuchSpace``,
         ``PermissionDenied``, ``NoQuorum`` (it does not wait for that).
         """
-        args = _options(answer, lock_delay, fencing, recovery)
+        args = space_options(answer, lock_delay, fencing, recovery)
         return SpaceInfo.from_row(self._session.call("space_set", {"space": name, **args}))
 
     def release_space(self, name: str, force: int = 0) -> None:
@@ -130,9 +130,10 @@ class ClientSpaces:
         return [SpaceInfo.from_row(row) for row in self._session.call("space_ls", {})]
 
 
-def _options(
+def space_options(
     answer: Answer | None, lock_delay: float | None, fencing: bool | None, recovery: bool | None
 ) -> dict[str, Any]:
+    """The arguments for options of a lockspace that are not ``None``."""
     delay = None if lock_delay is None else round(lock_delay * 1000)
     said = {"answer": answer, "lock_delay_ms": delay, "fencing": fencing, "recovery": recovery}
     return {key: value for key, value in said.items() if value is not None}

@@ -179,14 +179,19 @@ class Grant:
 
         Raises ``LockLost`` (``LockSuspended`` if only the lease has run out) or ``NotHeld`` after release.
         """
-        reason = self.loss_now()
-        if reason is not None:
-            raise answers.lost(self.name, self._fence, reason)
+        lost = self.loss_error()
+        if lost is not None:
+            raise lost
         self._require_unreleased()
 
+    def loss_error(self) -> LockLost | None:
+        """The exception for its being lost at this moment; ``None`` if it is not."""
+        reason = self.loss_now()
+        return None if reason is None else answers.lost(self.name, self._fence, reason)
+
     def still_suspended(self) -> bool:
-        """For those who wait for the end of a suspension: as ``suspended``, but raises what ``check`` does if it is over
-        for good.
+        """For those who wait for the end of a suspension: as ``suspended``, but raises what ``check`` does if the
+        lock is lost for good.
         """
         reason = self.loss_now()
         if reason == "lease":
@@ -296,19 +301,21 @@ class Grant:
         self._released = True
         return args
 
-    def _end(self, invalidate: bool) -> tuple[str | None, dict[str, Any], Future[None] | None]:
-        """The handle ends here: why it was lost, if it was; what to ask the node for; and the conversion that is to
-        end before that, as the node refuses an unlock while it converts. Raises ``NotHeld`` the second time.
+    def _end(self, invalidate: bool) -> tuple[LockLost | None, dict[str, Any], Future[None] | None]:
+        """The handle ends here: what to raise for a loss, if it was lost; what to ask the node for; the conversion
+        that has to end before that, as the node refuses an unlock while it converts.
+
+        Raises ``NotHeld`` the second time.
         """
         session = self._session
-        reason = self.loss_now()
+        lost = self.loss_error()
         with session.changed:
             self._require_unreleased("E21")
             args, converting = self.begin_release(invalidate), self._conversion
             session.changed.notify_all()
         if converting is not None:
             session.post("cancel", {"h": self.serial})
-        return reason, args, converting
+        return lost, args, converting
 
     def _unlock(self, args: Mapping[str, Any], after: Future[None] | None) -> None:
         """Tell the node, and do not wait for it."""

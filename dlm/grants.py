@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from dlm import answers
-from dlm.errors import InvalidRequest, NotHeld
+from dlm.errors import InvalidRequest, LockLost, NotHeld
 from dlm.grant import Grant
 from dlm.info import Mode
 from dlm.portions import by_size
@@ -77,6 +77,10 @@ class Grants(Sequence[G]):
         """Why one of them is not valid at this moment although it was not released; ``None`` if there is none."""
         return next((reason for part in self._parts if (reason := part.loss_now()) is not None), None)
 
+    def loss_error(self) -> LockLost | None:
+        """The exception for the first that is lost at this moment; ``None`` if there is none."""
+        return next((lost for part in self._parts if (lost := part.loss_error()) is not None), None)
+
     def check(self) -> None:
         """Return if all of them are held for certain at this moment.
 
@@ -95,14 +99,14 @@ class Grants(Sequence[G]):
 
     # -- giving them back
 
-    def _end_all(self, invalidate: bool) -> tuple[Exception | None, list[dict[str, Any]], list[G]]:
+    def _end_all(self, invalidate: bool) -> tuple[LockLost | None, list[dict[str, Any]], list[G]]:
         """All that are not released end here, but for those that convert: that has to be withdrawn first.
 
         What to raise when all is done, what to ask the node for, and those that convert. Raises ``NotHeld`` if all
         were released before.
         """
         session = self._session
-        reasons = [(part, part.loss_now()) for part in self._parts]
+        lost = self.loss_error()
         rows: list[dict[str, Any]] = []
         converting: list[G] = []
         with session.changed:
@@ -115,7 +119,6 @@ class Grants(Sequence[G]):
                 else:
                     rows.append(part.begin_release(invalidate))
             session.changed.notify_all()
-        lost = next((answers.lost(part.name, part.fence, why) for part, why in reasons if why is not None), None)
         return lost, rows, converting
 
     def _unlocks(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

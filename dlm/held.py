@@ -7,7 +7,6 @@ from concurrent.futures import wait as wait_futures
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from dlm import answers
 from dlm.errors import LockLost, NotHeld
 from dlm.grant import WRITERS, Grant, LossBase, add_loss, both
 from dlm.info import Flag, Mode
@@ -121,7 +120,7 @@ class Held(Grant):
         Raises ``NotHeld`` the second time, and ``LockLost`` if the lock was not held for certain any more:
         then what was done under it may have overlapped with others.
         """
-        reason, args, converting = self._end(invalidate)
+        lost, args, converting = self._end(invalidate)
         # Also when it is lost: a lock that was lost by mistake must not stay behind.
         if not wait:
             self._unlock(args, converting)
@@ -129,8 +128,8 @@ class Held(Grant):
             if converting is not None:
                 wait_futures([converting])
             self._session.call_release("unlock", args, self.name)
-        if reason is not None:
-            raise answers.lost(self.name, self._fence, reason)
+        if lost is not None:
+            raise lost
 
     # -- with
 
