@@ -430,6 +430,13 @@ class TestQuorum:
         new = view(R2, (A, B, C, D, E), stayed=(A,), came_from={}, mark=NO_RING)
         assert check(first_view(B, C, D), started(A), change(A, new, (A,))).quorum.chain == [R1, R2]
 
+    def test_c7_one_of_another_cluster(self) -> None:
+        mixed = view(R1, (A, B, C), stayed=(A,), came_from={})
+        foreign = replace(mixed.entries[3], lineage=900)
+        mixed = replace(mixed, entries={**mixed.entries, 3: foreign})
+        breaks("CHAIN-C7", started(A), change(A, mixed, (A,)))
+        check(started(A), change(A, replace(mixed, primary=False), (A,)))
+
     def test_k7_a_view_that_was_gone_through_in_an_instant_was_not_in_force(self) -> None:
         """A has to install the attempt R2 before R3; B and C, who know that nobody did, have gone on without."""
         trace = Trace()

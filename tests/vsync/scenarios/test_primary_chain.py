@@ -434,6 +434,17 @@ class TestC7:
         chain.end()
 
 
+    def test_who_only_knows_its_cluster_from_an_attempt_refuses_others_too(self) -> None:
+        """Found here (seed 195 with 3 nodes): 3 has an empty disk, commits to a ring of all, and crashes."""
+        chain = Chain()
+        chain.restart(3, wiped=True)
+        chain.until(lambda: chain.reached(3))
+        chain.restart(3)
+        assert chain.stored(3).lineage == 0
+        assert chain.engine(3).hello.lineage == chain.stored(1).lineage > 0
+        chain.end()
+
+
 class TestC8:
     """Verdicts whose primaries need not overlap."""
 
