@@ -89,11 +89,12 @@ class LossWatch:
         due: list[tuple[Watched, Callable[[], object]]] = []
         for held, (on_lost, on_blocking) in list(self._watched.items()):
             reason = held.loss_now()
-            mode = held.take_blocking()
             if reason is not None and on_lost is not None:
                 due.append((held, partial(on_lost, held, reason)))
-            elif reason is None and mode is not None and on_blocking is not None:
+                self._watched[held] = None, on_blocking
+            elif reason is None and on_blocking is not None and (mode := held.take_blocking()) is not None:
                 due.append((held, partial(on_blocking, held, mode)))
-            if held.released or (reason is not None and (on_lost is not None or reason != "lease")):
+            # Advice may come when the lease is back.
+            if held.released or (reason is not None and (reason != "lease" or on_blocking is None)):
                 del self._watched[held]
         return due

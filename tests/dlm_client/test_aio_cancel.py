@@ -1,4 +1,4 @@
-"""``cancel_on_lost``: a body is cancelled when its lock is lost, and nobody else's cancellation is taken for that."""
+"""``cancel_on_lost``: a body is cancelled when its lock is lost, and no other cancellation is taken for that."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 from typing import Any
 
 import pytest
@@ -52,6 +53,21 @@ def test_during_a_conversion_the_handle_counts_for_what_both_modes_allow(
         held.convert(new)
         assert seen == [meanwhile]
         assert held.mode is new
+
+
+def test_an_interrupt_is_not_replaced_by_a_loss(channel: Any, locks: dlm.Client) -> None:
+    held = locks.acquire("x", Mode.PR)
+
+    def interrupt(args: dict[str, Any]) -> object:
+        channel.push("lost", h=held.serial, reason="evicted")
+        _thread.interrupt_main()
+        return channel.PENDING
+
+    channel.script["convert"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        held.convert(Mode.EX)
+    with pytest.raises(dlm.LockLost):
+        held.release()
 
 
 def test_a_refused_conversion_keeps_the_old_mode(channel: Any, locks: dlm.Client) -> None:

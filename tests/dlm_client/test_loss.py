@@ -171,6 +171,51 @@ def test_waiting_for_a_lease_ends_when_it_comes(channel: Any, locks: dlm.Client,
     held.release()
 
 
+# -- a suspension and its end
+
+
+def test_a_suspended_lock_is_valid_again_with_the_same_fence(
+    channel: Any, locks: dlm.Client, in_thread: Any
+) -> None:
+    with locks.lock("x") as held:
+        fence, page = held.fence, channel.page
+        assert held.wait_valid(0)
+        channel.page = (page[0], 0)
+        assert held.suspended
+        assert held.wait_valid(0.01) is False
+        thread = in_thread(held.wait_valid)
+        channel.page = page
+        assert thread.outcome() is True
+        assert (held.fence, held.suspended, held.valid) == (fence, False, True)
+
+
+def test_waiting_for_the_end_of_a_suspension_ends_when_the_lock_is_lost(
+    channel: Any, locks: dlm.Client, in_thread: Any
+) -> None:
+    held = locks.acquire("x")
+    channel.page = (channel.page[0], 0)
+    thread = in_thread(held.wait_valid)
+    channel.push("lost", h=held.serial, reason="evicted")
+    with pytest.raises(dlm.LockLost) as caught:
+        thread.outcome()
+    assert caught.value.reason == "evicted"
+    assert not held.suspended
+    with pytest.raises(dlm.LockLost):
+        held.release()
+
+
+def test_waiting_for_the_end_of_a_suspension_ends_with_the_release(
+    channel: Any, locks: dlm.Client, in_thread: Any
+) -> None:
+    held = locks.acquire("x")
+    channel.page = (channel.page[0], 0)
+    thread = in_thread(held.wait_valid)
+    with pytest.raises(dlm.LockSuspended):
+        held.release()
+    with pytest.raises(dlm.NotHeld):
+        thread.outcome()
+
+
 # -- waiting for the loss
 
 
@@ -242,6 +287,30 @@ def test_a_callback_that_fails_does_not_stop_the_next(
     channel.push("lost", h=two.serial, reason="evicted")
     assert called.wait(20)
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_advice_goes_on_after_a_suspension(channel: Any, locks: dlm.Client) -> None:
+    suspended, asked = threading.Event(), threading.Event()
+    told: list[Any] = []
+
+    def on_lost(held: dlm.Held, reason: str) -> None:
+        told.append(reason)
+        suspended.set()
+
+    def on_blocking(held: dlm.Held, mode: dlm.Mode) -> None:
+        told.append(mode)
+        asked.set()
+
+    held = locks.acquire("x", on_lost=on_lost, on_blocking=on_blocking)
+    page = channel.page
+    channel.page = (page[0], 0)
+    channel.push("blocking", h=held.serial, mode=int(dlm.Mode.EX))
+    assert suspended.wait(20)
+    channel.page = page
+    channel.push("resumed")
+    assert asked.wait(20)
+    assert told == ["lease", dlm.Mode.EX]
+    held.release()
 
 
 def test_a_watched_handle_need_not_be_kept(channel: Any, locks: dlm.Client) -> None:
