@@ -89,8 +89,14 @@ class Client(Recipes, ClientSpaces, ClientLooking, Together):
     _session: Session
 
     def __init__(self, node: HasChannel, *, space: str = "default", create: bool = True) -> None:
-        """Over an embedded ``vsync.Node``; ``space`` and ``create`` as for ``connect``."""
-        self._open(node.channel(), space, create, boot_us)
+        """Over an embedded ``vsync.Node``; ``space`` and ``create`` as for ``connect``. Raises ``NotConnected`` if
+        it does not run.
+        """
+        try:
+            channel = node.channel()
+        except vsync_errors.NotConnected as error:
+            raise NotConnected(str(error)) from error
+        self._open(channel, space, create, boot_us)
 
     @classmethod
     def over(

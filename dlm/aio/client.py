@@ -117,13 +117,14 @@ class AsyncClient(AsyncLooking, AsyncSpaces, AsyncTogether):
         from vsync import aio, ipc
 
         where = self._where
-        if where is not None and not isinstance(where, str):
-            return await where.async_channel()
-        url = where or os.environ.get("VSYNC_URL") or ipc.DEFAULT_URL
+        node = None if where is None or isinstance(where, str) else where
+        url = where if isinstance(where, str) else os.environ.get("VSYNC_URL") or ipc.DEFAULT_URL
         try:
+            if node is not None:
+                return await node.async_channel()
             return await aio.connect(url, self._program)
         except vsync_errors.NotConnected as error:
-            raise NotConnected(str(error), url=url) from error
+            raise NotConnected(str(error), url=None if node is not None else url) from error
         except vsync_errors.ConfigError as error:
             raise ConfigError(str(error)) from error
 
