@@ -31,6 +31,7 @@ from dlm.errors import (
     PermissionDenied,
     SpaceBusy,
     SpaceExists,
+    StaleFence,
 )
 from dlm.events import HeldAt, LockEvent, NameHistory
 from dlm.held import Held, Loss
@@ -44,6 +45,7 @@ from dlm.transaction import Transaction
 
 if TYPE_CHECKING:
     from dlm.aio import AsyncClient, AsyncHeld, AsyncHeldAll, AsyncLock, AsyncLockAll
+    from dlm.fenced import FencedResource
 
 __all__ = [
     "AsyncClient",
@@ -59,6 +61,7 @@ __all__ = [
     "DLMError",
     "Deadlock",
     "Election",
+    "FencedResource",
     "Flag",
     "ForkedProcess",
     "Held",
@@ -93,6 +96,7 @@ __all__ = [
     "SpaceBusy",
     "SpaceExists",
     "SpaceInfo",
+    "StaleFence",
     "Status",
     "Transaction",
     "Wait",
@@ -102,8 +106,11 @@ __all__ = [
     "connect",
 ]
 
-#: What is imported when it is used: asyncio takes longer to import than all the rest.
-_LATER = dict.fromkeys(("AsyncClient", "AsyncHeld", "AsyncHeldAll", "AsyncLock", "AsyncLockAll"), "dlm.aio")
+#: What is imported when it is used: asyncio takes as long as all the rest, and few programs need the others.
+_LATER = {
+    **dict.fromkeys(("AsyncClient", "AsyncHeld", "AsyncHeldAll", "AsyncLock", "AsyncLockAll"), "dlm.aio"),
+    "FencedResource": "dlm.fenced",
+}
 
 if not TYPE_CHECKING:  # type checkers would take every name for one of them
 

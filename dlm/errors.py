@@ -20,6 +20,7 @@
     ├── InvalidRequest       also ValueError: name, mode, flags or value that the lock manager refuses
     │   ├── NoSuchSpace      the lockspace is not there, or not open
     │   └── NotSupported     parents and ranges of locks
+    ├── StaleFence           storage refused a fencing token: a later holder has written
     └── ConfigError          also ValueError
 """
 
@@ -50,6 +51,7 @@ __all__ = [
     "PermissionDenied",
     "SpaceBusy",
     "SpaceExists",
+    "StaleFence",
 ]
 
 
@@ -207,6 +209,17 @@ class SpaceBusy(DLMError):
 
 class NotSupported(InvalidRequest):
     """Locks have no parents and no ranges here (E13)."""
+
+
+class StaleFence(DLMError):
+    """Storage has refused a fencing ``token``: it is smaller than ``newest``, that of the last writer. Whoever came
+    with it does not hold the lock any more, whatever it may believe (``FencedResource``, docs/fencing.md).
+    """
+
+    def __init__(self, message: str = "", *, token: int = 0, newest: int = 0) -> None:
+        super().__init__(message)
+        self.token = token
+        self.newest = newest
 
 
 class ConfigError(DLMError, ValueError):

@@ -29,6 +29,7 @@ SAMPLES = [
     (dlm.PermissionDenied("not yours", space="web"), PermissionError),
     (dlm.SpaceExists("there", space="web"), dlm.DLMError),
     (dlm.SpaceBusy("locks", space="web"), dlm.DLMError),
+    (dlm.StaleFence("too late", token=5, newest=7), dlm.DLMError),
     (dlm.ConfigError("url"), ValueError),
 ]
 
