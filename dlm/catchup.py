@@ -40,13 +40,23 @@ class Kept:
 
     def __init__(self) -> None:
         self.base = 0
+        self._whole = False  #: from the beginning of the view
         self._rows: deque[tuple[int, Member, Message]] = deque()
         self._lines: deque[int] = deque(maxlen=3)  #: the stable line at the last visits, the oldest first
         self._growing = False
 
-    def begin(self, applied: int) -> None:
-        """A primary view, whose state is at this position: what was before it has been settled by it."""
-        self.base = applied
+    @property
+    def offer(self) -> int:
+        """Who has applied at least so much can be lent the rest. Zero if nothing has been dropped since the view: who
+        installs that view on the way into the next one stands at its beginning, and cannot say where that is (K7).
+        """
+        return 0 if self._whole else self.base
+
+    def begin(self, applied: int, whole: bool = True) -> None:
+        """A primary view, whose state is at this position: what was before it has been settled by it. Not ``whole``:
+        the view began before.
+        """
+        self.base, self._whole = applied, whole
         self._rows.clear()
         self._lines.clear()
         self._growing = True
@@ -66,7 +76,7 @@ class Kept:
         if self._growing and len(lines) == lines.maxlen:
             while rows and rows[0][0] < lines[0]:
                 rows.popleft()
-                self.base += 1
+                self.base, self._whole = self.base + 1, False
 
     def since(self, applied: int) -> list[Held]:
         """What was applied after this position, which is not before ``base``."""

@@ -112,7 +112,7 @@ class DlmService:
             life=self.home.outbox.ring,
             waiting=self.home.now < self.lease_clock.horizon,
             members=members,
-            kept=self._kept.base if self._complete else NOTHING,
+            kept=self._kept.offer if self._complete else NOTHING,
             options=self.configured.options("default"),
         )
         for view in attempts:
@@ -369,7 +369,7 @@ class DlmService:
         if self._me.node != chosen.lender:
             return self._carry(view, chosen, prefix, rest).clean
         said = announcements(view)
-        furthest = min(said[node][1].applied for node in chosen.behind)
+        furthest = max(self._kept.base, min(said[node][1].applied for node in chosen.behind))
         missed = self._kept.since(furthest)
         done = self._carry(view, chosen, prefix, rest)
         missed += done.applied[: done.before]
@@ -489,7 +489,7 @@ class DlmService:
                 self._again(str(damage))
                 return
             self.home.table, self._joiner, self._complete, self._damaged = table, None, True, 0
-            self._kept.begin(table.applied)
+            self._kept.begin(table.applied, whole=False)
             table.history.resize(self.config.history)
             self.home.link()
             self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))

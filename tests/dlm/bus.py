@@ -7,7 +7,8 @@ to the next, and what a transitional set still delivers; so every scenario of th
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from dlm.messages import TAG, Kind, decode
@@ -82,6 +83,7 @@ class Node:
         self.me = Member(node, incarnation)
         self.queue: list[bytes] = []  #: submitted, not yet sequenced; survives view changes (EVS-E14)
         self.ring: Ring | None = None
+        self.reached: list[tuple[View, Callable[[], None]]] = []  #: attempts that it has not installed yet
         self.delivered = 0
         self.alive = True
         self.answers: dict[int, Any] = {}
@@ -241,10 +243,12 @@ class Bus:
         primary: bool | None = None,
         rest: Mapping[int, int] | None = None,
         rng: random.Random | None = None,
+        late: Container[int] = (),
     ) -> RingId:
         """A new ring of these nodes. Members from one old ring recover the longest prefix among them, then deliver
         in the transitional view what else they have (``rest``: by a unit's lowest node, how many old messages;
         with ``rng``: a random longer prefix, and of what follows a random part of the unit's own messages).
+        Who is ``late`` only reaches the end of the attempt, and installs it on the way into its next view (K7).
         """
         chosen = [self.nodes[node] for node in sorted(nodes)]
         self.seq += 3
@@ -255,7 +259,7 @@ class Bus:
                 n.me,
                 n.ring.id if n.ring else NO_RING,
                 1,
-                {TAG: n.service.announce()},
+                {TAG: n.service.announce([view for view, _ in n.reached])},
                 mark=self.marks.get(n.id, NO_RING),
             )
             for n in chosen
@@ -274,7 +278,7 @@ class Bus:
                 upto = rng.randint(upto, len(log))
                 own = {n.me for n in unit}
                 others = [i for i in range(upto, len(log)) if log[i][0] in own and rng.random() < 0.5]
-            self._install(unit, old_ring, ring, entries, upto, others)
+            self._install(unit, old_ring, ring, entries, upto, others, late)
         for n in chosen:
             n.ring, n.delivered = ring, 0
             if primary:
@@ -284,24 +288,36 @@ class Bus:
         return ring_id
 
     def _install(
-        self, unit: list[Node], old: RingId, ring: Ring, entries: dict[int, Entry], upto: int, others: list[int]
-    ) -> None:
+        self, unit: list[Node], old: RingId, ring: Ring, entries: dict[int, Entry], upto: int, others: list[int],
+        late: Container[int],
+    ) -> None:  # fmt: skip
         together = tuple(n.me for n in unit) if old != NO_RING else ()
         for n in unit:
             previous = n.ring.members if n.ring else ()
             joined = tuple(m for m in ring.members if m not in previous)
             left = tuple(m for m in previous if m not in ring.members)
-            if old != NO_RING:
-                while n.delivered < upto:
-                    n.deliver_next(installing=True)
-                trans = View(ring.id, together, (), left, ring.primary, True, "test", entries, old)
-                n.service.view(trans, self.now)
-                for index in others:
-                    n.delivered = index
-                    n.deliver_next(installing=True)
+            trans = View(ring.id, together, (), left, ring.primary, True, "test", entries, old)
             regular = View(ring.id, ring.members, joined, left, ring.primary, False, "test", entries, old)
-            n.host.view = regular
-            n.service.view(regular, self.now)
+            enter = partial(self._enter, n, n.ring, n.delivered, trans, regular, upto, others)
+            n.reached.append((regular, enter))
+            if n.id not in late:
+                for _, install in n.reached:
+                    install()
+                n.reached.clear()
+
+    def _enter(
+        self, n: Node, old: Ring | None, delivered: int, trans: View, regular: View, upto: int, others: list[int]
+    ) -> None:
+        n.ring, n.delivered = old, delivered
+        if old is not None:
+            while n.delivered < upto:
+                n.deliver_next(installing=True)
+            n.service.view(trans, self.now)
+            for index in others:
+                n.delivered = index
+                n.deliver_next(installing=True)
+        n.host.view = regular
+        n.service.view(regular, self.now)
 
     # -- clients --------------------------------------------------------------------------------------------
 

@@ -59,6 +59,18 @@ class TestKept:
             kept.trim(line)
             assert kept.base == base
 
+    def test_what_goes_back_to_the_view_is_for_who_is_at_its_beginning(self) -> None:
+        """It does not know yet where that is."""
+        kept = Kept()
+        kept.begin(100)
+        kept.add(7, *message(7))
+        assert kept.offer == 0
+        for _ in range(3):
+            kept.trim(8)
+        assert kept.offer == kept.base == 101
+        kept.begin(200, whole=False)
+        assert kept.offer == 200
+
     def test_outside_its_ring_nothing_is_known_of_others(self) -> None:
         kept = Kept()
         kept.begin(100)
@@ -257,6 +269,29 @@ def test_k7_an_attempt_that_is_installed_on_the_way_brings_no_loan() -> None:
     assert (after.ring, after.applied, after.life) == (before.ring, before.applied, before.life)
     full = Announcement.decode(bus[2].service.announce([attempt]))
     assert full.ring == attempt.id > after.ring
+
+
+def test_k7_who_installs_a_view_on_the_way_catches_up_with_those_who_were_in_it() -> None:
+    """1 has reached the end of a view that 2 and 3 install and leave; it is at the beginning of their state."""
+    bus = Bus(5)
+    keepers = shared(bus, nodes=(1, 2, 4))
+    a, ha = bus.lock(1, b"own")
+    bus.run()
+    old = bus.result(a)["fence"]
+    bus.view([1, 2, 3, 4], late=(1,))
+    bus.call(2, "convert", h=keepers[2], mode=EX)
+    bus.sequence(2)
+    bus.deliver(2, 3)
+    for part in ([2, 3], [4]):
+        bus.view(part)
+    bus.view([1, 2, 3])
+    bus.run()
+    bus.advance(2 * LEASE)
+    assert bus[1].service.state == "running"
+    assert "lost" not in pushed(bus, 1)
+    assert keepers[1] in bus[1].service.home.sessions[1].handles
+    assert bus[1].service.home.sessions[1].handles[ha].fence == old
+    bus.check_at_rest()
 
 
 def test_the_table_that_was_caught_up_with_is_a_donors() -> None:
