@@ -7,7 +7,7 @@
         storage.write(held.fence, b"...")      # StaleFence if a later holder has written
 
 The rule is that of docs/fencing.md: a token is refused if it is smaller than the last *writer's*. Tokens of readers
-are compared and not remembered, as readers share: of two holders of PR, either may read after the other (pitfalls B5).
+are compared and not remembered, as readers share: of two holders of PR, each may read after the other (B5).
 """
 
 from __future__ import annotations
