@@ -24,7 +24,9 @@ from vsync.core import Core
 from vsync.engine import claims, commit, gather, operational, recovery
 from vsync.engine.engine import Engine
 from vsync.engine.states import State
+from vsync.testing.hunt import Plugins
 from vsync.testing.options import LinkOptions, Options, draw, scaled
+from vsync.testing.plugin import no_plugins
 from vsync.testing.run import run
 from vsync.testing.violation import Violation
 from vsync.types import Member, QuorumConfig
@@ -97,6 +99,7 @@ class Mutant:
     replacements: tuple[Replaced, ...]
     seed: int = 1  #: one that catches it, tried first
     stress: Stress = ()  #: options of its runs, if it takes a rare combination of faults
+    plugins: Plugins = no_plugins  #: who else takes part in its runs, by seed
 
     @contextmanager
     def alive(self) -> Iterator[None]:
@@ -126,22 +129,27 @@ def hunt(mutant: Mutant, seeds: Sequence[int]) -> Caught | None:
     for count, seed in enumerate(seeds, 1):
         chosen = Options(seed=seed, **dict(mutant.stress)) if mutant.stress else options(seed)
         with mutant.alive():
-            found = run(chosen).violation
-        if found is not None and run(chosen).violation is None:
+            found = run(chosen, mutant.plugins(seed), 1).violation
+        if found is not None and run(chosen, mutant.plugins(seed), 1).violation is None:
             return Caught(seed, count, found)
     return None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command: 0 if every mutant was caught."""
-    parser = argparse.ArgumentParser(prog="python -m vsync.testing.mutants", description=__doc__.splitlines()[0])
+def main(
+    argv: Sequence[str] | None = None,
+    mutants: Sequence[Mutant] | None = None,
+    prog: str = "python -m vsync.testing.mutants",
+) -> int:
+    """The command, for these mutants (default: those of the ring): 0 if every one was caught."""
+    known_ones = MUTANTS if mutants is None else mutants
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*", metavar="WORD", help="only mutants whose name contains one of these")
     parser.add_argument("--seeds", type=int, default=LIMIT, metavar="N", help=f"at most so many (default {LIMIT})")
     parser.add_argument("--first", type=int, metavar="SEED", help="begin with this seed, not with the known one")
     args = parser.parse_args(argv)
-    chosen = [m for m in MUTANTS if not args.words or any(word in m.name for word in args.words)]
+    chosen = [m for m in known_ones if not args.words or any(word in m.name for word in args.words)]
     if not chosen:
-        parser.error("no mutant has such a name: " + "; ".join(m.name for m in MUTANTS))
+        parser.error("no mutant has such a name: " + "; ".join(m.name for m in known_ones))
     survivors = 0
     for mutant in chosen:
         began = time.monotonic()
