@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from vsync.errors import ConfigError
 from vsync.types import ClusterConfig, Peer, QuorumConfig
 
 SECOND = 1_000_000
+PAGE = Path(__file__).parents[2] / "docs/stonith.md"
 PEERS = tuple(Peer(n, name, (f"127.0.0.1:{n}",)) for n, name in enumerate("abc", 1))
 
 
@@ -128,3 +132,50 @@ options = { ip = "10.0.0.2", lanplus = true }
     [(node, agent)] = agents_of(load(path).cluster).items()
     assert (node, agent.program) == (2, "fence_ipmilan")
     assert agent.stdin == b"action=reboot\nnodename=node-b.example\nip=10.0.0.2\nlanplus=1\n"
+
+
+# -- docs/stonith.md
+
+CLUSTER = '[cluster]\nname = "x"\n[node]\nname = "a"\n'
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_tables_on_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    found = []
+    for text in snippets("toml"):
+        nodes = "ab" if "two_node" in text else "abc"
+        lists = "".join(
+            f'[[nodes]]\nid = {i}\nname = "{n}"\naddress = "127.0.0.1:700{i}"\n' for i, n in enumerate(nodes, 1)
+        )
+        path.write_text(CLUSTER + lists + text)
+        found.append(agents_of(load(path).cluster))
+    assert [sorted(agents) for agents in found] == [[1, 2, 3], [1, 2], [2]]
+    shown = PAGE.read_text().split("What an agent is given:\n\n```\n")[1].split("```")[0]
+    assert found[0][2].stdin.decode() == shown
+    assert [agent.delay // SECOND for agent in found[1].values()] == [10, 0]
+
+
+def test_the_agent_on_the_page(tmp_path: Path) -> None:
+    [text] = snippets("python")
+    agent, number = tmp_path / "agent", tmp_path / "number"
+    agent.write_text(text)
+
+    def run(action: str) -> tuple[int, str]:
+        given = f"# this line is ignored\naction={action}\nplug={number}\n"
+        done = subprocess.run([sys.executable, agent], input=given, capture_output=True, text=True, timeout=60)
+        assert not done.stderr
+        return done.returncode, done.stdout
+
+    with subprocess.Popen(["sleep", "1000"]) as victim:
+        number.write_text(str(victim.pid))
+        assert run("status") == (0, "")
+        assert run("on") == (1, "")
+        assert run("off") == (0, "Success: Powered OFF\n")
+        assert run("status") == (2, "")
+        assert run("reboot") == (0, "Success: Powered OFF\n")
+        assert victim.wait(60) == -9
+    assert run("monitor") == (2, "")

@@ -1,0 +1,108 @@
+"""``dlm fences`` and ``dlm fence-ack``: what they print, what they ask, and their exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from dlm.cli import main
+from vsync import ipc
+from vsync.errors import NotConnected, RequestFailed
+
+ROWS = [
+    {"node": 3, "name": "c", "incarnation": 5, "actor": 1, "step": "waits", "due_us": 4_000_000, "attempts": 1,
+     "given_up": 2, "exit": 1, "said": "no route\x1b"},
+    {"node": 4, "name": "d", "incarnation": 9, "actor": None, "step": None, "due_us": None, "attempts": 0,
+     "given_up": 0, "exit": None, "said": ""},
+]  # fmt: skip
+TABLE = """\
+NODE  ID  ACTOR  STATE       FAILED      EXIT  SAID
+c     3   1      waits, 4 s  1, 2 gave up  1     no route\\x1b
+d     4   -      no agent    0           -     -
+"""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def daemon(channel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The channel, as what any URL leads to."""
+    channel.script["fences"] = lambda args: ROWS
+
+    def connect(url: str | None, name: str) -> Any:
+        channel.url, channel.closed = url, False
+        return channel
+
+    monkeypatch.setattr(ipc, "connect", connect)
+    return channel
+
+
+def acknowledged(daemon: Any) -> list[dict[str, Any]]:
+    return [args for verb, args in daemon.sent if verb == "fence_ack"]
+
+
+def test_fences_is_a_table(daemon: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--url", "unix:///there", "fences"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split() for line in out.splitlines()] == [line.split() for line in TABLE.splitlines()]
+    assert (daemon.url, daemon.closed) == ("unix:///there", True)
+
+
+def test_fences_in_json(daemon: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fences", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"v": 1, "fences": ROWS}
+
+
+@pytest.mark.parametrize("node", ["c", "3"])
+def test_with_yes_nobody_is_asked(daemon: Any, node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fence-ack", node, "--yes"]) == 0
+    assert acknowledged(daemon) == [{"node": 3}]
+    said = capsys.readouterr()
+    assert said.out == "node c counts as down\n"
+    assert "Node c (id 3) counts as down" in said.err
+
+
+def test_on_a_terminal_its_name_is_wanted(
+    daemon: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("yes\n"))
+    assert main(["fence-ack", "c"]) == 1
+    assert "nothing was done" in capsys.readouterr().err
+    assert acknowledged(daemon) == []
+    monkeypatch.setattr("sys.stdin", Terminal("c\n"))
+    assert main(["fence-ack", "c"]) == 0
+    assert acknowledged(daemon) == [{"node": 3}]
+
+
+def test_a_script_must_say_yes(daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("c\n"))
+    assert main(["fence-ack", "c"]) == 2
+    assert acknowledged(daemon) == []
+
+
+def test_a_node_that_nobody_waits_for(daemon: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fence-ack", "b", "--yes"]) == 1
+    assert "nothing waits for node 'b' to be fenced" in capsys.readouterr().err
+    assert acknowledged(daemon) == []
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [("permission", 1), ("no_quorum", 3), ("lost", 1)])
+def test_refusals(daemon: Any, code: str, exit_code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.script["fence_ack"] = lambda args: RequestFailed(code, "not so")
+    assert main(["fence-ack", "c", "--yes"]) == exit_code
+    assert "dlm: not so" in capsys.readouterr().err
+    assert daemon.closed
+
+
+def test_no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(url: str | None, name: str) -> Any:
+        raise NotConnected("nobody there")
+
+    monkeypatch.setattr(ipc, "connect", connect)
+    assert main(["fences"]) == 4
