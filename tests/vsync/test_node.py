@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import vsync
 from tests.vsync.support import ALONE, FakeCore, until
 from tests.vsync.transport.ports import free_ports
-from vsync.clock import boot_us
+from vsync.clock import boot_us, first_ring_seq
 from vsync.core import Push, Reply
 from vsync.embedded import LocalChannel
 from vsync.engine.outputs import Persist, Send, Stopped
@@ -289,6 +290,19 @@ def test_views_begin_with_the_present_one_for_every_caller() -> None:
         node.stop()
         with pytest.raises(NotConnected):
             next(views)
+
+
+def test_without_a_record_rings_are_numbered_from_the_clock() -> None:
+    """C5: a disk that was replaced must not let the node use a ring id again. Seconds since 2024, then one more each."""
+    since_2024 = int(time.time()) - 1_704_067_200
+    before = first_ring_seq()
+    assert since_2024 <= before
+    config = ClusterConfig("mem", 1, cluster().peers[:1], FAST)
+    with vsync.Node(config=config, transport=MemoryHub().transport(1), services=()) as node:
+        view = wait_for_members(node, 1)
+        assert view.primary  # a cluster of one: all are there
+        seq = node.status()["view"]["seq"]
+        assert before < seq <= int(time.time()) - 1_704_067_200 + 1
 
 
 def test_joining_twice_with_one_session() -> None:

@@ -16,6 +16,7 @@ from vsync.testing.cluster import SimCluster
 from vsync.testing.options import LinkOptions, quiet, scaled
 from vsync.testing.trace import Noted
 from vsync.types import QuorumConfig, RingId, View
+from vsync.wire import MAX_RING_SEQ
 
 
 class Chain:
@@ -407,6 +408,22 @@ class TestC5:
         view = chain.together(1, 2, 3, primary=True)
         assert view.entries[other].mark == attempt
         assert view.entries[installed].mark.seq == 0
+        chain.end()
+
+
+    def test_a_ring_sequence_that_leaves_no_room_is_refused(self) -> None:
+        """A disk from nowhere: the others go on, and name it."""
+        chain = Chain()
+        chain.cluster.crash(3)
+        chain.cluster[3].disk.write(replace(chain.stored(3), ring_seq=MAX_RING_SEQ - 1).encode())
+        chain.cluster.restart(3)
+        chain.cluster.advance(3)
+        assert chain.view(1).nodes == (1, 2)
+        assert chain.view(1).primary
+        whys = [fields["why"] for node, what, fields in chain.notes if node == 1 and what == "bad_frame"]
+        assert any("ring sequence" in why and "does not fit 31 bits" in why for why in whys), whys
+        chain.cluster.crash(3)
+        chain.cluster[3].disk.wipe()
         chain.end()
 
 
