@@ -188,12 +188,17 @@ def bootstrapped(entries: Mapping[int, Entry]) -> dict[int, Entry]:
 
 
 def lineage_of(view: RingId, entries: Mapping[int, Entry]) -> int:
-    """The chain that a primary view belongs to, never 0: its members', or a new one, named after its first (C7)."""
+    """The chain that a primary view belongs to: its members', or a new one, named after its first (C7).
+
+    0 under policy ``none``: where every view is primary there is no chain, and all nodes would begin one of their own.
+    """
+    if any(entry.terms & Terms.NONE for entry in entries.values()):
+        return 0
     known = known_lineage(entries.values())
     if not known:
         likely = max(marked(entries.values()), key=lambda entry: entry.mark, default=None)
-        known = _name(view, entries) if likely is None else likely.lineage
-    return known
+        known = likely.lineage if likely is not None else 0
+    return known or _name(view, entries)
 
 
 def known_lineage(entries: Iterable[Entry]) -> int:

@@ -304,6 +304,13 @@ class TestUnsafe:
         assert found.primary
         assert found.why == "policy none: every view is primary"
 
+    def test_none_has_no_lineage(self) -> None:
+        """Found here: each node would begin one of its own, and then refuse the others. Later there may be one."""
+        assert lineage_of(RingId(9, 1), {1: entry(1, 0, quorum=QuorumConfig("none"))}) == 0
+        nameless = {n: entry(n, lineage=0, of=3) for n in (1, 2)}
+        assert judge(nameless).primary
+        assert lineage_of(RingId(9, 1), nameless) > 0
+
     def test_every_policy_has_its_own_terms(self) -> None:
         assert len({terms_of(QuorumConfig(policy)) for policy in POLICIES}) == len(POLICIES)
         assert terms_of(QuorumConfig("two_node")) == Terms.TWO_NODE | Terms.WAIT_FOR_ALL

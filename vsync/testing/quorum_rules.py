@@ -10,6 +10,8 @@ CHAIN-K8  Some member of a primary view has the mark of the primary view before 
           one (K7); else all nodes are there, too few of them with a mark, and no older state goes on.
 CHAIN-C7  No member of a primary view comes from another cluster.
 
+Of policies under which two parts of a cluster may act at once (two_node, none) nothing is judged here.
+
 The chain is of views *in force*. A node that has to install a broken attempt before the next view (K7) goes through
 it in an instant: unless a companion worked in it, that view was never anywhere.
 
@@ -63,6 +65,8 @@ class QuorumRules:
     def on_viewed(self, event: Viewed) -> None:
         """Judge a regular view's verdict; link a new primary into the chain."""
         view, node = event.view, event.who.node
+        if self._quorum.policy in ("two_node", "none"):
+            return
         if view.transitional:
             since, _ = self._entered.get(node, (None, None))
             if since == event.time:

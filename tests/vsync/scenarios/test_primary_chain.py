@@ -518,6 +518,48 @@ class TestC8:
         chain.end()
 
 
+class TestPolicies:
+    """Each policy through the rings, with what it allows and what it refuses."""
+
+    def test_majority_of_unequal_votes(self) -> None:
+        """Node 1 has two of four, node 4 only watches: 1 and any other, or all others together with a vote of 1."""
+        chain = Chain(4, votes=(2, 1, 1, 0))
+        chain.together(2, 3, 4, primary=False)
+        assert chain.why(2) == "only 2 of 4 votes"
+        chain.together(1, 4, primary=False)
+        chain.together(1, 3, primary=True)
+        assert chain.why(1) == "3 of 4 votes"
+        chain.together(2, 3, 4, primary=False)
+        chain.end()
+
+    def test_two_node_goes_on_on_both_sides(self) -> None:
+        """What it is for, and why it needs fencing: neither side knows of the other."""
+        chain = Chain(2, quorum=QuorumConfig("two_node"))
+        assert chain.together(1, primary=True).id != chain.together(2, primary=True).id
+        assert chain.why(1) == "1 of 2 votes, policy two_node"
+        together = chain.together(1, 2, primary=True)
+        assert together.entries[1].mark != together.entries[2].mark
+
+    def test_two_node_begins_only_with_both(self) -> None:
+        """And after both have been stopped: else either side could begin alone."""
+        chain = Chain(2, start=False, quorum=QuorumConfig("two_node"))
+        chain.together(1, primary=False)
+        chain.together(1, 2, primary=True)
+        for node in (1, 2):
+            chain.restart(node)
+        chain.together(2, primary=False)
+        assert chain.why(2) == "wait_for_all: all nodes must come together once after a start"
+        chain.together(1, 2, primary=True)
+        chain.restart(1)
+        chain.together(1, primary=False)
+        chain.together(2, primary=True)  # has been there
+
+    def test_none(self) -> None:
+        chain = Chain(3, start=False, quorum=QuorumConfig("none"))
+        assert chain.together(3, primary=True).id != chain.together(1, 2, primary=True).id
+        chain.together(1, 2, 3, primary=True)
+
+
 class TestOperator:
     """``vsync bootstrap``."""
 
