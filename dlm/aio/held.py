@@ -130,14 +130,20 @@ class AsyncHeld(Grant):
         Raises ``NotHeld`` the second time, and, when awaited, ``LockLost`` if the lock was not held for certain any
         more. Otherwise as ``Held.release``.
         """
+        if wait:
+            return self._over(*self.give_back(invalidate))
         self._session.check_loop()
         lost, args, converting = self._end(invalidate)
-        if wait:
-            return self._over(self._session.unlocked(args, converting), lost)
         self._unlock(args, converting)
-        return self._over(None, lost)
+        return self._over(lost, None)
 
-    async def _over(self, freed: Future[None] | None, lost: LockLost | None) -> None:
+    def give_back(self, invalidate: bool = False) -> tuple[LockLost | None, Future[None]]:
+        """As ``release``, for those who do not wait in a task: the loss, and what is done when the lock is free."""
+        self._session.check_loop()
+        lost, args, converting = self._end(invalidate)
+        return lost, self._session.unlocked(args, converting)
+
+    async def _over(self, lost: LockLost | None, freed: Future[None] | None) -> None:
         if freed is not None:
             await self._session.done(freed)
         if lost is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol
@@ -103,11 +103,16 @@ class AsyncSession(SessionBase):
         """Wait until there is an answer, at most ``timeout`` seconds; whether there is. Cancelling the waiting task
         leaves the request alone.
         """
-        if not future.done():
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            future.add_done_callback(lambda _: _wake(waiter))
-            await self.pause(waiter, timeout)
+        await self.any_done((future,), timeout)
         return future.done()
+
+    async def any_done(self, futures: Sequence[Future[Any]], timeout: float | None = None) -> None:
+        """Wait until one of them is done, at most ``timeout`` seconds."""
+        if not any(future.done() for future in futures):
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            for future in futures:
+                future.add_done_callback(lambda _: _wake(waiter))
+            await self.pause(waiter, timeout)
 
     async def pause(self, waiter: asyncio.Future[Any], timeout: float | None) -> None:
         """Wait for ``waiter``, or for ``timeout`` seconds."""

@@ -27,28 +27,49 @@ if TYPE_CHECKING:
     from dlm.recipes.deadline import Deadline
     from dlm.session import Session
 
-__all__ = ["Doorbell", "Doorbells"]
+__all__ = ["FULL_POLL_S", "SERVICE", "Doorbell", "Doorbells", "Heard", "group_of"]
 
 SERVICE = "group"
 MAX_GROUP = 128  #: bytes
 FULL_POLL_S = 0.01  #: the node's send queue is full: flow control, there is nothing to be told by
 
 
-class Doorbell:
-    """One bell, as long as it is open: ``with doorbells.open(name) as bell``. Thread-safe.
+class Heard:
+    """What is heard of one bell, by threads or tasks.
 
     ``rings`` counts what was heard, ``losses`` what said that a process has died; ``primary`` is false in a
-    minority; ``members`` are the (node, session) that have the bell open. They change under ``session.changed``.
+    minority; ``members`` are the (node, session) that have the bell open.
     """
 
-    def __init__(self, owner: Doorbells, group: str) -> None:
+    def __init__(self, group: str) -> None:
         self.group = group
         self.rings = 0
         self.losses = 0
         self.primary = True
         self.members: frozenset[tuple[int, int]] = frozenset()
-        self.users = 0  #: for ``Doorbells``
-        self.joined: Future[Any] | None = None  #: for ``Doorbells``: what join has said
+        self.users = 0  #: in this session
+        self.joined: Future[Any] | None = None  #: what join has said
+
+    def on_push(self, kind: str, data: Mapping[str, Any]) -> None:
+        """An event of the group; under ``session.changed``."""
+        if kind == "view":
+            reasons = {process["reason"] for process in (*data["joined"], *data["left"])}
+            # Comings and goings of the living change nothing; who must be told of them rings.
+            self.rings += not reasons or not reasons <= {"join", "leave"}
+            self.losses += bool(reasons & {"procdown", "nodedown"})
+            self.primary = bool((data.get("view") or {}).get("primary"))
+            self.members = frozenset((member["node"], member["session"]) for member in data["members"])
+        else:
+            self.rings += 1
+
+
+class Doorbell(Heard):
+    """One bell, as long as it is open: ``with doorbells.open(name) as bell``. Thread-safe; what is heard changes
+    under ``session.changed``.
+    """
+
+    def __init__(self, owner: Doorbells, group: str) -> None:
+        super().__init__(group)
         self._owner = owner
 
     def ring(self, wait: bool = True) -> None:
@@ -72,18 +93,6 @@ class Doorbell:
                     return False
                 session.changed.wait(deadline.rest())
         return True
-
-    def on_push(self, kind: str, data: Mapping[str, Any]) -> None:
-        """An event of the group; under ``session.changed``."""
-        if kind == "view":
-            reasons = {process["reason"] for process in (*data["joined"], *data["left"])}
-            # Comings and goings of the living change nothing; who must be told of them rings.
-            self.rings += not reasons or not reasons <= {"join", "leave"}
-            self.losses += bool(reasons & {"procdown", "nodedown"})
-            self.primary = bool((data.get("view") or {}).get("primary"))
-            self.members = frozenset((member["node"], member["session"]) for member in data["members"])
-        else:
-            self.rings += 1
 
     def close(self) -> None:
         """Listen no longer; once for each ``open``."""
@@ -112,9 +121,8 @@ class Doorbells:
         session.channel.on_push(SERVICE, self._on_push)
 
     def name(self, kind: str, key: bytes) -> str:
-        """The group of a recipe ``kind`` called ``key``; a long name is replaced by its digest."""
-        text = f"dlm:{self.session.space}:{kind}:{answers.name_text(key)}"
-        return text if len(text.encode()) <= MAX_GROUP else f"dlm:{hashlib.sha256(text.encode()).hexdigest()}"
+        """The group of a recipe ``kind`` called ``key``."""
+        return group_of(self.session.space, kind, key)
 
     def open(self, name: str, deadline: Deadline) -> Doorbell:
         """The bell ``name``; returns when it can be heard: that waits for one message, so a deadline of 0 is given
@@ -200,3 +208,9 @@ class Doorbells:
         with self.session.changed:
             bell.on_push(kind, data)
             self.session.changed.notify_all()
+
+
+def group_of(space: str, kind: str, key: bytes) -> str:
+    """The group of a recipe ``kind`` called ``key`` in a lockspace; a long name is replaced by its digest."""
+    text = f"dlm:{space}:{kind}:{answers.name_text(key)}"
+    return text if len(text.encode()) <= MAX_GROUP else f"dlm:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -14,10 +14,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dlm import answers
 from dlm.errors import InvalidRequest, LockCancelled, LockLost, LockTimeout, NotHeld
+from dlm.grant import Grant
 from dlm.info import Flag, Holder, Mode
 from dlm.recipes.asked import Asked, ask, wait_any
 from dlm.recipes.deadline import Deadline
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
     from dlm.client import Client
     from dlm.held import Held
     from dlm.recipes.doorbell import Doorbell
+    from dlm.session_base import SessionBase
 
-__all__ = ["Election", "Leader", "Term", "TermEnd"]
+__all__ = [
+    "Election", "ElectionBase", "Leader", "Term", "TermBase", "TermEnd", "TermEndBase", "leader_in",
+]  # fmt: skip
 
 MAX_NAME = 64 - len("/leader")  #: bytes
 MAX_IDENTITY = 1000  #: bytes, of the 1024 that a value block has
+H = TypeVar("H", bound=Grant)
 _HEAD = struct.Struct(">QIQ")  #: term, node, session; the identity follows
 
 
@@ -47,16 +52,16 @@ class Leader:
     session: int
 
 
-class TermEnd:
-    """Whether a term is over, lost or resigned: like ``threading.Event``, with a ``reason``. Thread-safe."""
+class TermEndBase:
+    """Whether a term is over, lost or resigned, for threads or tasks."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: Grant) -> None:
         self._held = held
 
     @property
     def reason(self) -> str | None:
         """``resigned``, or a word of ``LockLost.reason``; ``None`` while the term lasts."""
-        lost = self._held.lost.reason
+        lost = self._held.loss_now()
         return "resigned" if lost is None and self._held.released else lost
 
     def is_set(self) -> bool:
@@ -65,29 +70,36 @@ class TermEnd:
 
     __bool__ = is_set
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.reason or 'not over'}>"
+
+
+class TermEnd(TermEndBase):
+    """Whether a term is over, lost or resigned: like ``threading.Event``, with a ``reason``. Thread-safe."""
+
+    _held: Held
+
+    def __init__(self, held: Held) -> None:
+        super().__init__(held)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the term is over (``True``) or ``timeout`` seconds are (``False``)."""
         return self._held.lost.wait(timeout) or self.is_set()
 
-    def __repr__(self) -> str:
-        return f"<TermEnd {self.reason or 'not over'}>"
 
-
-class Term:
-    """A time as the leader. Made by ``Election``; as a context manager it resigns at the end. Thread-safe.
+class TermBase(Generic[H]):
+    """A time as the leader, for threads or tasks.
 
     ``fence`` is the number of the term: strictly increasing, also across crashes and restarts (API-R6).
     """
 
-    def __init__(self, election: Election, held: Held, bell: Doorbell) -> None:
-        self.identity = election.identity
+    lost: TermEndBase
+
+    def __init__(self, identity: str, held: H) -> None:
+        self.identity = identity
         self.fence = held.fence
         self.since = held.held_since  #: ``time.time()`` of the election
-        self.lost = TermEnd(held)
         self.held = held  #: the lock that it is
-        self._election = election
-        self._bell = bell
-        self._guard = threading.Lock()
         self._over = False
 
     @property
@@ -98,6 +110,22 @@ class Term:
     def check(self) -> None:
         """Return if this is the leader for certain. Raises ``LockLost``, ``NotHeld``."""
         self.held.check()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.fence} of {self.identity!r}, {self.lost.reason or 'leading'}>"
+
+
+class Term(TermBase["Held"]):
+    """A time as the leader. Made by ``Election``; as a context manager it resigns at the end. Thread-safe."""
+
+    lost: TermEnd
+
+    def __init__(self, election: Election, held: Held, bell: Doorbell) -> None:
+        super().__init__(election.identity, held)
+        self.lost = TermEnd(held)
+        self._election = election
+        self._bell = bell
+        self._guard = threading.Lock()
 
     def resign(self) -> None:
         """Step down; returns when the next one may lead. Once is enough, more is nothing.
@@ -132,11 +160,37 @@ class Term:
             if not isinstance(error, LockLost):
                 error.add_note(f"meanwhile: {lost}")
 
+
+class ElectionBase:
+    """What an election is, for threads or tasks: its name, and what the leader says of itself."""
+
+    def __init__(self, name: str | bytes, identity: str | None = None) -> None:
+        """``identity`` is what others are told of this candidate; default: host and process id."""
+        self.name = answers.name_bytes(name)
+        if not 1 <= len(self.name) <= MAX_NAME:
+            raise InvalidRequest(f"the name of an election is 1..{MAX_NAME} bytes", rule="E2")
+        self.identity = f"{socket.gethostname()}/{os.getpid()}" if identity is None else identity
+        if len(self.identity.encode()) > MAX_IDENTITY:
+            raise InvalidRequest(f"an identity is at most {MAX_IDENTITY} bytes")
+        self._key = self.name + b"/leader"
+
+    def _says(self, fence: int, session: SessionBase) -> bytes:
+        """What the leader writes into the value block."""
+        me = session.channel.welcome
+        return _HEAD.pack(fence, int(me["node"]["id"]), int(me["session"])) + self.identity.encode()
+
+    def _cancelled(self) -> LockCancelled:
+        return LockCancelled(f"election {answers.name_text(self.name)!r}: resigned", name=self.name)
+
+    def _not_won(self, timeout: float | None) -> LockTimeout:
+        text = f"election {answers.name_text(self.name)!r} was not won within {timeout or 0:g} s"
+        return LockTimeout(text, name=self.name, timeout=timeout)
+
     def __repr__(self) -> str:
-        return f"<Term {self.fence} of {self.identity!r}, {self.lost.reason or 'leading'}>"
+        return f"<dlm.{type(self).__name__} {answers.name_text(self.name)!r} identity={self.identity!r}>"
 
 
-class Election:
+class Election(ElectionBase):
     """A candidate for ``name`` (at most 57 bytes). Thread-safe; one term at a time for each thread that campaigns.
 
     ::
@@ -152,15 +206,9 @@ class Election:
 
     def __init__(self, client: Client, name: str | bytes, identity: str | None = None) -> None:
         """``identity`` is what others are told of this candidate; default: host and process id."""
-        self.name = answers.name_bytes(name)
-        if not 1 <= len(self.name) <= MAX_NAME:
-            raise InvalidRequest(f"the name of an election is 1..{MAX_NAME} bytes", rule="E2")
-        self.identity = f"{socket.gethostname()}/{os.getpid()}" if identity is None else identity
-        if len(self.identity.encode()) > MAX_IDENTITY:
-            raise InvalidRequest(f"an identity is at most {MAX_IDENTITY} bytes")
+        super().__init__(name, identity)
         self._client = client
         self._session = client.session
-        self._key = self.name + b"/leader"
         self._terms: list[Term] = []  #: under session.changed, as the next one
         self._resigned = 0  #: how often
 
@@ -212,9 +260,7 @@ class Election:
         with self._session.changed:
             self._terms.append(term)
         try:
-            me = self._session.channel.welcome
-            head = _HEAD.pack(held.fence, int(me["node"]["id"]), int(me["session"]))
-            held.convert(Mode.EX, deadline.rest(), value=head + self.identity.encode())
+            held.convert(Mode.EX, deadline.rest(), value=self._says(held.fence, self._session))
             bell.ring()
         except NotHeld:  # resigned, the other way round
             raise self._cancelled() from None
@@ -237,15 +283,11 @@ class Election:
             if wait_any(self._session, [asked], patient, lambda: resigned != self._resigned) is None:
                 if resigned != self._resigned:
                     raise self._cancelled()
-                text = f"election {answers.name_text(self.name)!r} was not won within {deadline.timeout or 0:g} s"
-                raise LockTimeout(text, name=self.name, timeout=deadline.timeout)
+                raise self._not_won(deadline.timeout)
             return asked.take(deadline)
         except BaseException:
             asked.withdraw()
             raise
-
-    def _cancelled(self) -> LockCancelled:
-        return LockCancelled(f"election {answers.name_text(self.name)!r}: resigned", name=self.name)
 
     def ended(self, term: Term, bell: Doorbell, certain: bool) -> None:
         """For ``Term``: it is over."""
@@ -324,9 +366,6 @@ class Election:
         bells = self._client._bells()
         return bells.open(bells.name("election", self.name), deadline)
 
-    def __repr__(self) -> str:
-        return f"<dlm.Election {answers.name_text(self.name)!r} identity={self.identity!r}>"
-
 
 def _end(term: Term) -> None:
     try:
@@ -337,8 +376,12 @@ def _end(term: Term) -> None:
 
 def _read(asked: Asked) -> Leader | None:
     """The leader that the value block tells of. Raises what ``Asked.take`` does."""
-    held = asked.take(Deadline(None))
-    if not held.value_valid or len(held.value) < _HEAD.size:
+    return leader_in(asked.take(Deadline(None)))
+
+
+def leader_in(look: Grant) -> Leader | None:
+    """The leader that the value block tells of, as a lock has just read it."""
+    if not look.value_valid or len(look.value) < _HEAD.size:
         return None
-    term, node, session = _HEAD.unpack_from(held.value)
-    return Leader(held.value[_HEAD.size :].decode(errors="replace"), term, node, session)
+    term, node, session = _HEAD.unpack_from(look.value)
+    return Leader(look.value[_HEAD.size :].decode(errors="replace"), term, node, session)

@@ -12,12 +12,14 @@ Costs: a permit that looks free two requests, else 2 N more for the first in lin
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dlm import answers
 from dlm.errors import InvalidRequest, LockLost, LockTimeout, NotHeld
+from dlm.grant import Grant
+from dlm.held import Held, Loss
 from dlm.info import Flag, LockInfo, Mode
 from dlm.recipes.asked import Asked, ask, drop, wait_any
 from dlm.recipes.deadline import Deadline
@@ -28,9 +30,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from dlm.client import Client, WhenNoQuorum
-    from dlm.held import Held, Loss
 
-__all__ = ["MAX_PERMITS", "Permit", "Semaphore"]
+__all__ = ["MAX_PERMITS", "Permit", "PermitBase", "Semaphore", "SemaphoreBase", "taken"]
 
 MAX_PERMITS = 1024
 MAX_NAME = 64 - len("/permits/1023")  #: bytes
@@ -38,13 +39,16 @@ _COUNT = struct.Struct(">4sI")  #: the gate's value block
 _MAGIC = b"sem1"
 
 
-class Permit:
-    """One permit that is held. Made by ``Semaphore``; as a context manager it releases at the end. Thread-safe.
+H = TypeVar("H", bound=Grant)
+
+
+class PermitBase(Generic[H]):
+    """One permit that is held, for threads or tasks.
 
     ``number`` is 0 … N-1, and no two holders have the same; ``fence`` rises from one holder of it to the next.
     """
 
-    def __init__(self, name: bytes, number: int, slot: Held, gate: Held) -> None:
+    def __init__(self, name: bytes, number: int, slot: H, gate: H) -> None:
         self.name = name
         self.number = number
         self.held = slot  #: the lock that it is
@@ -54,11 +58,6 @@ class Permit:
     def fence(self) -> int:
         """The fencing token: strictly increasing over the holders of this ``number`` (API-R6)."""
         return self.held.fence
-
-    @property
-    def lost(self) -> Loss:
-        """Whether the permit has been lost; can be waited for."""
-        return self.held.lost
 
     @property
     def valid(self) -> bool:
@@ -73,6 +72,18 @@ class Permit:
     def check(self) -> None:
         """Return if the permit is held for certain. Raises ``LockLost``, ``NotHeld``."""
         self.held.check()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.number} of {answers.name_text(self.name)!r}: {self.held!r}>"
+
+
+class Permit(PermitBase[Held]):
+    """One permit that is held. Made by ``Semaphore``; as a context manager it releases at the end. Thread-safe."""
+
+    @property
+    def lost(self) -> Loss:
+        """Whether the permit has been lost; can be waited for."""
+        return self.held.lost
 
     def release(self, wait: bool = False) -> None:
         """Give the permit back; with ``wait`` return when it is free. Raises ``NotHeld`` the second time, and
@@ -95,11 +106,59 @@ class Permit:
         finally:
             drop(self._gate)
 
+
+class SemaphoreBase:
+    """What a semaphore is, for threads or tasks: its names, and the number that all agree on."""
+
+    def __init__(self, name: str | bytes, permits: int, timeout: float | None = None) -> None:
+        """``timeout`` is what ``with`` waits, in seconds (API-R3). Raises ``InvalidRequest``, ``ValueError``."""
+        self.name = answers.name_bytes(name)
+        if not 1 <= len(self.name) <= MAX_NAME:
+            raise InvalidRequest(f"the name of a semaphore is 1..{MAX_NAME} bytes", rule="E2")
+        if not 1 <= permits <= MAX_PERMITS:
+            raise InvalidRequest(f"a semaphore has 1..{MAX_PERMITS} permits, not {permits!r}")
+        self.permits = permits
+        self.timeout = Deadline(timeout).timeout
+        self._gate = self.name + b"/permits"
+        self._slots = [b"%s/%d" % (self._gate, number) for number in range(permits)]
+        self._last = 0  #: the permit that was had last: likely to be free, and this node's own
+
+    def _agree(self, gate: Grant) -> bool:
+        """Whether the number of permits is known, and the same. The bytes are right also where the block is not
+        *valid*: nothing else was ever written. Raises ``InvalidRequest`` for another number.
+        """
+        if len(gate.value) != _COUNT.size:
+            return False
+        magic, permits = _COUNT.unpack(gate.value)
+        if magic != _MAGIC or permits != self.permits:
+            text = f"semaphore {answers.name_text(self.name)!r} is in use with {permits} permits"
+            raise InvalidRequest(f"{text}, not {self.permits}", code="mismatch")
+        return True
+
+    def _count(self, gate: Grant) -> bytes | None:
+        """What to write into the gate's value block, if it is not known to all."""
+        return None if self._agree(gate) and gate.value_valid else _COUNT.pack(_MAGIC, self.permits)
+
+    def _rest(self, looks: Sequence[LockInfo | None]) -> Iterator[tuple[int, bool]]:
+        """The permits but the one had last in the order in which to try them: those first that look free."""
+        for state in (False, True):
+            rest = (number for number, info in enumerate(looks) if taken(info) == state)
+            yield from ((number, state) for number in rest if number != self._last)
+
+    def _none_free(self) -> LockTimeout:
+        text = f"semaphore {answers.name_text(self.name)!r}: none of {self.permits} permits is free"
+        return LockTimeout(text, name=self.name, timeout=0)
+
+    def _too_late(self, timeout: float | None) -> LockTimeout:
+        text = f"semaphore {answers.name_text(self.name)!r}: no permit within {timeout or 0:g} s"
+        return LockTimeout(text, name=self.name, timeout=timeout)
+
     def __repr__(self) -> str:
-        return f"<Permit {self.number} of {answers.name_text(self.name)!r}: {self.held!r}>"
+        name = answers.name_text(self.name)
+        return f"<dlm.{type(self).__name__} {name!r} permits={self.permits} timeout={self.timeout}>"
 
 
-class Semaphore:
+class Semaphore(SemaphoreBase):
     """``permits`` permits under ``name`` (at most 51 bytes). Reusable, also by several threads (API-R2).
 
     ``with semaphore as permit:`` is entered with a permit or not at all (API-R1). Everybody must ask for the same
@@ -110,17 +169,8 @@ class Semaphore:
 
     def __init__(self, client: Client, name: str | bytes, permits: int, timeout: float | None = None) -> None:
         """``timeout`` is what ``with`` waits, in seconds (API-R3). Raises ``InvalidRequest``, ``ValueError``."""
-        self.name = answers.name_bytes(name)
-        if not 1 <= len(self.name) <= MAX_NAME:
-            raise InvalidRequest(f"the name of a semaphore is 1..{MAX_NAME} bytes", rule="E2")
-        if not 1 <= permits <= MAX_PERMITS:
-            raise InvalidRequest(f"a semaphore has 1..{MAX_PERMITS} permits, not {permits!r}")
-        self.permits = permits
-        self.timeout = Deadline(timeout).timeout
+        super().__init__(name, permits, timeout)
         self._client = client
-        self._gate = self.name + b"/permits"
-        self._slots = [b"%s/%d" % (self._gate, number) for number in range(permits)]
-        self._last = 0  #: the permit that was had last: likely to be free, and this node's own
         self._entered: Entered[Permit] = Entered()
 
     def acquire(self, timeout: float | None = None) -> Permit:
@@ -151,7 +201,7 @@ class Semaphore:
 
     def holders(self) -> list[LockInfo]:
         """The permits that are in use, as this node knows them: one row each, its name ends in the number."""
-        return [info for info in self._look() if info is not None and _taken(info)]
+        return [info for info in self._look() if info is not None and taken(info)]
 
     # -- finding a permit
 
@@ -163,35 +213,18 @@ class Semaphore:
                 self._agree(gate)
             found = self._find(deadline, thorough=True)
             if found is None:
-                text = f"semaphore {answers.name_text(self.name)!r}: none of {self.permits} permits is free"
-                raise LockTimeout(text, name=self.name, timeout=0)
+                raise self._none_free()
             return self._permit(*found, gate, deadline)
         except BaseException:
             drop(gate)
             raise
 
-    def _agree(self, gate: Held) -> bool:
-        """Whether the number of permits is known, and the same. The bytes are right also where the block is not
-        *valid*: nothing else was ever written. Raises ``InvalidRequest`` for another number.
-        """
-        if len(gate.value) != _COUNT.size:
-            return False
-        magic, permits = _COUNT.unpack(gate.value)
-        if magic != _MAGIC or permits != self.permits:
-            text = f"semaphore {answers.name_text(self.name)!r} is in use with {permits} permits"
-            raise InvalidRequest(f"{text}, not {self.permits}", code="mismatch")
-        return True
-
     def _order(self) -> Iterator[tuple[int, bool]]:
         """The permits in the order in which to try them, and whether each looks taken from here: the one had last,
         then those that look free. A look asks the local node only.
         """
-        last = self._last
-        yield last, False
-        looks = self._look()
-        for taken in (False, True):
-            rest = (number for number, info in enumerate(looks) if _taken(info) == taken)
-            yield from ((number, taken) for number in rest if number != last)
+        yield self._last, False
+        yield from self._rest(self._look())
 
     def _look(self) -> list[LockInfo | None]:
         """What this node knows of each permit; ``ls`` would go through all names there are."""
@@ -210,8 +243,8 @@ class Semaphore:
         also those that look taken.
         """
         session = self._client.session
-        for number, taken in self._order():
-            if taken and not thorough:
+        for number, looks_taken in self._order():
+            if looks_taken and not thorough:
                 break
             alone: WhenNoQuorum = "fail" if deadline.timeout == 0 else "wait"
             asked = ask(session, self._slots[number], Mode.EX, Flag.NOQUEUE, no_quorum=alone, apart=True)
@@ -250,10 +283,8 @@ class Semaphore:
         """The gate is opened for the next in line, and stays as NL: it keeps the number of permits."""
         try:
             if gate.mode is Mode.EX:
-                known = self._agree(gate) and gate.value_valid
-                count = None if known else _COUNT.pack(_MAGIC, self.permits)
                 try:
-                    gate.convert(Mode.NL, deadline.rest(), value=count)
+                    gate.convert(Mode.NL, deadline.rest(), value=self._count(gate))
                 except LockLost:  # while we waited; the permit is a grant of the new life
                     drop(gate)
                     gate = self._client.acquire(self._gate, Mode.NL, deadline.rest(), flags=Flag.EXPEDITE)
@@ -263,10 +294,6 @@ class Semaphore:
             raise
         self._last = number
         return Permit(self.name, number, slot, gate)
-
-    def _too_late(self, timeout: float | None) -> LockTimeout:
-        text = f"semaphore {answers.name_text(self.name)!r}: no permit within {timeout or 0:g} s"
-        return LockTimeout(text, name=self.name, timeout=timeout)
 
     # -- with
 
@@ -278,9 +305,7 @@ class Semaphore:
     ) -> None:
         self._entered.pop().__exit__(kind, error, trace)
 
-    def __repr__(self) -> str:
-        return f"<dlm.Semaphore {answers.name_text(self.name)!r} permits={self.permits} timeout={self.timeout}>"
 
-
-def _taken(info: LockInfo | None) -> bool:
+def taken(info: LockInfo | None) -> bool:
+    """Whether somebody has the permit, or asks for it."""
     return info is not None and bool(info.holders or info.converting or info.waiters)
