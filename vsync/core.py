@@ -320,6 +320,7 @@ class Core:
             self.view = view
             self.verdict = judge(view.entries)
             self._view_since = now
+            self._say_who_decided(view)
             self._out.append(self._store(view, now))
         self.event(
             "transitional_view" if view.transitional else "view_installed",
@@ -345,6 +346,13 @@ class Core:
             return self.engine.settled(view.id, now)
         self._waiting = False
         return self.engine.mark(view.id, lineage_of(view.id, view.entries), base_of(view.entries), now)
+
+    def _say_who_decided(self, view: View) -> None:
+        """At every member, for whoever asks later: an operator's word went into this view, said at these nodes."""
+        for word, event in ((Says.BOOTSTRAP, "bootstrapped"), (Says.OVERRIDE, "quorum_overridden")):
+            nodes = [node for node, entry in sorted(view.entries.items()) if entry.says & word]
+            if nodes:
+                self.event(event, ring=str(view.id), said_at=nodes, members=list(view.nodes), primary=view.primary)
 
     def _say_alone(self) -> None:
         """Whoever reads this node's log should not need to guess: a refusal stands in the others' logs only."""

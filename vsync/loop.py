@@ -29,7 +29,7 @@ import zmq
 from vsync.clock import boot_us
 from vsync.core import Core, Push, Reply
 from vsync.dumps import DUMP_ON, Dumps
-from vsync.engine.outputs import Note, Persist, Send, Stopped
+from vsync.engine.outputs import Note, Persist, Rewire, Send, Stopped, Tell
 from vsync.errors import Backpressure, MessageTooLarge, NotConnected, VsyncError
 from vsync.ipc_server import Server
 from vsync.logs import get_logger
@@ -43,6 +43,8 @@ __all__ = ["Loop", "Session"]
 CALLS_PER_TURN = 256
 LEASE_PASS_US = 10_000  #: sessions that got no answer have their lease published this often
 LEASE_STEP_US = 50_000  #: smaller steps of a deadline are not worth a write
+#: Notes that are more than news: an operator decided what the nodes cannot know.
+WARN_OF = frozenset({"bootstrap", "bootstrapped", "quorum_override", "quorum_overridden"})
 
 _log = get_logger("vsync.node")
 
@@ -254,9 +256,14 @@ class Loop:
                 self._storage.write(output.record)
             elif isinstance(output, Note):
                 self._publish_all = True
-                _log.info(output.name, **{f"{k}_" if k == "event" else k: v for k, v in output.fields.items()})
+                log = _log.warning if output.name in WARN_OF else _log.info
+                log(output.name, **{f"{k}_" if k == "event" else k: v for k, v in output.fields.items()})
                 if output.name in DUMP_ON and self._dumps is not None:
                     self._dumps.start(output.name)
+            elif isinstance(output, Rewire):
+                self._transport.rewire(output.peers)
+            elif isinstance(output, Tell):
+                self._transport.tell(output.node, output.address, output.frame)
             elif isinstance(output, Spawn):
                 self._programs.start(output)
             elif isinstance(output, Kill):

@@ -18,7 +18,7 @@ from tests.vsync.transport.ports import free_ports
 from vsync.clock import boot_us, first_ring_seq
 from vsync.core import Push, Reply
 from vsync.embedded import LocalChannel
-from vsync.engine.outputs import Persist, Send, Stopped
+from vsync.engine.outputs import Note, Persist, Send, Stopped
 from vsync.errors import (
     Backpressure,
     ConfigError,
@@ -184,6 +184,15 @@ def test_an_end_that_the_engine_decides(running: Running) -> None:
     running.put(Stopped("evicted"), Send((2,), b"x"))
     running.join()
     assert (running.loop.stopped, running.loop.failure) == ("evicted", None)
+
+
+def test_what_an_operator_decided_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "vsync.node")
+    running = Running()
+    running.put(Note("view_installed", {"ring": "1.2"}), Note("quorum_overridden", {"ring": "1.2"}), Stopped("done"))
+    running.join()
+    levels = {record.message.split()[2]: record.levelname for record in caplog.records}
+    assert (levels["view_installed"], levels["quorum_overridden"]) == ("INFO", "WARNING")
 
 
 # ---------------------------------------------------------------- a node

@@ -569,7 +569,11 @@ class TestOperator:
         assert chain.why(1).endswith("1 more must come, or run vsync bootstrap")
         chain.cluster[1].request(1, 0, "node", "bootstrap", {})
         chain.until(lambda: chain.view(1).primary and chain.view(2).primary)
+        ring = str(chain.view(2).id)
+        said = [(node, fields) for node, what, fields in chain.notes if what == "bootstrapped"]
+        assert said == [(n, {"ring": ring, "said_at": [1], "members": [1, 2], "primary": True}) for n in (1, 2)]
         chain.end()
+        assert sum(what == "bootstrapped" for _, what, _ in chain.notes) == 2
 
     def test_not_with_a_minority(self) -> None:
         chain = Chain(start=False)
@@ -596,4 +600,7 @@ class TestOperator:
         chain.cluster[3].request(1, 0, "node", "bootstrap", {"override": True})
         chain.until(lambda: chain.view(3).primary)
         assert chain.why(3) == "an operator has overridden the quorum"
+        assert [what for node, what, _ in chain.notes if node == 3 and "overrid" in what] == [
+            "quorum_override", "quorum_overridden",
+        ]  # fmt: skip
         chain.end()
