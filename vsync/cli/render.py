@@ -24,8 +24,9 @@ def status(answer: Mapping[str, Any]) -> None:
         votes = f"{answer['votes']} of {answer['expected_votes']} votes"
         click.echo(f"View    {view['id']}  {verdict}  {votes}  since {_duration(answer['since_us'])}")
         click.echo(f"Reason  {view['reason']}")
-        if not view["primary"]:
-            click.echo(f"Quorum  {answer['quorum']['why']}")
+        why = answer["quorum"]["why"]
+        if why != votes:  # it is not primary, or not by votes alone
+            click.echo(f"Quorum  {why}")
     click.echo(f"Ring    {ring['state']}  delivered {ring['delivered']}  waiting {ring['queue']}")
     click.echo("")
     members(answer["nodes"])

@@ -63,6 +63,7 @@ def test_status(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == "Cluster prod, seen from node alpha (1)"
     assert "PRIMARY  2 of 3 votes" in lines[1]
     assert lines[2].startswith("Reason  asked by a layer above")
+    assert "Quorum" not in out  # by votes, and that stands in the line above
     assert "operational" in lines[3]
     assert out.isascii()
     table = [line.split() for line in lines if "127.0.0.1" in line]
@@ -105,7 +106,11 @@ def test_override_asks_first(
     assert "Is every node outside this view off?" in capsys.readouterr().err
     assert run(["status", "--url", minority]) == 3
     assert run(["bootstrap", "--override", "--yes", "--url", minority]) == 0
+    capsys.readouterr()
     assert run(["status", "--url", minority]) == 0
+    out = capsys.readouterr().out
+    assert "PRIMARY  1 of 2 votes" in out
+    assert "Quorum  an operator has overridden the quorum" in out  # as long as this view lasts
 
 
 @pytest.mark.parametrize("command", ["status", "members"])
