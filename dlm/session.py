@@ -27,6 +27,7 @@ from dlm.session_base import (
 
 if TYPE_CHECKING:
     from dlm.grant import Grant
+    from dlm.recipes.doorbell import Doorbells
     from vsync.ipc import Channel
 
 __all__ = ["CANCEL_GRACE_S", "TRY_PATIENCE_S", "Asked", "Session", "checked_timeout"]
@@ -41,6 +42,7 @@ class Session(SessionBase):
     changed: threading.Condition
 
     def __init__(self, channel: Channel, space: str, clock_us: Callable[[], int]) -> None:
+        self.doorbells: Doorbells | None = None  #: of the recipes; that of ``root`` counts
         self._owners = itertools.count(1)
         self._thread = threading.local()
         super().__init__(channel, space, clock_us, threading.Condition())

@@ -19,9 +19,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from dlm import answers
+from dlm.aio.election import AsyncElection
 from dlm.aio.held import AsyncHeld
 from dlm.aio.lock import AsyncLock
 from dlm.aio.looking import AsyncLooking
+from dlm.aio.semaphore import AsyncSemaphore
 from dlm.aio.session import AsyncChannel, AsyncSession
 from dlm.aio.spaces import AsyncSpaces, open_space
 from dlm.aio.together import AsyncTogether
@@ -247,6 +249,18 @@ class AsyncClient(AsyncLooking, AsyncSpaces, AsyncTogether):
         for belong to one owner, ``tx.xid``: 63 random bits, or the ``xid`` of another process that takes part.
         """
         return Transaction(self.session.root, xid)
+
+    # -- recipes
+
+    def semaphore(
+        self, name: str | bytes, permits: int, timeout: float | None = None, *, cancel_on_lost: bool = False
+    ) -> AsyncSemaphore:
+        """``permits`` permits in the whole cluster, first come, first served."""
+        return AsyncSemaphore(self, name, permits, timeout, cancel_on_lost)
+
+    def election(self, name: str | bytes, identity: str | None = None) -> AsyncElection:
+        """A candidate for ``name``, or an observer."""
+        return AsyncElection(self, name, identity)
 
     def __repr__(self) -> str:
         if self._opened is None:

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dlm.aio.watch import Watch, Watched
 from dlm.errors import LockCancelled, NotConnected, NotHeld
@@ -26,6 +26,9 @@ from dlm.session_base import (
     SessionBase,
 )
 from vsync.ipc import Channel
+
+if TYPE_CHECKING:
+    from dlm.aio.doorbell import AsyncDoorbells
 
 __all__ = ["AsyncChannel", "AsyncSession", "Part"]
 
@@ -67,6 +70,7 @@ class AsyncSession(SessionBase):
         self.loop = asyncio.get_running_loop()
         self._owners = itertools.count(1)
         self._tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDictionary()
+        self.doorbells: AsyncDoorbells | None = None  #: of the recipes; see ``bells_of``
         changed = _Changed()
         super().__init__(channel, space, clock_us, changed)
         self.watch = Watch(self)

@@ -18,6 +18,7 @@ from dlm.recipes.synchronized import synchronized
 
 if TYPE_CHECKING:
     from dlm.client import Client
+    from dlm.session import Session
 
 __all__ = [
     "Barrier",
@@ -41,7 +42,6 @@ _making = threading.Lock()
 class Recipes:
     """The recipes as methods of ``Client``. Thread-safe; nothing is sent before what they give is used."""
 
-    _doorbells: Doorbells | None = None
     _held_by_thread: Holds | None = None
 
     def semaphore(self, name: str | bytes, permits: int, timeout: float | None = None) -> Semaphore:
@@ -90,10 +90,11 @@ class Recipes:
     # -- for the recipes
 
     def _bells(self) -> Doorbells:
+        root = cast("Session", cast("Client", self).session.root)  # its group events go to one place
         with _making:
-            if self._doorbells is None:
-                self._doorbells = Doorbells(cast("Client", self).session)
-            return self._doorbells
+            if root.doorbells is None:
+                root.doorbells = Doorbells(root)
+            return root.doorbells
 
     def _holds(self) -> Holds:
         with _making:

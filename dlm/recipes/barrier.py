@@ -22,6 +22,7 @@ from dlm.errors import InvalidRequest, LockBusy, LockTimeout
 from dlm.info import Flag, Mode
 from dlm.recipes.asked import Asked, ask, drop, wait_any
 from dlm.recipes.deadline import Deadline
+from dlm.recipes.doorbell import group_of
 from dlm.recipes.entered import Entered
 from dlm.session import TRY_PATIENCE_S
 
@@ -92,8 +93,8 @@ class Barrier:
     # -- arriving
 
     def _arrive(self, deadline: Deadline) -> Passage:
-        bells = self._client._bells()
-        with bells.open(bells.name("barrier", self.name), deadline) as bell:
+        group = group_of(self._session.space, "barrier", self.name)
+        with self._client._bells().open(group, deadline) as bell:
             gate = self._client.acquire(self._gate, Mode.EX, deadline.rest())
             try:
                 return self._through(gate, bell, deadline)

@@ -120,10 +120,6 @@ class Doorbells:
         self._leaving: dict[str, Future[Any]] = {}
         session.channel.on_push(SERVICE, self._on_push)
 
-    def name(self, kind: str, key: bytes) -> str:
-        """The group of a recipe ``kind`` called ``key``."""
-        return group_of(self.session.space, kind, key)
-
     def open(self, name: str, deadline: Deadline) -> Doorbell:
         """The bell ``name``; returns when it can be heard: that waits for one message, so a deadline of 0 is given
         some patience. Raises ``NotConnected``, ``LockTimeout``, ``ForkedProcess``.

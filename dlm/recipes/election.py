@@ -22,6 +22,7 @@ from dlm.grant import Grant
 from dlm.info import Flag, Holder, Mode
 from dlm.recipes.asked import Asked, ask, wait_any
 from dlm.recipes.deadline import Deadline
+from dlm.recipes.doorbell import group_of
 from dlm.session import TRY_PATIENCE_S
 
 if TYPE_CHECKING:
@@ -363,8 +364,7 @@ class Election(ElectionBase):
         return ask(self._session, self._key, Mode.NL, Flag.EXPEDITE)
 
     def _open_bell(self, deadline: Deadline) -> Doorbell:
-        bells = self._client._bells()
-        return bells.open(bells.name("election", self.name), deadline)
+        return self._client._bells().open(group_of(self._session.space, "election", self.name), deadline)
 
 
 def _end(term: Term) -> None:

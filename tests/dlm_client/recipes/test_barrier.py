@@ -12,6 +12,7 @@ import pytest
 import dlm
 from dlm.recipes.barrier import _MAGIC, _STATE
 from dlm.recipes.deadline import Deadline
+from dlm.recipes.doorbell import group_of
 from tests.vsync.support import until
 
 InThread = Callable[[Callable[[], Any]], Any]
@@ -172,8 +173,7 @@ def test_news_of_a_death_may_come_before_what_the_dead_did(three: Any, name: str
     waits = in_thread(lambda: locks.barrier(name, 2).wait(3 * LONG_S))
     arrived(locks, name, 1, "the first party")
     gate = opens.acquire(f"{name}/barrier", dlm.Mode.EX, LONG_S)
-    bells = dies._bells()
-    bells.open(bells.name("barrier", name.encode()), Deadline(LONG_S))
+    dies._bells().open(group_of("default", "barrier", name.encode()), Deadline(LONG_S))
     dies.close()
     until(lambda: (info := opens.show(f"{name}/barrier")) and info.converting, "the party comes to look")
     gate.convert(dlm.Mode.NL, value=_STATE.pack(_MAGIC, 2, 1))

@@ -11,7 +11,7 @@ import pytest
 
 import dlm
 from dlm.recipes.deadline import Deadline
-from dlm.recipes.doorbell import Doorbells
+from dlm.recipes.doorbell import Doorbells, group_of
 from dlm.session import Session
 from vsync.errors import NotConnected, RequestFailed
 
@@ -183,9 +183,10 @@ def test_the_end_of_the_session_ends_all_waits(groups: Groups, bells: Doorbells,
     bell.close()
 
 
-def test_names_are_short_and_differ(bells: Doorbells) -> None:
+def test_names_are_short_and_differ() -> None:
     keys = (b"x", b"\xff" * 64, b"\xfe" * 64)
-    names = {bells.name(kind, key) for kind in ("barrier", "election") for key in keys}
-    assert len(names) == 6
+    spaces, kinds = ("default", "x" * 64), ("barrier", "election")
+    names = {group_of(space, kind, key) for space in spaces for kind in kinds for key in keys}
+    assert len(names) == 12
     assert all(len(name.encode()) <= 128 for name in names)
-    assert bells.name("barrier", b"x") == "dlm:default:barrier:x"
+    assert group_of("default", "barrier", b"x") == "dlm:default:barrier:x"

@@ -115,6 +115,21 @@ def test_the_loop_is_entered_as_leader_and_goes_on(three: Any, name: str, in_thr
     assert one.election.leader() is None
 
 
+def test_elections_of_two_lockspaces_over_one_session(three: Any, name: str, in_thread: InThread) -> None:
+    """Group events of a session go to one place: the bells of both must be found there."""
+    locks, others = three.client("a"), three.client("b")
+    clients = locks, locks.space(f"space-{name}")
+    elections = [client.election(name, "here") for client in clients]
+    rivals = [others.election(name, "there"), others.space(f"space-{name}").election(name, "there")]
+    observers = [Observer(election, in_thread) for election in elections]
+    for observer in observers:
+        assert observer.next() is None
+    for rival, observer in zip(rivals, observers, strict=True):
+        with rival.campaign(LONG_S) as term:
+            assert observer.until("there") == Leader("there", term.fence, 2, session(rival))
+        observer.until(None)
+
+
 def test_break_and_exceptions_end_the_term(three: Any, name: str, nothing_left: Check) -> None:
     locks = three.client("a")
     election = locks.election(name)
