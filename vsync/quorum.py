@@ -119,6 +119,10 @@ def judge(entries: Mapping[int, Entry]) -> Verdict:
     if everybody and not verdict.primary:
         why = f"all nodes are here, though {verdict.why} are of nodes that know this cluster: what was held is lost"
         return Verdict(True, votes, expected, why, chained=False)
+    new = [str(entry.member.node) for entry in every if entry not in voters and entry.votes]
+    if new:
+        have = f"node {new[0]} has" if len(new) == 1 else f"nodes {', '.join(new)} have"
+        verdict = replace(verdict, why=f"{verdict.why}; {have} no vote before being in a primary view")
     return verdict
 
 

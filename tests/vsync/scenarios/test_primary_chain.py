@@ -376,7 +376,7 @@ class TestC5:
         chain.restart(1, wiped=True)
         view = chain.together(1, 3, primary=False)
         assert view.entries[1].mark.seq == 0
-        assert chain.why(3) == "only 1 of 3 votes"
+        assert chain.why(3) == "only 1 of 3 votes; node 1 has no vote before being in a primary view"
         assert chain.together(1, 2, 3, primary=True).entries[2].mark == last.id
         chain.end()
 
