@@ -115,9 +115,10 @@ class TestMarks:
 
     def test_who_has_no_vote_is_named(self) -> None:
         """Else "2 of 3 votes" of three members is a riddle. Not who never has one."""
-        later = entry(3, 0), entry(4, 0), entry(5, 0, votes=0)
+        later = some((3, 4), mark=0, of=6, expected=5), [entry(5, 0, of=6, expected=5, votes=0)]
         assert verdict(*some((1, 2), of=3), entry(3, 0, of=3)).why.startswith("2 of 3 votes; node 3 has no vote")
-        assert verdict(entry(1), entry(2), *later).why.startswith("only 2 of 5 votes; nodes 3, 4 have no vote")
+        found = verdict(*some((1, 2), of=6, expected=5), *later[0], *later[1])
+        assert found.why.startswith("only 2 of 5 votes; nodes 3, 4 have no vote")
 
     def test_a_new_cluster_waits_for_all(self) -> None:
         found = verdict(*some((1, 2, 3), mark=0))
