@@ -4,6 +4,20 @@ Reading order: ``clients`` (what a client process knows and believes), ``rules``
 time and from the clients' side), ``workload`` (random sessions on every node; a plug-in of the simulator).
 """
 
-from dlm.testing.workload import LockPlugin
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlm.testing.workload import LockPlugin
 
 __all__ = ["LockPlugin"]
+
+
+def __getattr__(name: str) -> Any:
+    """The simulator is large, and not everything here needs it."""
+    if name == "LockPlugin":
+        from dlm.testing.workload import LockPlugin
+
+        return LockPlugin
+    raise AttributeError(name)

@@ -21,7 +21,10 @@ from typing import Any
 
 from vsync.clock import boot_us
 
-__all__ = ["Handle", "History", "Note", "Notebook", "Op", "Problem", "Result", "Verb", "What", "parse", "read"]
+__all__ = [
+    "BUSY", "PASSING", "Handle", "History", "Note", "Notebook", "Op", "Problem", "Result", "Verb", "What", "parse",
+    "read",
+]  # fmt: skip
 
 
 class What(StrEnum):
@@ -63,6 +66,7 @@ class Result(StrEnum):
 
 #: Reasons of a loss that can pass again: the lease had run out and was renewed before anybody else was served.
 PASSING = frozenset({"lease"})
+BUSY = "busy"  #: reason of a try that was refused because of others
 
 
 @dataclass(frozen=True, slots=True)

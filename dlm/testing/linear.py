@@ -39,12 +39,11 @@ from dataclasses import dataclass, field
 from dlm.held import both
 from dlm.info import Mode
 from dlm.modes import COMPATIBLE, NAMES
-from dlm.testing.calls import PASSING, Handle, History, Note, Op, Problem, Result, Verb, What, read
+from dlm.testing.calls import BUSY, PASSING, Handle, History, Note, Op, Problem, Result, Verb, What, read
 
-__all__ = ["BUSY", "Grant", "Stretch", "Verdict", "grants_of", "judge", "judge_notes", "order_problems"]
+__all__ = ["Grant", "Stretch", "Verdict", "grants_of", "judge", "judge_notes", "order_problems"]
 
 NL = int(Mode.NL)
-BUSY = "busy"  #: reason of a try that was refused because of others
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Registers that are guarded by fences, judged: what a lock is for, after all.
 
-The register (``dlm.testing.soak.counter``) remembers the largest fence of those who *opened* it to write or
+The register (``dlm.FencedResource``) remembers the largest fence of those who *opened* it to write (``claim``) or
 wrote, and refuses smaller ones. Judged, from the callers' accounts alone:
 
 =============  ============================================================================================

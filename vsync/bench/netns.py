@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -75,6 +75,30 @@ class Network:
         """The reverse of ``unplug``."""
         ip("link", "set", self._port(node, link), "master", self._bridge(link))
 
+    def split(self, groups: Sequence[Iterable[int]], link: int = 0) -> None:
+        """The switch falls apart: each group has one of its own from now on. The carriers stay."""
+        for number, group in enumerate(groups):
+            bridge = self._island(number) if number else self._bridge(link)
+            if number:
+                ip("link", "add", bridge, "type", "bridge", check=False)
+                ip("link", "set", bridge, "up")
+            for node in group:
+                ip("link", "set", self._port(node, link), "master", bridge)
+
+    def join(self, link: int = 0) -> None:
+        """The reverse of ``split``."""
+        for node in self._nodes:
+            self.plug(node, link)
+        self._remove_islands()
+
+    def blackhole(self, sender: int, receiver: int) -> None:
+        """``sender`` has no way to ``receiver``, and its own kernel tells it so; the other way is open."""
+        ip("-n", self._space(sender), "route", "replace", "blackhole", f"{self.address(receiver)}/32")
+
+    def unblackhole(self, sender: int, receiver: int) -> None:
+        """The reverse of ``blackhole``."""
+        ip("-n", self._space(sender), "route", "del", "blackhole", f"{self.address(receiver)}/32")
+
     def deafen(self, sender: int, receiver: int) -> None:
         """What ``sender`` sends to ``receiver`` goes nowhere; nobody is told, and the other way is open."""
         words = ("neigh", "replace", self.address(receiver), "lladdr", NOBODY, "dev", "e0", "nud", "permanent")
@@ -109,6 +133,11 @@ class Network:
                 ip("link", "del", self._port(node, link), check=False)
         for link in self._links:
             ip("link", "del", self._bridge(link), check=False)
+        self._remove_islands()
+
+    def _remove_islands(self) -> None:
+        for number in range(1, len(self._nodes)):
+            ip("link", "del", self._island(number), check=False)
 
     def _space(self, node: int) -> str:
         return f"{self._prefix}{node}"
@@ -119,20 +148,25 @@ class Network:
     def _bridge(self, link: int) -> str:
         return f"{self._prefix}b{link}"
 
+    def _island(self, number: int) -> str:
+        return f"{self._prefix}s{number}"
+
 
 class NetnsCluster(LocalCluster):
-    """Nodes a, b, c in a network of their own. ``cut``, ``mend``, … do what those of ``Network`` do, by name."""
+    """Nodes a, b, c, … in a network of their own. ``cut``, ``mend``, … do what those of ``Network`` do, by name."""
 
     def __init__(
         self,
         timing: Mapping[str, float] | None = None,
         *,
+        nodes: int = 3,
+        folder: str | os.PathLike[str] | None = None,
         links: int = 1,
         prefix: str = "vsnet",
         net: str = "10.96",
         **more: str,
     ) -> None:
-        super().__init__(3, timing=timing, settings=more)
+        super().__init__(nodes, folder=folder, timing=timing, settings=more)
         self.network = Network(prefix, net, [node.id for node in self.nodes], links)
         for node in self.nodes:
             node.addresses = tuple(f"{self.network.address(node.id, link)}:7400" for link in range(links))
@@ -162,6 +196,22 @@ class NetnsCluster(LocalCluster):
     def undeafen(self, sender: str, receiver: str) -> None:
         """See ``Network``."""
         self.network.undeafen(self[sender].id, self[receiver].id)
+
+    def split(self, *groups: Iterable[str]) -> None:
+        """See ``Network``."""
+        self.network.split([[self[name].id for name in group] for group in groups])
+
+    def join(self) -> None:
+        """See ``Network``."""
+        self.network.join()
+
+    def blackhole(self, sender: str, receiver: str) -> None:
+        """See ``Network``."""
+        self.network.blackhole(self[sender].id, self[receiver].id)
+
+    def unblackhole(self, sender: str, receiver: str) -> None:
+        """See ``Network``."""
+        self.network.unblackhole(self[sender].id, self[receiver].id)
 
     def __enter__(self) -> Self:
         try:
