@@ -189,7 +189,7 @@ def test_an_end_that_the_engine_decides(running: Running) -> None:
 def test_what_an_operator_decided_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "vsync.node")
     running = Running()
-    running.put(Note("view_installed", {"ring": "1.2"}), Note("quorum_overridden", {"ring": "1.2"}), Stopped("done"))
+    running.put(Note("view_installed", {}), Note("quorum_overridden", {}), Stopped("done"))
     running.join()
     levels = {record.message.split()[2]: record.levelname for record in caplog.records}
     assert (levels["view_installed"], levels["quorum_overridden"]) == ("INFO", "WARNING")
@@ -302,7 +302,7 @@ def test_views_begin_with_the_present_one_for_every_caller() -> None:
 
 
 def test_without_a_record_rings_are_numbered_from_the_clock() -> None:
-    """C5: a disk that was replaced must not let the node use a ring id again. Seconds since 2024, then one more each."""
+    """C5: a disk that was replaced must not let the node use a ring id again. From seconds since 2024 on."""
     since_2024 = int(time.time()) - 1_704_067_200
     before = first_ring_seq()
     assert since_2024 <= before
