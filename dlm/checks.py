@@ -73,7 +73,7 @@ class Rolling:
 def mark(table: Table) -> None:
     """Take a mark of the table at its position. Called at every position that is a multiple of ``EVERY``."""
     lives = [table.lives[node].encode() for node in sorted(table.lives)]
-    state = tuple(table.ring), table.applied, table.numbers, lives, table.spaces.encode()
+    state = tuple(table.ring), table.applied, table.numbers, lives, table.spaces.encode(), table.failures.mark()
     code = crc32(_PACK(state), table.history.rolling.value)
     for key in sorted(_looked_at(table)):
         code = crc32(_PACK(table.names[key].encode(key)), code)

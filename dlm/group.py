@@ -13,7 +13,7 @@ from dlm import multi
 from dlm.handle import Handle
 from dlm.lock import Effect, Lock, What
 from dlm.messages import Kind
-from dlm.modes import FORCEUNLOCK, NOQUEUE
+from dlm.modes import FORCEUNLOCK, IVVALBLK, NOQUEUE, PW
 from dlm.portions import by_size
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class Group:
         """What the table has decided about one of the parts."""
         if effect.what is What.GRANTED:
             handle.outcome = effect
+            teller.decided(handle, effect)
             if all(each.outcome is not None for each in self.handles):
                 self.tell(teller)
         elif effect.what is What.CANCEL_DONE:
@@ -132,8 +133,9 @@ class Group:
     def tell(self, teller: Teller) -> None:
         """It is decided: one answer, now or when it may be given."""
         told = [(handle, handle.outcome) for handle in self.handles if handle.outcome is not None]
-        if not all(teller.may_tell(handle, effect) for handle, effect in told):
-            teller.deferred.append(self.lead)
+        early = next((each for each in told if not teller.may_tell(*each)), None)
+        if early is not None:
+            teller.keep(*early)
             return
         lead, *others = self.dissolve()
         if lead.outcome is None or lead.outcome.what is What.GRANTED:
@@ -173,8 +175,9 @@ def unlock_all(home: Home, session: int, rid: int, asked: Iterable[tuple[Handle,
     """End these handles of one session. What this node does not decide alone goes in one message."""
     rest: list[tuple[bytes, int, int, bytes | None]] = []
     last: Handle | None = None
+    writes = False
     for handle, flags, value in _whole(asked):
-        handle.ending = True
+        handle.ending, handle.writes = True, handle.mode >= PW and bool(flags & IVVALBLK or value is not None)
         resource = home.table.local(handle.key) if home.all_own((handle.key,)) else None
         if not handle.sent:
             home.teller.gone(handle)
@@ -186,13 +189,14 @@ def unlock_all(home: Home, session: int, rid: int, asked: Iterable[tuple[Handle,
         else:
             rest.append((handle.key, handle.h, flags | FORCEUNLOCK, value))
             last = handle
+        writes = writes or handle.writes
     if last is not None:
-        last.unlock_rid = rid
+        last.unlock_rid, last.writes = rid, writes
     for rows in by_size(rest, lambda row: len(row[3] or b"")):
         home.send(Kind.UNLOCK_ALL, (session, tuple(rows)), [key for key, *_ in rows])
-    if last is None or home.frozen:
+    if last is None or (home.frozen and not writes):
         home.host.reply(session, rid, {})  # it leaves in the next primary view
-    if last is not None and home.frozen:
+    if last is not None and home.frozen and not writes:
         last.unlock_rid = 0
 
 

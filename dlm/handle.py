@@ -39,8 +39,8 @@ class Handle:
     """One lock of one local session. ``mode`` is what the client has been told that it holds."""
 
     __slots__ = (
-        "advised", "blocking", "cancel_rid", "ending", "fence", "group", "h", "key", "mode", "outcome", "owner",
-        "persistent", "request", "sent", "session", "unlock_rid", "weight", "xid",
+        "advised", "after", "blocking", "cancel_rid", "ending", "fence", "group", "h", "key", "mode", "outcome",
+        "owner", "persistent", "request", "sent", "session", "unlock_rid", "weight", "writes", "xid",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +57,8 @@ class Handle:
         self.sent = False  #: something of it is, or will be, in the table of this life
         self.ending = False  #: its unlock is on the way
         self.outcome: Effect | None = None  #: decided, but not told yet
+        self.after = 0  #: .. and not before all members have this position of the table
+        self.writes = False  #: its end writes the value block
         self.unlock_rid = 0
         self.cancel_rid = 0
         self.persistent = bool(request.flags & (PERSISTENT | ORPHAN))  #: stays when the session goes (P1)

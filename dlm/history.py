@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dlm.checks import Rolling
 from dlm.lock import Key, Lock
 from dlm.messages import split_key
-from dlm.modes import NAMES, NONE
+from dlm.modes import IVVALBLK, NAMES, NONE, VALBLK
 
 if TYPE_CHECKING:
     from dlm.names import Name
@@ -72,7 +72,7 @@ class Past(NamedTuple):
 class History:
     """The two rings of one table."""
 
-    __slots__ = ("_table", "began", "own", "rolling", "shared")
+    __slots__ = ("_table", "began", "last_write", "own", "rolling", "shared", "written")
 
     def __init__(self, table: Table, limit: int = LIMIT) -> None:
         self._table = table
@@ -80,6 +80,8 @@ class History:
         self.shared: deque[tuple[Any, ...]] = deque(maxlen=limit)
         self.own: deque[tuple[Any, ...]] = deque(maxlen=limit)
         self.rolling = Rolling()
+        self.written: dict[bytes, int] = {}  #: lately: the position of the last write to the value block (C14)
+        self.last_write = 0  #: the position of the last one of all
 
     def resize(self, limit: int) -> None:
         """Keep the last ``limit`` events of each kind."""
@@ -117,6 +119,17 @@ class History:
     def asked(self, resource: Resource, lock: Lock, what: str, code: str = "") -> None:
         """Something has become of a request, and nothing of what the lock holds."""
         self.changed(resource, lock, what, lock.mode, lock.fence, code)
+
+    def wrote(self, resource: Resource, flags: int) -> None:
+        """The value block was written, or declared not valid, if these flags say so."""
+        if flags & (VALBLK | IVVALBLK) and resource.waits is not None:
+            self.written[resource.name] = self.last_write = self._table.applied
+
+    def settled(self, applied: int) -> None:
+        """All members have what was applied up to here: such writes cannot get lost any more."""
+        due = [key for key, position in self.written.items() if position <= applied]
+        for key in due:
+            del self.written[key]
 
     # -- what the table tells --------------------------------------------------------------------------------
 
@@ -160,6 +173,9 @@ class Silent:
         """See ``History``."""
 
     def asked(self, resource: Resource, lock: Lock, what: str, code: str = "") -> None:
+        """See ``History``."""
+
+    def wrote(self, resource: Resource, flags: int) -> None:
         """See ``History``."""
 
 

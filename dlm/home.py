@@ -11,14 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from dlm import multi
+from dlm.clearing import Clearing
+from dlm.failures import Begun, Freed
 from dlm.gate import Gate
 from dlm.handle import Handle, Request, Session
 from dlm.lease import Lease
 from dlm.messages import Kind
-from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT, TIMEOUT
+from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT, PW, TIMEOUT, VALBLK
 from dlm.names import FENCE_BLOCK, Form, Name
 from dlm.outbox import Outbox
 from dlm.resource import Effect, Lock, What
+from dlm.settled import Settled
 from dlm.spaces import Ask, Ended, Space, Told
 from dlm.table import Composed, Effects, Look, Purge, Table
 from dlm.telling import Teller
@@ -39,6 +42,8 @@ class Home:
         self.host = host
         self.lease = lease
         self.table = Table(host.me.node)
+        self.settled = Settled()
+        self.clearing = Clearing(self)
         self.outbox = Outbox()
         self.sessions: dict[int, Session] = {}
         self.now = 0
@@ -134,6 +139,7 @@ class Home:
             handle.group.withdraw(self, handle, rid)
             return
         handle.unlock_rid, handle.ending = rid, True
+        handle.writes = handle.mode >= PW and bool(flags & IVVALBLK or (flags & VALBLK and value is not None))
         if not handle.sent:
             self.teller.gone(handle)
             return
@@ -144,7 +150,7 @@ class Home:
             self._locally(handle.key, name, effects)
             return
         self._operate(Kind.UNLOCK, handle, 0, flags | FORCEUNLOCK, value)
-        if self.frozen:
+        if self.frozen and not handle.writes:
             self.host.reply(handle.session, rid, {})  # it leaves in the next primary view
             handle.unlock_rid = 0
 
@@ -204,6 +210,7 @@ class Home:
     def close(self, session: int) -> None:
         """A client has gone: its locks go at once where this node decides alone, else by one message (P1)."""
         gone = self.sessions.pop(session, None)
+        self.clearing.close(session)
         if gone is not None:
             self._abandon(session, gone, gone.handles.values())
 
@@ -356,6 +363,8 @@ class Home:
                 self._look(effect)
             elif isinstance(effect, Told | Ask | Ended):
                 self.gate.outcome(effect)
+            elif isinstance(effect, Begun | Freed):
+                self.clearing.outcome(effect)
             elif effect.key[0] == self._me:
                 self.teller.outcome(effect)
         self.teller.advise()
@@ -374,6 +383,7 @@ class Home:
         """The handle has ended, and all that wait together with it."""
         for each in handle.group.dissolve() if handle.group is not None else (handle,):
             self.teller.advice.forget(each)
+            self.teller.backlog.forget(each)
             session = self.sessions.get(each.session)
             if session is not None and session.handles.pop(each.h, None) is not None:
                 self._less(each)
@@ -417,7 +427,8 @@ class Home:
         self.table = table
         self.outbox.begin(ring)
         self.linked = False
-        self.teller.deferred.clear()
+        self.teller.drop_all()
+        self.clearing.new_life()
         self.orphans.clear()  # they have gone with the life (P2)
         self.teller.advice.clear()
         self.queued_private.clear()
@@ -426,7 +437,7 @@ class Home:
         for handle in self.handles():
             handle.outcome = None
             if handle.ending or (handle.cancel_rid and handle.mode == NONE):
-                self.teller.gone(handle)
+                self.teller.vanished(handle)
             elif handle.mode != NONE:
                 self.teller.lose(handle, reason)
             elif handle.request is not None and handle.request.timed_out:

@@ -35,6 +35,7 @@ class Lease:
         self.generation = 1  #: a handle is valid only while this is what it was at its grant (D9)
         self.deadline = 0
         self.horizon = 0
+        self.blind = 0  #: until then nothing is known of what the vanished nodes held
         self.vanished: tuple[int, ...] = ()  #: the nodes that the horizon is there for, if they are known
         self.why = ""  #: what people are told if they are not
         self.settled = 0  #: before the horizon: private names owned since this position need not wait (K10)
@@ -96,6 +97,8 @@ class Lease:
             self.vanished = ()
         self.vanished, self.why = tuple(sorted({*self.vanished, *gone})), why
         self.settled = min(self.settled, applied) if now < self.horizon else applied
+        if not applied:
+            self.blind = max(self.blind, until)
         self.horizon = max(self.horizon, until)
 
     def installed(self, host: Host, view: View, current: bool, now: int) -> None:
@@ -117,6 +120,7 @@ class Lease:
         """All handles end: the life has ended, or the node is leaving. Comes before any new deadline (D9)."""
         self.generation += 1
         self.deadline = 0
+        self.blind = self.horizon  # the table of the next life has been purged by others
         self.settled = 0  # positions of the next life may belong to another lineage
 
     def valid(self, now: int) -> bool:

@@ -22,6 +22,8 @@ state transfer, CATCH_UP, CHECK and VOTE have no life and no serial: they change
 | SPACE_RELEASE | lockspace, session, ticket, force |
 | SPACE_ANSWER | lockspace, position of its release, whether the sender's private names there have locks |
 | SPACE_SET | lockspace, session, ticket, changes of its options (``dlm.options``) |
+| CLEARED | node, incarnation, lockspace or "*", bits, who says so [, position of the last failure it is about] – |
+| | what a failure needed has come (``dlm.failures``) |
 | FENCE_TRIED | node, incarnation, attempts, exit code or nil, text, whether that was all (``dlm.stonith``) |
 | CHUNK | view seq, view rep, index, total, bytes, digest of all in the last one (K15, R4) |
 | CATCH_UP | view seq, view rep, index, total, bytes (K4, ``dlm.catchup``) |

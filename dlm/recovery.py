@@ -52,12 +52,13 @@ class Announcement:
     members: tuple[Member, ...] = ()
     kept: int = 0
     options: Options = PLAIN  #: what its configuration says of lockspace ``default``
+    split: tuple[int, ...] = ()  #: all configured nodes, if its policy lets two parts of the cluster act at once
 
     def encode(self) -> bytes:
         """Small bytes for the commit token."""
         row = (tuple(self.ring), self.applied, self.complete, tuple(self.life), self.waiting)
         members = tuple(tuple(member) for member in self.members)
-        packed: bytes = msgpack.packb((*row, members, self.kept, tuple(self.options)))
+        packed: bytes = msgpack.packb((*row, members, self.kept, tuple(self.options), self.split))
         return packed
 
     @classmethod
@@ -65,9 +66,10 @@ class Announcement:
         """The inverse of ``encode``; no bytes (a node without the service) mean a node without state."""
         if not data:
             return cls()
-        ring, applied, complete, life, waiting, members, kept, options = msgpack.unpackb(data, use_list=False)
+        row = msgpack.unpackb(data, use_list=False)
+        ring, applied, complete, life, waiting, members, kept, options, split = row
         who = tuple(Member(*member) for member in members)
-        return cls(RingId(*ring), applied, complete, RingId(*life), waiting, who, kept, Options(*options))
+        return cls(RingId(*ring), applied, complete, RingId(*life), waiting, who, kept, Options(*options), split)
 
 
 def announcements(view: View) -> dict[int, tuple[Entry, Announcement]]:
@@ -143,8 +145,9 @@ def as_if_installed(said: Announcement, view: View, me: int) -> Announcement:
     complete = me in chosen.full or not chosen.full
     life = said.life if me in chosen.full else view.id
     ring = view.id if complete else NO_RING
-    return Announcement(
-        ring, 0, complete, life, True, view.members if complete else (), NOTHING, said.options
+    members = view.members if complete else ()
+    return replace(
+        said, ring=ring, applied=0, complete=complete, life=life, waiting=True, members=members, kept=NOTHING
     )
 
 
@@ -187,12 +190,13 @@ def primary_view(
     done.clean = frozenset(Member(life.node, life.incarnation) for life in table.lives.values() if life.gone)
     # 4
     ended = _ended(table.lives.values(), view, going_on)
-    for node in ended:
-        del table.lives[node]
+    failed = [life for node in ended if not (life := table.lives.pop(node)).gone]
+    split = any(said.split for _, said in announcements(view).values())
+    done.effects += table.failures.begin(table.spaces, failed, table.applied, table.now, split)
     # 5, 6: a name is in one form, so both are one walk over the names concerned
     table.end_lives(ended, done.effects)
     # 7
-    begin_lives(table, view)
+    begin_lives(table, view, done.effects)
     return done
 
 
@@ -208,18 +212,23 @@ def _replay(table: Table, held: Sequence[Held], done: Recovered) -> None:
 def empty_view(me: int, view: View) -> Table:
     """Nobody has a usable state: a new table in which every member begins a life."""
     table = Table(me)
-    for _, lowest in list(announcements(view).values())[:1]:
+    every = [said for _, said in announcements(view).values()]
+    for lowest in every[:1]:
         table.spaces.set_options(table.spaces.by_name["default"], lowest.options)
     table.begin_epoch(view.id)
-    begin_lives(table, view)
+    begin_lives(table, view, [])
+    elsewhere = {node for said in every for node in said.split} - set(table.lives)
+    table.failures.absent(elsewhere, table.applied, table.now)
     return table
 
 
-def begin_lives(table: Table, view: View) -> None:
-    """Admit every member that has no life in the table."""
+def begin_lives(table: Table, view: View, out: Effects) -> None:
+    """Admit every member that has no life in the table. It need not be fenced: it has ended what it had."""
     for member in view.members:
         if member.node not in table.lives:
             table.lives[member.node] = Life(member.node, member.incarnation, view.id)
+            freed = table.failures.returned(member.node, member.incarnation)
+            out.extend([freed] if freed is not None else [])
 
 
 def _ended(lives: Iterable[Life], view: View, going_on: frozenset[int]) -> list[int]:

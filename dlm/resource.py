@@ -74,8 +74,7 @@ class Resource:
         self.listeners: dict[Key, Lock] = {}  #: locks that want to hear whom they block
         self.loose = 0  #: how many queued ones may overtake (NOORDER)
         self.grouped = 0  #: how many queued ones are parts of multi-locks: ``dlm.multi`` grants them
-        self.value = value
-        self.valid = valid
+        self.value, self.valid = value, valid
         self.name = b""  #: its key, for the circles it is part of
         self.waits: Waits | None = None  #: who waits for whom, while all members know the contents
         self.history: History | Silent = SILENT
@@ -424,6 +423,7 @@ class Resource:
             self.valid = False
         elif flags & VALBLK and value is not None:
             self.value, self.valid = value, True
+        self.history.wrote(self, flags)
 
     def _write_at_end(self, lock: Lock, flags: int, value: bytes | None) -> None:
         if lock.mode >= PW:
@@ -457,8 +457,7 @@ class Resource:
 
     def encode(self) -> tuple[Any, ...]:
         """The contents as a msgpack-able tuple, equal for equal contents."""
-        granted = [lock for lock in self.locks.values() if lock.state is State.GRANTED]
-        granted.sort(key=lambda lock: lock.key)
+        granted = [self.locks[key] for key in sorted(self.locks) if self.locks[key].state is State.GRANTED]
         queues = granted, self.converting, self.waiting
         return self.value, self.valid, *(tuple(lock.encode() for lock in queue) for queue in queues)
 

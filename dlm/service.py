@@ -29,6 +29,7 @@ from dlm.lease import Lease
 from dlm.messages import TAG, Kind, Message, decode, keys_of
 from dlm.names import Form
 from dlm.options import Configured
+from dlm.prompter import Prompter
 from dlm.recording import Taps
 from dlm.recovery import (
     NOTHING,
@@ -80,8 +81,6 @@ class DlmService:
         self.leaving_now = False  #: no new locks, and soon a goodbye
         self._goodbye_due = False  #: the handles have ended, the goodbye is still to be said
         self._reforming = False
-        self._swept = 0  #: when the deferred answers were last looked at ..
-        self._had_lease = False  #: .. and whether there was a lease then
 
     # -- the service interface -------------------------------------------------------------------------------
 
@@ -91,6 +90,7 @@ class DlmService:
         self._me = host.me
         self.lease_clock = Lease(self.config.timing.lease)
         self.home = Home(host, self.lease_clock)
+        self.prompter = Prompter(self.home)
         self.upkeep = Upkeep(self.home)
         self.checker = Checker(host)
         self.taps = Taps(self)
@@ -114,6 +114,7 @@ class DlmService:
             members=members,
             kept=self._kept.offer if self._complete else NOTHING,
             options=self.configured.options("default"),
+            split=() if self.config.quorum.excludes else tuple(peer.node for peer in self.config.peers),
         )
         for view in attempts:
             said = as_if_installed(said, view, self._me.node)
@@ -172,14 +173,14 @@ class DlmService:
         self.checker.flush()
         self._kept.trim(self.host.stable)
         self._feed()
-        self._sweep(now)
+        self.prompter.token(self.host.stable, now)
 
     def fire(self, now: int) -> None:
         """Time has passed: answers at the horizon, time-outs, yields, give-backs."""
         self._at(now)
         self._say_goodbye()
         self.lease_clock.renew(self.host, now)
-        self._sweep(now)
+        self.prompter.sweep(now)
         if not self.home.holding:
             self.home.run_timers()
         if self.home.open and not self.home.holding:
@@ -191,12 +192,11 @@ class DlmService:
         if self._goodbye_due and home.open:
             return home.now
         acting = home.open and not home.holding
-        waiting = acting and bool(home.teller.deferred) and self._swept < self.lease_clock.horizon
-        times = [self.lease_clock.next_deadline(waiting)]
+        times = [self.lease_clock.next_deadline(self.prompter.waiting)]
         if not home.holding:
             times.append(home.timers.next_deadline())
         if acting:
-            times.append(self.upkeep.next_deadline())
+            times += [self.upkeep.next_deadline(), home.clearing.next_deadline()]
         return min((time for time in times if time is not None), default=None)
 
     def leaving(self, now: int) -> None:
@@ -251,15 +251,6 @@ class DlmService:
             self._goodbye_due = False
             self.home.send(Kind.GOODBYE, ())
 
-    def _sweep(self, now: int) -> None:
-        """Give the answers that time, or a new lease, has made possible; otherwise this costs nothing."""
-        had_lease, self._had_lease = self._had_lease, self.lease_clock.valid(now)
-        self._swept = now
-        if not self.home.teller.deferred or not self.home.open or self.home.holding:
-            return
-        if now >= self.lease_clock.horizon or (self._had_lease and not had_lease):
-            self.home.teller.tell_deferred()
-
     # -- the ordered stream ----------------------------------------------------------------------------------
 
     def _at(self, now: int) -> None:
@@ -268,7 +259,7 @@ class DlmService:
     def _ordered(self, origin: Member, message: Message, position: int) -> None:
         """A message that counts now; ``position`` is its place in the ring."""
         if message.kind == Kind.CHUNK:
-            self._on_chunk(message)
+            self._on_chunk(message, position)
         elif message.kind == Kind.CATCH_UP:
             self._on_loan(message)
         elif message.kind in (Kind.CHECK, Kind.VOTE):
@@ -286,6 +277,7 @@ class DlmService:
             if effects is None:
                 return
             self._kept.add(position, origin, message)
+            self.home.settled.delivered(position, self.table.applied)
             if self.taps:
                 self.taps.mark(self.table)
             self.checker.applied(self.table)
@@ -343,22 +335,18 @@ class DlmService:
         self.lease_clock.installed(self.host, view, self._catcher is None and not self.leaving_now, now)
         if self._catcher is None:
             self._primary = view
-        self.checker.entered(view.id, said, self._me.node == min(chosen.full or said))
+        leads = self._me.node == min(chosen.full or said)
+        self.checker.entered(view.id, said, leads)
+        self.home.clearing.entered(leads)
         joining = [node for node in said if node not in chosen.going_on]
         if joining and self._me.node in chosen.full:
-            self._donor = Donor(view.id, self.table.encode(), sending=self._me.node == min(chosen.full))
+            self._donor = Donor(view.id, self.table.encode(), sending=leads)
         if self._complete and not self.home.linked:
             self.home.link()
-        self._answer()
+        self.prompter.view()
         self._feed()
         going_on, behind = sorted(chosen.going_on), sorted(chosen.behind)
         self.host.event("dlm.view", ring=str(view.id), going_on=going_on, behind=behind, state=self.state)
-
-    def _answer(self) -> None:
-        """What has been decided meanwhile is told."""
-        self.home.holding = self._had_lease = False
-        self.home.teller.tell_deferred()
-        self.home.gate.tell_deferred()
 
     def _go_on(self, old: View | None, view: View, chosen: Chosen, held: HeldBack) -> frozenset[Member]:
         """This node's state is the chosen one. Returns who said goodbye before this view."""
@@ -381,6 +369,7 @@ class DlmService:
         self.taps.view(view, chosen.going_on, prefix, rest)
         done = primary_view(self.table, view, chosen.going_on, prefix, rest)
         self._kept.begin(self.table.applied)
+        self.home.settled.whole(self.table.applied)
         for origin, message in done.applied:
             if origin == self._me:
                 self.home.outbox.applied(message.serial)
@@ -424,7 +413,7 @@ class DlmService:
         for position, origin, message in catcher.log:
             self._ordered(origin, message, position)
         self.lease_clock.admitted(self.host, not self.leaving_now, now)
-        self._answer()
+        self.prompter.view()
         self._feed()
         self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))
 
@@ -439,11 +428,13 @@ class DlmService:
         self._complete = not full
         self._joiner = Joiner(view.id) if full else None
         self._kept.begin(table.applied)
+        self.home.settled.whole(table.applied)
 
     def _enter_frozen(self, old: View | None, view: View, held: HeldBack, now: int) -> None:
         """Not primary: the recovered rest of the prefix counts, nothing else; nobody is answered (K3, K9)."""
         self.home.freeze()
         self.checker.left()
+        self.home.clearing.left()
         self._kept.stop()
         current = old is not None and self.table.ring == old.id
         applied = self.table.applied if current else 0
@@ -475,7 +466,7 @@ class DlmService:
         except Backpressure:
             pass  # the next token brings room
 
-    def _on_chunk(self, message: Message) -> None:
+    def _on_chunk(self, message: Message, position: int) -> None:
         if self._donor is not None:
             self._donor.on_chunk(message)
             if self._donor.done:
@@ -490,6 +481,7 @@ class DlmService:
                 return
             self.home.table, self._joiner, self._complete, self._damaged = table, None, True, 0
             self._kept.begin(table.applied, whole=False)
+            self.home.settled.delivered(position, table.applied)
             table.history.resize(self.config.history)
             self.home.link()
             self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))

@@ -243,6 +243,8 @@ def _on_set(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> No
     space = table.spaces.get(name)
     if space is not None:
         table.spaces.set_options(space, space.options.changed(changes))
+        freed = table.failures.relax(name, space.options.needs)
+        out.extend([freed] if freed is not None else [])
     out.append(Told(life.node, session, ticket, name, "no_space" if space is None else ""))
 
 
@@ -313,6 +315,7 @@ def _end(table: Table, space: Space, out: Effects) -> None:
             table.waits.release(name.resource)
         table.free(key)
     table.spaces.remove(space)
+    table.failures.forget(space.name)
     out.append(Ended(space.name))
 
 

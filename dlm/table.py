@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from dlm import checks, multi, spaces
+from dlm import checks, failures, multi, spaces
 from dlm.history import History
 from dlm.messages import Kind, Message, Op
 from dlm.modes import ORPHAN
@@ -60,7 +60,7 @@ class Look(NamedTuple):
     give_up: bool
 
 
-Effects = list[Effect | Composed | Look | Purge | spaces.Told | spaces.Ask | spaces.Ended]
+Effects = list[Effect | Composed | Look | Purge | spaces.Told | spaces.Ask | spaces.Ended | failures.Fate]
 
 
 class Life:
@@ -93,6 +93,7 @@ class Table:
         self.names: dict[bytes, Name] = {}
         self.vacant: dict[bytes, None] = {}  #: shared names without locks, by when the last one went
         self.spaces = spaces.Spaces()
+        self.failures = failures.Failures()  #: what others wait for before they get what a failed node had
         self.waits = Waits()  #: who waits for whom in the shared names; follows from those
         self.touched: dict[bytes, None] = {}  #: names that a multi-lock left, perhaps empty; none between events
         self.history = History(self)
@@ -394,6 +395,7 @@ class Table:
         affected.sort(key=lambda key: (self.names[key].form is Form.HANDOVER, key))
         for key in affected:
             name = self.names[key]
+            self.failures.concern(key, name, dead)
             if name.form is Form.PRIVATE:
                 self.free(key)
             elif name.form is Form.HANDOVER:
@@ -405,6 +407,7 @@ class Table:
                 out.extend(effects)
                 multi.settle(self, key, out)
                 self.touched[key] = None
+        self.failures.purged()
         self.sweep(out)
         spaces.nodes_gone(self, dead, out)
 
@@ -429,20 +432,21 @@ class Table:
         """The replicated state, without private contents; equal bytes for equal states."""
         lives = tuple(self.lives[node].encode() for node in sorted(self.lives))
         names = tuple(self.names[key].encode(key) for key in sorted(self.names))
-        more = tuple(self.vacant), self.spaces.encode(), self.history.rolling.value
+        more = tuple(self.vacant), self.spaces.encode(), self.failures.encode(), self.history.rolling.value
         packed: bytes = msgpack.packb((1, tuple(self.ring), self.applied, self.numbers, lives, names, *more))
         return packed
 
     @classmethod
     def decode(cls, me: int, data: bytes, now: int) -> Table:
         """A table from ``encode``'s bytes, for a node that owns no name in it."""
-        _, ring, applied, numbers, lives, names, vacant, rows, chain = msgpack.unpackb(data, use_list=False)
+        _, ring, applied, numbers, lives, names, vacant, rows, fails, chain = msgpack.unpackb(data, use_list=False)
         table = cls(me)
         table.now = now
         table.ring, table.applied, table.numbers = RingId(*ring), applied, numbers
         for node, incarnation, admitted, serial, gone in lives:
             table.lives[node] = Life(node, incarnation, RingId(*admitted), serial, gone)
         table.spaces, table.vacant = spaces.Spaces.decode(rows), dict.fromkeys(vacant)
+        table.failures = failures.Failures.decode(fails, now)
         for row in names:
             name = table.names[row[0]] = Name.decode(row, table.mint, now)
             if name.resource is not None:
@@ -459,6 +463,7 @@ class Table:
     def invariants(self) -> None:
         """Assert what must hold after every event. For tests: it looks at everything."""
         self.waits.invariants(name.resource for name in self.names.values() if name.form is Form.SHARED)
+        self.failures.invariants()
         for key, name in self.names.items():
             assert self.spaces.refuses(key) != "no_space", f"{key!r}: in no lockspace"
             if name.form is Form.SHARED:
@@ -489,4 +494,5 @@ _HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = 
     Kind.PURGE: Table._on_purge,
     **multi.HANDLERS,
     **spaces.HANDLERS,
+    **failures.HANDLERS,
 }

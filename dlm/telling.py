@@ -1,8 +1,8 @@
-"""What clients are told of their locks, and when (pitfalls K9, K10, D4, D8; locks.md A1).
+"""What clients are told of their locks (pitfalls K9, K10, D4, D8; locks.md A1).
 
-What the table decides about a lock becomes an answer only when an answer may be given: not in a non-primary view
-(K9), and a grant not before the horizon (K10). Until then the client still waits, so if this life ends the request
-can be made again in the next one, and nobody has been promised anything.
+What the table decides about a lock becomes an answer only when an answer may be given (``dlm.withheld``). Until
+then the client still waits, so if this life ends the request can be made again in the next one, and nobody has been
+promised anything.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dlm import withheld
 from dlm.advice import Advice
+from dlm.backlog import Backlog
 from dlm.handle import Handle
 from dlm.lock import Step
 from dlm.messages import split_key
-from dlm.modes import DEMOTED, NAMES, NONE, NOTIFY, is_down
-from dlm.names import Form
+from dlm.modes import DEMOTED, NAMES, NONE, NOTIFY
 from dlm.resource import Effect, What
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Teller:
         self._home = home
         self._host = home.host
         self.advice = Advice(home.host)
-        self.deferred: list[Handle] = []  #: with an outcome that could not be told yet
+        self.backlog = Backlog()  #: what could not be told yet
         self.lost = 0
         self._suspended = False  #: clients were told so, and not yet that it is over
 
@@ -66,33 +67,28 @@ class Teller:
             if not effect.mode:
                 self.answer_cancel(handle, False)
         elif handle.request is not None and not handle.ending:
-            if self.may_tell(handle, effect):
-                self.tell(handle, effect)
-            else:
-                handle.outcome = effect
-                self.deferred.append(handle)
+            self.decided(handle, effect)
+            self.tell_or_keep(handle, effect)
+
+    def decided(self, handle: Handle, effect: Effect) -> None:
+        """A new outcome: which position of the table must all members have before it is told?"""
+        handle.after = withheld.settles_after(self._home, handle, effect)
+
+    def tell_or_keep(self, handle: Handle, effect: Effect) -> None:
+        """Tell an outcome now, or when it may be told."""
+        if self.may_tell(handle, effect):
+            self.tell(handle, effect)
+        else:
+            handle.outcome = effect
+            self.keep(handle, effect)
 
     def may_tell(self, handle: Handle, effect: Effect) -> bool:
-        """Whether an outcome may be told now (K9, K10).
+        """Whether an outcome may be told now."""
+        return not withheld.reason(self._home, handle, effect)
 
-        Releases and refusals wait for no horizon. A grant is told only within a lease: a stale member of a ring
-        that others have left may still deliver one, but it is worth nothing.
-        """
-        if not self._home.open or self._home.holding:
-            return False
-        if effect.what is not What.GRANTED:
-            return True
-        same = effect.mode == handle.mode or is_down(handle.mode, effect.mode)
-        if handle.mode != NONE and same and not effect.flags & DEMOTED:
-            return True
-        if not self._home.lease.valid(self._home.now):
-            return False
-        if self._home.now >= self._home.lease.horizon:
-            return True
-        name = self._home.table.names.get(handle.key)
-        if name is None or name.form is not Form.PRIVATE or name.owner != self._host.me.node:
-            return False
-        return name.epoch <= self._home.lease.settled  # the vanished node knew of this ownership
+    def keep(self, handle: Handle, effect: Effect) -> None:
+        """It may not: look at it again when that can have changed."""
+        self.backlog.add(handle, withheld.reason(self._home, handle, effect))
 
     def tell(self, handle: Handle, effect: Effect) -> None:
         """Answer the request of a handle."""
@@ -150,9 +146,28 @@ class Teller:
             self._host.refuse(handle.session, handle.request.rid, "canceled", "the lock was released")
         self.answer_cancel(handle, handle.request is not None)
         handle.request = handle.outcome = None
-        if handle.unlock_rid:
-            self._host.reply(handle.session, handle.unlock_rid, {})
+        self._released(handle)
         self._home.forget(handle)
+
+    def _released(self, handle: Handle) -> None:
+        """Answer the release. If it has written a value block, not before all members have that (C14)."""
+        table, settled = self._home.table, self._home.settled
+        wrote = handle.writes and table.history.last_write == table.applied
+        if handle.unlock_rid and wrote and table.applied > settled.applied:
+            self.backlog.writes.append((table.applied, handle.session, handle.unlock_rid))
+        elif handle.unlock_rid:
+            self._host.reply(handle.session, handle.unlock_rid, {})
+
+    def vanished(self, handle: Handle) -> None:
+        """The lock has ended with its life while its release was on the way."""
+        if handle.writes:
+            self._unwritten(handle.session, handle.unlock_rid)
+            handle.unlock_rid = 0
+        self.gone(handle)
+
+    def _unwritten(self, session: int, rid: int) -> None:
+        text = "the lock is released, but whether its value block was written is not known"
+        self._host.refuse(session, rid, "lost", text)
 
     def closed(self, handle: Handle) -> None:
         """The client has closed the lockspace of the lock: nobody waits for anything about it any more."""
@@ -171,18 +186,43 @@ class Teller:
 
     def tell_deferred(self) -> None:
         """Give the answers that may be given by now, in their order."""
-        waiting, self.deferred = self.deferred, []
+        self._tell_writes()
+        self._tell_again(self.backlog.take_all())
+
+    def tell_due(self) -> None:
+        """The same after some time, or with a new lease: of those that wait for nothing else."""
+        self._tell_again(self.backlog.take_soon())
+
+    def tell_freed(self) -> None:
+        """The same after a failure has got what it needed."""
+        self._tell_again(self.backlog.take_failed())
+
+    def tell_settled(self) -> None:
+        """The same after all members have got more."""
+        self._tell_writes()
+        self._tell_again(self.backlog.take_settled(self._home.settled.applied))
+
+    def _tell_writes(self) -> None:
+        if self._home.open and not self._home.holding:
+            for session, rid in self.backlog.take_writes(self._home.settled.applied):
+                self._host.reply(session, rid, {})
+
+    def _tell_again(self, waiting: Sequence[Handle]) -> None:
         for handle in waiting:
             effect = handle.outcome
             if effect is None or handle.ending:
                 continue  # released, cancelled or ended meanwhile
             if handle.group is not None:
                 handle.group.tell(self)
-            elif self.may_tell(handle, effect):
-                self.tell(handle, effect)
             else:
-                self.deferred.append(handle)
+                self.tell_or_keep(handle, effect)
         self.advise()
+
+    def drop_all(self) -> None:
+        """The life has ended: nothing of what was decided will be told."""
+        for session, rid in self.backlog.take_writes(None):
+            self._unwritten(session, rid)
+        self.backlog.clear()
 
     def advise(self) -> None:
         """Tell holders whom they block, if that may be told now."""
@@ -198,7 +238,9 @@ class Teller:
         if handle.request is not None:
             self._host.refuse(handle.session, handle.request.rid, "lost", f"the lock was lost: {reason}")
         self.answer_cancel(handle, False)
-        if handle.unlock_rid:
+        if handle.writes:
+            self._unwritten(handle.session, handle.unlock_rid)
+        elif handle.unlock_rid:
             self._host.reply(handle.session, handle.unlock_rid, {})
         handle.request = handle.outcome = None
 

@@ -44,7 +44,7 @@ def explain(service: DlmService, key: bytes) -> Row:
     queue = [] if resource is None else [*resource.converting, *resource.waiting]
     chain = _Chain(table, home.queued_private)
     waits = [chain.wait(lock, resource, 0) for lock in queue[:MAX_WAITS] if resource is not None]
-    untold = sum(handle.key == key for handle in home.teller.deferred)
+    untold = sum(handle.key == key for handle in home.teller.backlog)
     return {
         "name": plain,
         "space": space,

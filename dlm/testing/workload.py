@@ -41,8 +41,8 @@ EXPECTED = {  #: error codes that an honest client may see, by verb
     "lock": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout", "unknown"},
     "lock_all": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout"},
     "convert": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout", "unknown"},
-    "unlock": {"unknown"},
-    "unlock_all": set(),
+    "unlock": {"unknown", "lost"},
+    "unlock_all": {"lost"},
     "cancel": set(),
     "purge": set(),
 }
@@ -278,7 +278,7 @@ class LockPlugin(Plugin):
         handle.client.drop(handle)
         if more.get("valblk") and "value" not in more:
             more["value"] = _stamp(handle)
-            self._values.writes(handle)
+            self._values.asks(handle)
         return self._ask("unlock", handle, NONE, False, more)
 
     def cancel(self, handle: Handle) -> Operation:
@@ -352,6 +352,8 @@ class LockPlugin(Plugin):
             self.met["together"] += 1
             for each, row in zip(operation.together, data["locks"], strict=True):
                 self._succeeded(client, replace(operation, verb="lock", handle=each, mode=each.asked), row)
+        if operation.verb == "unlock" and "valblk" in operation.flags:
+            self._values.writes(handle)  # from now on, and not before, it is there whatever happens (C14)
         if operation.verb not in ("lock", "convert"):
             return
         handle.operation = None
@@ -393,6 +395,8 @@ class LockPlugin(Plugin):
         self.met[code] += 1
         if code not in EXPECTED[verb] or (code == "timeout" and "timeout_us" not in operation.flags):
             raise Violation("ANSWER", f"{handle}: {verb} failed with {code!r} ({data['message']})")
+        if code == "lost" and verb == "unlock" and operation.flags.isdisjoint({"valblk", "ivvalblk"}):
+            raise Violation("ANSWER", f"{handle}: a release that writes nothing has failed")
         if code == "again" and not operation.noqueue and "orphan" not in operation.flags:
             raise Violation("ANSWER", f"{handle}: {verb} failed with 'again' although it may wait")
         if code == "unknown" and verb == "lock" and "orphan" not in operation.flags:

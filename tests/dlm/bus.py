@@ -203,20 +203,33 @@ class Bus:
     def run(self) -> None:
         """Sequence and deliver until nothing moves."""
         for _ in range(200):
-            if not any(n.queue or (n.ring and n.delivered < len(n.ring.log)) for n in self.alive() if n.ring):
-                return
+            if not self.busy:
+                self.settle()
+                if not self.busy:
+                    return
             self.sequence()
             self.deliver()
             self.check()
         raise AssertionError("the bus does not come to rest")
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is to be sequenced or delivered."""
+        return any(n.queue or n.delivered < len(n.ring.log) for n in self.alive() if n.ring)
+
+    def settle(self) -> None:
+        """A token tells everybody in a whole ring what all its members have; it is none that renews a lease."""
+        for node in self.alive():
+            if node.ring is not None and self.whole(node.ring):
+                node.host.stable = 1 + min(self.nodes[member.node].delivered for member in node.ring.members)
+                node.service.token(self.now)
 
     def tokens(self) -> None:
         """One rotation in every ring."""
         for node in self.alive():
             if node.ring is not None and self.whole(node.ring):
                 node.host.lease_basis = node.host.last_token = self.now
-                node.host.stable = 1 + min(self.nodes[member.node].delivered for member in node.ring.members)
-                node.service.token(self.now)
+        self.settle()
 
     def advance(self, micros: int, step: int = 50 * MS) -> None:
         """Let time pass in small steps, with tokens, timers and deliveries."""

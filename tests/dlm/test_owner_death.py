@@ -132,6 +132,8 @@ def judge(bus: Bus, verb: str, rid: int, how: str) -> None:
         assert bus.granted(rid) or (how == "has the majority" and answer in ("lost", "unknown"))
     elif verb == "cancel":
         assert answer in ({"canceled": True}, {"canceled": False})
+    elif verb == "write" and how == "has the majority":
+        assert answer in ({}, "unknown", "lost")  # whether the value block was written is not known
     else:
         assert answer == {} or (how == "has the majority" and answer == "unknown")
 
