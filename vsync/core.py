@@ -9,18 +9,23 @@ them in the engine's list. Not thread-safe: one thread calls all methods.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import msgpack
 
+from vsync.counting import roster_of
 from vsync.engine import Configuration, Deliver, Engine, Install, Note, Persist, Send, State, Stopped
+from vsync.engine.contacts import counts_by
+from vsync.engine.outputs import Rewire, Tell
 from vsync.engine.record import Attempt
 from vsync.groups import GroupService
+from vsync.nodes import NodesService
 from vsync.quorum import Says, Terms, Verdict, base_of, bootstrapped, judge, lineage_of, terms_of
 from vsync.recorder import RecordedEngine, Recorder
+from vsync.roster import Roster
 from vsync.service import Credentials, Kill, Service, Spawn
 from vsync.types import ClusterConfig, Member, RingId, View, position
 
@@ -49,14 +54,15 @@ class Push:
     data: Any
 
 
-CoreOutput = Send | Persist | Note | Stopped | Reply | Push | Spawn | Kill
+CoreOutput = Send | Tell | Rewire | Persist | Note | Stopped | Reply | Push | Spawn | Kill
 
 
 class Core:
     """A node of the cluster. It is its services' ``Host``.
 
     ``incarnation`` must be higher than in any earlier life of this node; ``stored`` is the last ``Persist`` record;
-    ``recorder`` records what the engine is given; ``owner`` is the user id, beside root's, that may administer.
+    ``recorder`` records what the engine is given; ``owner`` is the user id, beside root's, that may administer;
+    ``check`` raises ``ConfigError`` for nodes that this one could not talk to.
     Raises ``ValueError`` when the record is unreadable or two services share a name or tag.
     """
 
@@ -69,14 +75,15 @@ class Core:
         start_seq: int = 0,
         recorder: Recorder | None = None,
         owner: int = 0,
+        check: Callable[[ClusterConfig], None] | None = None,
     ) -> None:
-        self.config = config
         self._owner = owner
         self.me = Member(config.node, incarnation)
         self.view: View | None = None
         self.verdict = Verdict(False, 0, 0, "no view yet")
         self.groups = GroupService()
-        self.services: list[Service] = [self.groups, *services]
+        self.nodes = NodesService(owner, check)
+        self.services: list[Service] = [self.groups, self.nodes, *services]
         self._by_name = {s.name: s for s in self.services}
         self._by_tag = {s.tag: s for s in self.services}
         if len(self._by_name) != len(self.services) or len(self._by_tag) != len(self.services):
@@ -186,6 +193,11 @@ class Core:
     # ------------------------------------------------------------ Host, for the services
 
     @property
+    def config(self) -> ClusterConfig:
+        """See ``Host.config``: its ``peers`` are the nodes of the newest roster, with this one."""
+        return self.engine.config
+
+    @property
     def lease_basis(self) -> int | None:
         """See ``Host.lease_basis``."""
         return self.engine.lease_basis if self.engine.state is State.OPERATIONAL else None
@@ -228,6 +240,30 @@ class Core:
     def reform(self, reason: str) -> None:
         """See ``Host.reform``."""
         self.engine.reform(reason, self._now)
+
+    @property
+    def roster(self) -> Roster:
+        """See ``NodesHost.roster``."""
+        return counts_by(self.engine)
+
+    @property
+    def file(self) -> Roster:
+        """See ``NodesHost.file``."""
+        return self.engine.file
+
+    @property
+    def outcast(self) -> bool:
+        """See ``NodesHost.outcast``."""
+        return self.engine.outcast
+
+    def in_view(self) -> bool:
+        """See ``NodesHost.in_view``."""
+        return self.view is not None and self.view.id == self.engine.ring.id
+
+    def enroll(self, roster: Roster, keep: bool) -> None:
+        """See ``NodesHost.enroll``."""
+        self._override = self._override or keep
+        self._out.append(self.engine.enroll(roster, self._now))
 
     def spawn(self, service: str, ticket: int, argv: Sequence[str], stdin: bytes, timeout_us: int) -> None:
         """See ``Host.spawn``."""
@@ -345,7 +381,8 @@ class Core:
         if not view.primary:
             return self.engine.settled(view.id, now)
         self._waiting = False
-        return self.engine.mark(view.id, lineage_of(view.id, view.entries), base_of(view.entries), now)
+        base, roster = base_of(view.entries), roster_of(view.entries)
+        return self.engine.mark(view.id, lineage_of(view.id, view.entries), base, roster, now)
 
     def _say_who_decided(self, view: View) -> None:
         """At every member, for whoever asks later: an operator's word went into this view, said at these nodes."""
@@ -377,13 +414,15 @@ class Core:
         assert own is not None
         record = self.engine.record
         views = [_view(configuration) for configuration in attempts]
-        mark, lineage, bases = record.mark, record.lineage, record.bases
+        mark, lineage, bases, roster = record.mark, record.lineage, record.bases, self.roster
         for attempt in reached:
             mark, lineage, bases = attempt.ring, attempt.lineage, (attempt.base, *bases)
+            roster = attempt.roster or roster
         for view in views:
             if view.primary:
                 mark, lineage = view.id, lineage_of(view.id, view.entries)
                 bases = (base_of(view.entries), *bases)
+                roster = roster_of(view.entries) or roster
         announcements = {s.tag: s.announce(views) for s in self.services}
         voting = [p for p in self.config.peers if p.votes]
         configured = len(self.config.peers), min(p.node for p in voting), int(terms_of(self.config.quorum))
@@ -391,7 +430,7 @@ class Core:
         says = self._says(views)
         if reached and not record.lineage and not reached[-1].sure:
             says |= Says.UNSURE
-        row = own.votes, announcements, expected, mark, lineage, bases, *configured, int(says)
+        row = own.votes, announcements, expected, mark, lineage, bases, *configured, int(says), roster.digest
         packed: bytes = msgpack.packb(row)
         return packed
 
@@ -470,13 +509,13 @@ def decode_upper(raw: bytes) -> tuple[Any, ...]:
     """Read a member's entry; nonsense counts as nothing at all, the same at every member."""
     try:
         row = msgpack.unpackb(raw, strict_map_key=False)
-        votes, announcements, expected, (seq, rep), lineage, bases, *rest = row
+        votes, announcements, expected, (seq, rep), lineage, bases, *rest, digest = row
         read = tuple(tuple((node, vote) for node, vote in base) for base in bases)
         pairs = (number for base in read for pair in base for number in pair)
         numbers = (votes, expected, seq, rep, lineage, *rest, *pairs)
-        if len(rest) == 4 and all(type(n) is int and n >= 0 for n in numbers):
+        if len(rest) == 4 and all(type(n) is int and n >= 0 for n in numbers) and type(digest) is bytes:
             said = {int(k): bytes(v) for k, v in announcements.items()}
-            return votes, said, expected, RingId(seq, rep), lineage, read, *rest
+            return votes, said, expected, RingId(seq, rep), lineage, read, *rest, digest
     except Exception:  # noqa: BLE001 - whatever a peer's bytes do to the decoder
         pass
     return (0, {})

@@ -29,7 +29,7 @@ import zmq
 from vsync.clock import boot_us
 from vsync.core import Core, Push, Reply
 from vsync.dumps import DUMP_ON, Dumps
-from vsync.engine.outputs import Note, Persist, Send, Stopped
+from vsync.engine.outputs import Note, Persist, Rewire, Send, Stopped, Tell
 from vsync.errors import Backpressure, MessageTooLarge, NotConnected, VsyncError
 from vsync.ipc_server import Server
 from vsync.logs import get_logger
@@ -260,6 +260,10 @@ class Loop:
                 log(output.name, **{f"{k}_" if k == "event" else k: v for k, v in output.fields.items()})
                 if output.name in DUMP_ON and self._dumps is not None:
                     self._dumps.start(output.name)
+            elif isinstance(output, Rewire):
+                self._transport.rewire(output.peers, output.gone)
+            elif isinstance(output, Tell):
+                self._transport.tell(output.node, output.address, output.frame)
             elif isinstance(output, Spawn):
                 self._programs.start(output)
             elif isinstance(output, Kill):

@@ -17,6 +17,7 @@ from enum import IntFlag
 from vsync.types import NO_RING, Entry, QuorumConfig, RingId
 
 __all__ = [
+    "REMOVED",
     "Says",
     "Terms",
     "Verdict",
@@ -50,6 +51,9 @@ class Says(IntFlag):
     OVERRIDE = 4  #: an operator: primary, whatever the votes
     UNSURE = 8  #: its mark is of a first view that it committed to before it crashed, and that may never have been
 
+
+#: Of a node that is not in its roster any more.
+REMOVED = "node {node} was removed from the cluster: stop it, or bring it back with vsync nodes add at a member"
 
 _POLICIES = {
     "majority": Terms(0),
@@ -99,11 +103,16 @@ def judge(entries: Mapping[int, Entry]) -> Verdict:
     every = [entries[node] for node in sorted(entries)]
     terms = Terms(every[0].terms)
     votes, expected = tally(every)
-    everybody = len(every) >= max(entry.nodes for entry in every)
+    everybody = _everybody(entries)
     if any(entry.terms != terms for entry in every):
         return Verdict(False, votes, expected, "the [quorum] sections of these nodes differ: make them alike")
     if terms & Terms.NONE:
         return Verdict(True, votes, expected, "policy none: every view is primary")
+    roster = every[0].roster
+    if roster is not None and not any(node in entries for node in roster.nodes):
+        return Verdict(False, 0, expected, REMOVED.format(node=every[0].member.node))
+    if every[0].differs:
+        return Verdict(False, votes, expected, every[0].differs)
     if any(entry.says & Says.OVERRIDE for entry in every):
         return Verdict(True, votes, expected, "an operator has overridden the quorum")
     if len({_sure(entry) for entry in every} - {0}) > 1:
@@ -124,6 +133,13 @@ def judge(entries: Mapping[int, Entry]) -> Verdict:
         have = f"node {new[0]} has" if len(new) == 1 else f"nodes {', '.join(new)} have"
         verdict = replace(verdict, why=f"{verdict.why}; {have} no vote before being in a primary view")
     return verdict
+
+
+def _everybody(entries: Mapping[int, Entry]) -> bool:
+    roster = next(entry.roster for entry in entries.values())
+    if roster is None:  # each has its own idea of how many there are
+        return len(entries) >= max(entry.nodes for entry in entries.values())
+    return all(node in entries for node in roster.nodes)
 
 
 def _count(voters: list[Entry], terms: Terms, expected: int, everybody: bool) -> Verdict:

@@ -34,6 +34,7 @@ from vsync.engine import Deliver, Engine, Note, Persist, Send, snapshot
 from vsync.engine.engine import Upper
 from vsync.engine.outputs import Output
 from vsync.errors import RecordingError
+from vsync.roster import Roster
 from vsync.types import ClusterConfig, Peer, QuorumConfig, RingId, Timing
 
 __all__ = ["INPUTS", "MAGIC", "RecordedEngine", "Recorder", "Recording", "digest"]
@@ -45,8 +46,8 @@ HEAD = 128  #: bytes of a frame that count in the digest of outputs: its header 
 RECORD_BYTES = 200  #: what a record costs beside the bytes it refers to
 SEGMENTS = 4
 
-# Records. Times are µs of the node's boot-time clock.
-RECEIVE, FIRE, SUBMIT, START, PEER_GONE, LEAVE, REFORM, MARK, SETTLED = range(9)  #: inputs: (kind, now, arguments…)
+# Records; the first ones are inputs, with their arguments. Times are µs of the node's boot-time clock.
+RECEIVE, FIRE, SUBMIT, START, PEER_GONE, LEAVE, REFORM, MARK, SETTLED, ENROLL = range(10)  #: (kind, now, …)
 UPPER = 10  #: (kind, bytes that the upper layers announced during the input before)
 OUT = 11  #: (kind, number of outputs taken, their digest)
 NOTE = 12  #: (kind, now, name, fields): what a layer above told operators; not replayed
@@ -56,7 +57,7 @@ END = 14
 #: Inputs by name, as ``Engine`` has them. (Every public method of Engine that takes ``now`` must be here: a test.)
 INPUTS = {
     "receive": RECEIVE, "fire": FIRE, "submit": SUBMIT, "start": START, "peer_gone": PEER_GONE, "leave": LEAVE,
-    "reform": REFORM, "mark": MARK, "settled": SETTLED,
+    "reform": REFORM, "mark": MARK, "settled": SETTLED, "enroll": ENROLL,
 }  # fmt: skip
 
 
@@ -107,9 +108,15 @@ class RecordedEngine(Engine):
         self.recorder.input(self, (REFORM, now, reason))
         super().reform(reason, now)
 
-    def mark(self, view: RingId, lineage: int, base: tuple[tuple[int, int], ...], now: int) -> Persist:
-        self.recorder.input(self, (MARK, now, tuple(view), lineage, base))
-        return super().mark(view, lineage, base, now)
+    def mark(
+        self, view: RingId, lineage: int, base: tuple[tuple[int, int], ...], roster: Roster | None, now: int
+    ) -> Persist:
+        self.recorder.input(self, (MARK, now, tuple(view), lineage, base, roster and roster.packed))
+        return super().mark(view, lineage, base, roster, now)
+
+    def enroll(self, roster: Roster, now: int) -> Persist:
+        self.recorder.input(self, (ENROLL, now, roster.packed))
+        return super().enroll(roster, now)
 
     def settled(self, view: RingId, now: int) -> Persist:
         self.recorder.input(self, (SETTLED, now, tuple(view)))

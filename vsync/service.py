@@ -31,9 +31,13 @@ class Credentials:
 class Host(Protocol):
     """What a service may do. Every call only appends to the node's one ordered list of outputs."""
 
-    config: ClusterConfig
     me: Member
     view: View | None  #: the current regular view
+
+    @property
+    def config(self) -> ClusterConfig:
+        """What the node is told about its cluster; its ``peers`` change with ``vsync nodes``."""
+        ...
 
     @property
     def lease_basis(self) -> int | None:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from vsync.roster import Roster
 
 __all__ = [
     "INDEX_BITS",
@@ -172,6 +175,11 @@ class Entry:
     first: int = 0  #: the lowest of them that has a vote
     terms: int = 0  #: its policy (``quorum.Terms``)
     says: int = 0  #: ``quorum.Says``
+    digest: bytes = b""  #: of the roster that the member has stored with its mark, or that its file gives
+    #: the roster by which all entries of this view are counted: ``votes``, ``expected_votes``, ``nodes`` and
+    #: ``first`` are then what it says, not what the member does (``vsync.counting``)
+    roster: Roster | None = None
+    differs: str = ""  #: in what the members' files differ, if nothing has been agreed yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ __all__ = [
     "Header",
     "Hello",
     "Join",
+    "News",
     "Packet",
     "PacketFlag",
     "Probe",
@@ -50,6 +51,7 @@ __all__ = [
     "decode_header",
     "decode_join",
     "decode_messages",
+    "decode_news",
     "decode_packet",
     "decode_probe",
     "decode_token",
@@ -59,6 +61,7 @@ __all__ = [
     "encode_header",
     "encode_join",
     "encode_messages",
+    "encode_news",
     "encode_packet",
     "encode_probe",
     "encode_token",
@@ -88,6 +91,7 @@ class FrameType(IntEnum):
     COMMIT = 4
     PROBE = 5  #: merge detection
     CANCEL = 6  #: wake up a token that the representative holds
+    NEWS = 7  #: the cluster's roster, for a node that has an older one
 
 
 class PacketFlag(IntEnum):
@@ -146,6 +150,9 @@ class Hello:
     wire_max: int
     rules: tuple[tuple[str, int], ...]  #: service name, version of its rules
     lineage: int = 0  #: the chain of primary views that the node has been in (C7); 0 for none
+    mark: RingId = NO_RING  #: the last primary view it was in ..
+    roster: int = 0  #: .. and the version of its roster, ..
+    digest: bytes = b""  #: .. and which one of that version
 
 
 Row = tuple[int, frozenset[Member]]
@@ -182,6 +189,15 @@ class Cancel:
     """Somebody has messages: do not hold the token."""
 
     ring: RingId
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """The roster that goes with a mark, packed: whom the receiver should talk to. It does not count by it."""
+
+    lineage: int
+    mark: RingId
+    roster: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +241,7 @@ class Commit:
     hop: int
     members: tuple[Member, ...]
     entries: list[CommitEntry | None]
+    rosters: list[bytes] = field(default_factory=list)  #: packed, each once, that the entries name (``counting``)
 
 
 def cluster_tag(name: str) -> int:
@@ -390,6 +407,21 @@ def decode_probe(frame: bytes) -> Probe:
             _bad("malformed PROBE")
 
 
+def encode_news(header: bytes, news: News) -> bytes:
+    """A NEWS frame."""
+    packed: bytes = msgpack.packb((news.lineage, news.mark, news.roster))
+    return header + packed
+
+
+def decode_news(frame: bytes) -> News:
+    """The NEWS in a frame."""
+    match _unpack(frame[HEADER_SIZE:]):
+        case [int(lineage), list(mark), bytes(roster)] if 0 < lineage <= MAX_U64:
+            return News(lineage, _ring(mark), roster)
+        case _:
+            _bad("malformed NEWS")
+
+
 def encode_cancel(header: bytes, cancel: Cancel) -> bytes:
     """A CANCEL frame."""
     packed: bytes = msgpack.packb(cancel.ring)
@@ -404,21 +436,23 @@ def decode_cancel(frame: bytes) -> Cancel:
 def encode_commit(header: bytes, commit: Commit) -> bytes:
     """A COMMIT frame."""
     entries = [e and _entry_fields(e) for e in commit.entries]
-    packed: bytes = msgpack.packb((commit.ring, commit.hop, commit.members, entries))
+    packed: bytes = msgpack.packb((commit.ring, commit.hop, commit.members, entries, commit.rosters))
     return header + packed
 
 
 def decode_commit(frame: bytes) -> Commit:
     """The commit token in a frame."""
     match _unpack(frame[HEADER_SIZE:]):
-        case [list(ring), int(hop), list(members), list(entries)]:
+        case [list(ring), int(hop), list(members), list(entries), list(rosters)] if (
+            len(rosters) <= MAX_MEMBERS and all(type(packed) is bytes for packed in rosters)
+        ):
             nodes = _members(members)
         case _:
             _bad("malformed commit token")
     ids = [m.node for m in nodes]
     if ids != sorted(set(ids)) or len(entries) != len(nodes) or not 1 <= hop <= 2 * len(nodes):
         _bad("commit token fields do not fit together")
-    return Commit(_ring(ring), hop, nodes, [_commit_entry(e) for e in entries])
+    return Commit(_ring(ring), hop, nodes, [_commit_entry(e) for e in entries], rosters)
 
 
 # ---------------------------------------------------------------- parts
@@ -483,17 +517,26 @@ def _unpack_set(packed: bytes) -> frozenset[Member]:
 
 
 def _hello_fields(hello: Hello) -> tuple[Any, ...]:
-    return (hello.cluster, hello.address, hello.wire_min, hello.wire_max, hello.rules, hello.lineage)
+    known = hello.lineage, hello.mark, hello.roster, hello.digest
+    return (hello.cluster, hello.address, hello.wire_min, hello.wire_max, hello.rules, *known)
 
 
 def _hello(raw: list[Any]) -> Hello:
     match raw:
-        case [str(cluster), str(address), int(low), int(high), list(rules), int(lineage)] if (
-            0 <= lineage <= MAX_U64
-        ):
+        case [
+            str(cluster),
+            str(address),
+            int(low),
+            int(high),
+            list(rules),
+            int(lineage),
+            list(mark),
+            int(roster),
+            bytes(digest),
+        ] if 0 <= lineage <= MAX_U64 and roster >= 0:
             pairs = tuple((r[0], r[1]) for r in rules if isinstance(r, list) and len(r) == 2)
             if len(pairs) == len(rules) and all(type(n) is str and type(v) is int for n, v in pairs):
-                return Hello(cluster, address, low, high, pairs, lineage)
+                return Hello(cluster, address, low, high, pairs, lineage, _ring(mark), roster, digest)
     _bad("malformed introduction")
 
 

@@ -20,7 +20,10 @@ PURE = [
     *sorted((ROOT / "vsync/engine").glob("*.py")),
     *(
         ROOT / "vsync" / f"{name}.py"
-        for name in ("core", "errors", "groups", "quorum", "recorder", "section", "service", "types", "wire")
+        for name in (
+            "core", "counting", "errors", "groups", "nodes", "quorum", "recorder", "roster", "section", "service",
+            "types", "wire",
+        )  # fmt: skip
     ),
     *(
         path

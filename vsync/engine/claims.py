@@ -24,9 +24,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vsync.counting import counted, roster_of
+from vsync.engine import contacts
 from vsync.engine.outputs import Configuration
 from vsync.engine.record import Attempt
-from vsync.quorum import base_of, judge, known_lineage, lineage_of
+from vsync.quorum import base_of, judge, known_lineage, lineage_of, newest_mark
+from vsync.roster import Roster
 from vsync.types import NO_RING, Entry, Member, RingId
 from vsync.wire import Claim, Commit
 
@@ -45,6 +48,7 @@ __all__ = [
     "installed",
     "mine",
     "resolve",
+    "rosters",
     "stored",
 ]
 
@@ -58,11 +62,11 @@ def stored(e: Engine, token: Commit) -> tuple[Attempt, ...]:
     That is known when the token comes round again, and is then corrected; mostly this guess is right, which saves
     a write. A wrong one does no harm before: nobody can go on to the end of an attempt without this node.
     """
-    votes = {peer.node: peer.votes for peer in e.config.peers}
+    votes = contacts.counts_by(e).votes
     base = tuple((member.node, votes.get(member.node, 0)) for member in token.members)
     likely = e.record.lineage and e.config.quorum.policy in ("majority", "last_man_standing")
     if likely and 2 * sum(vote for _, vote in base) > sum(votes.values()):
-        return _newest(e.record.attempts, Attempt(token.ring, e.record.lineage, base))
+        return _newest(e.record.attempts, Attempt(token.ring, e.record.lineage, base, roster=e.record.roster))
     return e.record.attempts
 
 
@@ -70,11 +74,14 @@ def correct(e: Engine, forming: Forming) -> None:
     """All entries are known, so whether the attempt is a primary one: before the token goes on, that is stored."""
     ring, entries = forming.ring.id, entries_of(e, forming)
     others = tuple(attempt for attempt in e.record.attempts if attempt.ring != ring)
+    roster = roster_of(entries)
+    if roster is not None and not entries[e.me.node].differs:
+        contacts.learn(e, roster, newest_mark(entries.values()))
     if not judge(entries).primary or e.config.quorum.policy in ("two_node", "none"):
         e.record = replace(e.record, attempts=others)  # with the next write
         return
     known = known_lineage(entries.values())
-    attempts = _newest(others, Attempt(ring, lineage_of(ring, entries), base_of(entries), known > 0))
+    attempts = _newest(others, Attempt(ring, lineage_of(ring, entries), base_of(entries), known > 0, roster))
     if known:
         e.hello = replace(e.hello, lineage=known)
     if attempts != e.record.attempts:
@@ -162,13 +169,18 @@ def before(e: Engine, forming: Forming) -> Ring:
     return forming.first.ring if forming.first else e.ring
 
 
+def rosters(e: Engine) -> list[Roster | None]:
+    """Those by which the attempts of this life that are claimed were counted."""
+    return [roster_of(entries_of(e, each)) for forming in e.claims for each in chain(forming)]
+
+
 def entries_of(e: Engine, forming: Forming) -> dict[int, Entry]:
-    """The entries of a ring's members, with the upper layers' part read."""
+    """The entries of a ring's members, with the upper layers' part read, and the votes that count."""
     entries: dict[int, Entry] = {}
     for member in forming.ring.members:
         said = forming.entries[member.node]
         entries[member.node] = Entry(member, said.old_ring, *e.decode_upper(said.upper))
-    return entries
+    return counted(entries, forming.rosters)
 
 
 def configuration(

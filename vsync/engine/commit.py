@@ -15,10 +15,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vsync.engine import claims, recovery
+from vsync.engine import claims, contacts, recovery
 from vsync.engine.ring import Ring
 from vsync.engine.states import State
 from vsync.engine.timers import Timer
+from vsync.roster import Roster
 from vsync.types import Member, RingId
 from vsync.wire import Commit, CommitEntry, FrameType, Packet, encode_commit
 
@@ -33,7 +34,7 @@ class Forming:
 
     __slots__ = (
         "commit_frame", "entries", "first", "hop", "install_seq", "kept", "queue", "reached", "ring",
-        "transitional",
+        "rosters", "transitional",
     )  # fmt: skip
 
     def __init__(self, ring: Ring) -> None:
@@ -41,6 +42,7 @@ class Forming:
         self.hop = 0  #: of the last commit token handled; a smaller one is a duplicate
         self.commit_frame: bytes | None = None  #: for retransmission
         self.entries: dict[int, CommitEntry] = {}  #: by node, complete from Recovery on
+        self.rosters: dict[bytes, Roster] = {}  #: by digest: those that the entries name
         # Recovery:
         self.transitional: tuple[Member, ...] = ()  #: who comes along from my old ring
         self.queue: list[Packet] = []  #: old packets that I still have to broadcast
@@ -73,6 +75,7 @@ def on_commit(e: Engine, sender: Member, token: Commit, now: int) -> None:
     count = len(token.members)
     if e.state is State.COMMIT and None not in token.entries:
         forming.entries = {m.node: x for m, x in zip(token.members, token.entries, strict=True) if x}
+        forming.rosters = _rosters(token)
         claims.resolve(e, forming)
         claims.correct(e, forming)
         e.enter(State.RECOVERY)
@@ -105,6 +108,8 @@ def _accept(e: Engine, token: Commit, now: int) -> None:
     claimed = claims.mine(e)
     e.record = replace(e.record, ring_seq=e.ring_seq, attempts=claims.stored(e, token))
     e.persist(e.record.encode())
+    named = contacts.named_by(e, claims.rosters(e))
+    token.rosters += [packed for packed in named if packed not in token.rosters]
     place = token.members.index(e.me)
     token.entries[place] = CommitEntry(
         old.id, old.aru, old.high, e.upper(()), tuple(sorted(old.obliged)), old.stable, claimed, e.missed
@@ -112,6 +117,17 @@ def _accept(e: Engine, token: Commit, now: int) -> None:
     token.hop += 1
     e.timers.set(Timer.TOKEN, now + e.timing.consensus)
     _send_on(e, token, now)
+
+
+def _rosters(token: Commit) -> dict[bytes, Roster]:
+    found = {}
+    for packed in token.rosters:
+        try:
+            roster = Roster.unpack(packed)
+        except ValueError:
+            continue  # whose entry names it has no vote
+        found[roster.digest] = roster
+    return found
 
 
 def _send_on(e: Engine, token: Commit, now: int) -> None:

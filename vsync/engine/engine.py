@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from vsync.engine import claims, commit, gather, operational
+from vsync.engine import claims, commit, contacts, gather, operational
 from vsync.engine.change import Change
 from vsync.engine.commit import Forming
 from vsync.engine.gather import Gathering
@@ -34,7 +34,8 @@ from vsync.engine.ring import Ring
 from vsync.engine.states import TIMERS, TRANSITIONS, Reason, State
 from vsync.engine.timers import Timer, TimerTable
 from vsync.errors import Backpressure, FrameError, MessageTooLarge
-from vsync.types import MAX_MESSAGE, NO_RING, ClusterConfig, Member, RingId
+from vsync.roster import Roster
+from vsync.types import MAX_MESSAGE, NO_RING, ClusterConfig, Member, Peer, RingId
 from vsync.wire import (
     MAX_RING_SEQ,
     WIRE_VERSION,
@@ -50,6 +51,7 @@ from vsync.wire import (
     decode_data,
     decode_header,
     decode_join,
+    decode_news,
     decode_probe,
     decode_token,
     encode_header,
@@ -129,10 +131,18 @@ class Engine:
         self._self: deque[bytes] = deque()  #: frames to myself: a ring of one still forms by the rules
         self._tag = cluster_tag(config.cluster)
         self._headers = {kind: encode_header(kind, self._tag, self.me) for kind in FrameType}
-        self._peers = tuple(p.node for p in config.peers if p.node != config.node)
         self._youngest: dict[int, int] = {}  #: incarnation by node: older ones are dead
         self._complained: dict[tuple[int, str], int] = {}
         self._change = Change()  #: the change that is going on
+
+        self.own: Peer  #: this node as its file has it, and all of the file, and what else ``contacts`` keeps
+        self.file: Roster
+        self.heard: tuple[RingId, int]  #: mark and version of the newest roster
+        self.contacts: tuple[Peer, ...]
+        self.outcast: bool  #: the newest roster is without this node
+        self.gone: tuple[int, ...]
+        self.told: dict[int, int]
+        contacts.begin(self, own)
 
     # ------------------------------------------------------------ inputs
 
@@ -343,21 +353,38 @@ class Engine:
 
     def broadcast(self, frame: bytes) -> None:
         """To every other configured node."""
-        if self._peers:
-            self._out.append(Send(self._peers, frame))
+        if others := self._others():
+            self._out.append(Send(others, frame))
 
     def persist(self, record: bytes) -> None:
         """Before anything behind it leaves, this is on disk."""
         self._out.append(Persist(record))
 
-    def mark(self, view: RingId, lineage: int, base: tuple[tuple[int, int], ...], now: int) -> Persist:
+    def mark(
+        self, view: RingId, lineage: int, base: tuple[tuple[int, int], ...], roster: Roster | None, now: int
+    ) -> Persist:
         """This view is primary: the record that has to be stored before anything in it is told (pitfalls K8)."""
         bases: tuple[tuple[tuple[int, int], ...], ...] = (tuple((node, votes) for node, votes in base),)
         if view != self.ring.id:  # an attempt, left at once: perhaps nobody has acted in it
             bases += tuple(a.base for a in reversed(self.record.attempts) if a.ring < view) + self.record.bases
         open_ones = tuple(attempt for attempt in self.record.attempts if attempt.ring > view)
-        self.record = replace(self.record, attempts=open_ones, mark=view, lineage=lineage, bases=bases)
+        self.record = replace(
+            self.record, attempts=open_ones, mark=view, lineage=lineage, bases=bases, roster=roster
+        )
         self.hello = replace(self.hello, lineage=lineage)
+        if roster is not None:
+            contacts.learn(self, roster, view)
+        contacts.introduce(self)
+        return Persist(self.record.encode())
+
+    def enroll(self, roster: Roster, now: int) -> Persist:
+        """An ordered message in a primary view has changed who belongs to the cluster: form the next ring by that.
+
+        Returns the record that has to be stored before anything else leaves this node.
+        """
+        contacts.enroll(self, roster)
+        if self.state is State.OPERATIONAL:
+            gather.enter(self, Reason.NODES, now, version=roster.version)
         return Persist(self.record.encode())
 
     def settled(self, view: RingId, now: int) -> Persist:
@@ -423,6 +450,8 @@ class Engine:
                 if self._acceptable(sender, join.hello, join.ring_seq):
                     self._refuse_younger_self(sender, join)
                     gather.on_join(self, sender, join, now)
+            elif kind is FrameType.NEWS:
+                contacts.on_news(self, sender, decode_news(frame))
             else:
                 self.count("memb_merge_detect_rx")
                 probe = decode_probe(frame)
@@ -435,10 +464,7 @@ class Engine:
         """Whether to talk about membership with this node; the refusal says what is wrong and where."""
         peer = self.config.peer(sender.node)
         if peer is None:
-            raise FrameError(
-                f"node {sender.node} at {hello.address} is not in this node's configuration: "
-                "list it under [[nodes]] everywhere, or stop it"
-            )
+            raise FrameError(contacts.stranger(self, sender, hello))
         if sender.node == self.me.node and sender != self.me:
             raise FrameError(
                 f"node id {sender.node} is used twice: by this node and at {hello.address}; give each its own id"
@@ -471,6 +497,7 @@ class Engine:
             )
         if ring_seq >= MAX_RING_SEQ:
             raise FrameError(f"node {sender.node} is at ring sequence {ring_seq}: too high to go on from")
+        contacts.tell(self, sender, hello)
         if sender.incarnation < self._youngest.get(sender.node, 0):
             self.count("rx_old_incarnation")
             return False
@@ -535,12 +562,16 @@ class Engine:
 
     def _probe(self, now: int) -> None:
         refused = {m.node for m, (until, _) in self.backoff.items() if now < until}  # it would break up its ring
-        strangers = tuple(n for n in self._peers if n not in self.ring.by_node and n not in refused)
-        if strangers and self.ring.representative == self.me:
+        strangers = tuple(n for n in self._others() if n not in self.ring.by_node and n not in refused)
+        if strangers and self.ring.representative == self.me and not self.outcast:
             self.count("memb_merge_detect_tx")
             frame = encode_probe(self.header(FrameType.PROBE), Probe(self.hello, self.ring.id))
             self._out.append(Send(strangers, frame))
+            contacts.remind(self, strangers)
         self.timers.set(Timer.MERGE, now + self.timing.merge)
+
+    def _others(self) -> tuple[int, ...]:
+        return tuple(peer.node for peer in self.contacts if peer.node != self.me.node)
 
     def _stop(self, reason: str) -> None:
         self.enter(State.STOPPED)

@@ -43,7 +43,7 @@ __all__ = [
 #: would ring alone before it could hear anybody, and one that others hold for failed would form ring after ring at
 #: the speed of their JOINs.
 MAY_RING_ALONE = {
-    Reason.NO_CONSENSUS, Reason.LEAVE, Reason.STALLED, Reason.ASKED, Reason.CONNECTION, Reason.SILENT,
+    Reason.NO_CONSENSUS, Reason.LEAVE, Reason.STALLED, Reason.ASKED, Reason.CONNECTION, Reason.SILENT, Reason.NODES,
 }  # fmt: skip
 
 SILENT_JOINS = 4  #: join intervals after which one that nobody hears is failed

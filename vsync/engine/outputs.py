@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vsync.types import Entry, Member, RingId
+from vsync.types import Entry, Member, Peer, RingId
 
-__all__ = ["Configuration", "Deliver", "Install", "Note", "Output", "Persist", "Send", "Stopped"]
+__all__ = ["Configuration", "Deliver", "Install", "Note", "Output", "Persist", "Rewire", "Send", "Stopped", "Tell"]
 
 
 @dataclass(slots=True)
@@ -21,6 +21,26 @@ class Send:
     """Send ``frame`` to these nodes (never to this one). Loss, duplication and reordering are allowed."""
 
     to: tuple[int, ...]
+    frame: bytes
+
+
+@dataclass(slots=True)
+class Rewire:
+    """From now on these are the nodes to talk to, this one included; links to others can go.
+
+    Nodes that were removed (``gone``) may still say something, and be told.
+    """
+
+    peers: tuple[Peer, ...]
+    gone: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Tell:
+    """Send ``frame``, once, to a node that is none of those to talk to, at the address that it gave."""
+
+    node: int
+    address: str
     frame: bytes
 
 
@@ -81,4 +101,4 @@ class Stopped:
     reason: str
 
 
-Output = Send | Persist | Deliver | Install | Note | Stopped
+Output = Send | Persist | Deliver | Install | Note | Stopped | Rewire | Tell

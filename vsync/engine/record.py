@@ -4,7 +4,8 @@
 which others act, and of which it is not known yet that they came to nothing (pitfalls K7). ``mark`` is the last
 primary view it installed, ``bases`` its members and their votes – and those of the view before, if nobody may ever
 have acted in it –, ``lineage`` the chain of primary views it belongs to (K8, C7): a lock state older than a mark
-that is present has been overtaken.
+that is present has been overtaken. ``roster`` goes with the mark: by it the node counts votes (C8); without one it
+goes by its configuration file. The few that a record names are in it once each.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from vsync.roster import Roster
 from vsync.types import NO_RING, RingId
 from vsync.wire import MAX_RING_SEQ
 
 __all__ = ["Attempt", "Record"]
 
-VERSION = 3
+VERSION = 4
+WITHOUT_ROSTER = 3  #: releases before the roster was stored
 
 
 class Attempt(NamedTuple):
@@ -29,6 +32,7 @@ class Attempt(NamedTuple):
     lineage: int
     base: tuple[tuple[int, int], ...]
     sure: bool = True  #: that chain exists; else it is the one that would begin with this attempt, or one before
+    roster: Roster | None = None  #: by which it was counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Record:
     mark: RingId = NO_RING
     lineage: int = 0
     bases: tuple[tuple[tuple[int, int], ...], ...] = ()
+    roster: Roster | None = None
 
     @property
     def cluster(self) -> int:
@@ -48,7 +53,11 @@ class Record:
 
     def encode(self) -> bytes:
         """The bytes to store."""
-        row = (VERSION, self.ring_seq, self.attempts, self.mark, self.lineage, self.bases)
+        named = [self.roster, *(attempt.roster for attempt in self.attempts)]
+        rosters = sorted({roster.packed for roster in named if roster is not None})
+        places = [None if roster is None else rosters.index(roster.packed) for roster in named]
+        attempts = [(*attempt[:4], place) for attempt, place in zip(self.attempts, places[1:], strict=True)]
+        row = (VERSION, self.ring_seq, attempts, self.mark, self.lineage, self.bases, places[0], rosters)
         packed: bytes = msgpack.packb(row)
         return packed
 
@@ -56,11 +65,16 @@ class Record:
     def decode(cls, stored: bytes) -> Record:
         """The inverse of ``encode``. Raises ``ValueError`` for anything else."""
         try:
-            version, seq, attempts, mark, lineage, bases = msgpack.unpackb(stored)
+            version, seq, attempts, mark, lineage, bases, *more = msgpack.unpackb(stored)
+            if version == WITHOUT_ROSTER and not more:
+                attempts, more, version = [(*attempt, None) for attempt in attempts], [None, []], VERSION
+            place, packed = more
+            rosters = {number: Roster.unpack(each) for number, each in enumerate(packed)} | {None: None}
             made = tuple(
-                Attempt(RingId(*ring), int(name), _pairs(votes), bool(sure)) for ring, name, votes, sure in attempts
+                Attempt(RingId(*ring), int(name), _pairs(votes), bool(sure), rosters[at])
+                for ring, name, votes, sure, at in attempts
             )
-            record = cls(seq, made, RingId(*mark), int(lineage), tuple(map(_pairs, bases)))
+            record = cls(seq, made, RingId(*mark), int(lineage), tuple(map(_pairs, bases)), rosters[place])
         except Exception as error:
             raise ValueError(f"the stored ring record is unreadable: {error!r}") from error
         if version != VERSION or type(seq) is not int or not 0 <= seq < MAX_RING_SEQ:

@@ -12,12 +12,12 @@ of a type that is not known raises ``TypeError`` (a test captures engines in eve
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from enum import Enum
 from types import ModuleType
 from typing import Any
 
-from vsync import types, wire
+from vsync import roster, types, wire
 from vsync.engine import change, commit, gather, outputs, record, ring, states, timers
 from vsync.engine.engine import Engine
 
@@ -26,7 +26,9 @@ __all__ = ["GIVEN", "capture", "decode", "encode", "held_bytes", "restore"]
 #: Attributes that whoever restores an engine brings along: not its state.
 GIVEN = frozenset({"config", "timing", "upper", "decode_upper", "recorder"})
 
-_MODULES: tuple[ModuleType, ...] = (types, wire, change, commit, gather, outputs, record, ring, states, timers)
+_MODULES: tuple[ModuleType, ...] = (
+    *(types, roster, wire, change, commit, gather, outputs, record, ring, states, timers),
+)
 _CLASSES: dict[str, type] = {
     name: cls
     for module in _MODULES
@@ -54,7 +56,7 @@ def restore(state: dict[str, Any], config: types.ClusterConfig, upper: Any, deco
     """A living engine in that state; ``state`` is used up. ``upper`` and ``decode_upper``: see ``Engine``."""
     engine = Engine.__new__(Engine)
     vars(engine).update(state)
-    engine.config, engine.timing = config, config.timing
+    engine.config, engine.timing = replace(config, peers=engine.contacts), config.timing
     engine.upper, engine.decode_upper = upper, decode_upper
     return engine
 

@@ -66,3 +66,4 @@ class Reason(Enum):
     MERGE = "another ring was found"
     STALLED = "a member stopped receiving"
     ASKED = "asked by a layer above"
+    NODES = "the set of nodes was changed"

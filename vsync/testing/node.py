@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vsync.engine.outputs import Note, Persist, Send, Stopped
+from vsync.engine.outputs import Note, Persist, Rewire, Send, Stopped, Tell
 from vsync.engine.record import Record
 from vsync.service import Credentials, Kill, Service, Spawn
 from vsync.testing.bounds import check_buffers
@@ -327,6 +327,10 @@ class SimNode:
         elif kind is Stopped:
             self._end(f"stopped: {output.reason}")
             return False
+        elif kind is Tell:
+            self._send((output.node,), output.frame)
+        elif kind is Rewire:
+            pass  # here everybody can reach everybody; the engine decides whom it talks to
         elif kind is Spawn:
             self._spawn(output)
         elif kind is Kill:

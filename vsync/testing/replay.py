@@ -25,6 +25,7 @@ from vsync.engine.outputs import Configuration
 from vsync.errors import Backpressure, MessageTooLarge, RecordingError
 from vsync.recorder import (
     CHECKPOINT,
+    ENROLL,
     INPUTS,
     MARK,
     NOTE,
@@ -36,6 +37,7 @@ from vsync.recorder import (
     Recording,
     digest,
 )
+from vsync.roster import Roster
 from vsync.testing.evs_views import ViewRules
 from vsync.testing.story import story
 from vsync.testing.trace import Delivered, Event, Noted, Started, Trace, Viewed
@@ -112,8 +114,13 @@ class _Runner:
         try:
             if record[0] in (RECEIVE, SUBMIT):
                 method(arguments[0], self.now, *arguments[1:])
-            elif record[0] in (MARK, SETTLED):
+            elif record[0] == MARK:
+                *known, packed = arguments[1:]
+                method(RingId(*arguments[0]), *known, packed and Roster.unpack(packed), self.now)
+            elif record[0] == SETTLED:
                 method(RingId(*arguments[0]), *arguments[1:], self.now)
+            elif record[0] == ENROLL:
+                method(Roster.unpack(arguments[0]), self.now)
             else:
                 method(*arguments, self.now)
         except (Backpressure, MessageTooLarge):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import zmq
 
+    from vsync.types import Peer
+
 __all__ = ["MAX_FRAME", "Transport", "new_counters"]
 
 MAX_FRAME = 4 << 20  #: bytes; a larger frame is a stranger's: its connection is dropped
@@ -37,6 +39,17 @@ class Transport(Protocol):
 
     def send(self, to: Sequence[int], frame: bytes) -> None:
         """Send ``frame`` to these nodes, or drop it (full queue, unknown node, peer absent); never blocks."""
+        ...
+
+    def rewire(self, peers: Sequence[Peer], gone: Sequence[int] = ()) -> None:
+        """From now on these are the nodes, this one included: open and close links. Never blocks.
+
+        Those that are ``gone`` have none, but what they say is still handed on.
+        """
+        ...
+
+    def tell(self, node: int, address: str, frame: bytes) -> None:
+        """Send ``frame``, once, to a node that is none of those to talk to, or drop it; never blocks."""
         ...
 
     def receive(self) -> list[bytes]:

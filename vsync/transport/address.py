@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from vsync.errors import ConfigError
 from vsync.types import Peer
 
-__all__ = ["Target", "check_loopback", "is_loopback", "parse_address", "resolve"]
+__all__ = ["Target", "check_loopback", "is_loopback", "parse_address", "resolve", "resolve_aside"]
 
 Target = tuple[socket.AddressFamily, tuple[Any, ...]]  #: what ``socket.connect`` wants
 
@@ -45,6 +46,17 @@ def resolve(address: str, kind: socket.SocketKind) -> Target | None:
     except OSError:
         return None
     return family, target
+
+
+def resolve_aside(address: str, kind: socket.SocketKind, done: Callable[[Target | None], None]) -> None:
+    """As ``resolve``, but never blocks: a host name is looked up by a thread, which calls ``done`` then."""
+    host, _ = parse_address(address)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        threading.Thread(target=lambda: done(resolve(address, kind)), name="vsync-resolve", daemon=True).start()
+    else:
+        done(resolve(address, kind))
 
 
 def check_loopback(peers: Iterable[Peer]) -> None:

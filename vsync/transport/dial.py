@@ -136,6 +136,15 @@ class Dial:
         self._probe = None
         self._judge(error)
 
+    def aim(self, target: Target | None) -> None:
+        """The host name has been looked up. May be called by another thread."""
+        self._target = target
+
+    @property
+    def probing(self) -> int | None:
+        """The descriptor that is being watched, if one is."""
+        return self._probe.fileno() if self._probe is not None else None
+
     def close(self) -> None:
         """Give the probe free."""
         if self._probe is not None:

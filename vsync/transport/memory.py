@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 from vsync.transport import MAX_FRAME, new_counters
+from vsync.types import Peer
 
 __all__ = ["MemoryHub", "MemoryTransport"]
 
@@ -83,6 +84,13 @@ class MemoryTransport:
                 self.counters["bytes_sent"] += len(frame)
             else:
                 self.counters["frames_dropped"] += 1
+
+    def rewire(self, peers: Sequence[Peer], gone: Sequence[int] = ()) -> None:
+        """The hub knows everybody."""
+
+    def tell(self, node: int, address: str, frame: bytes) -> None:
+        """As ``send``."""
+        self.send((node,), frame)
 
     def offer(self, frame: bytes) -> bool:
         """Called by the hub, from the sender's thread."""

@@ -73,6 +73,7 @@ class Mesh(ABC):
         self.me = me
         self.counters = new_counters(*counters)
         self._clock = clock
+        self._timing = timing
         self._complaints = Complaints()
         self._tag = cluster_tag(config.cluster)
         now = clock()
@@ -86,6 +87,26 @@ class Mesh(ABC):
         self._said: dict[tuple[int, int], LinkState] = {}  # states that the log has
 
     # ------------------------------------------------------------ for the loop
+
+    def rewire(self, peers: Sequence[Peer], gone: Sequence[int] = ()) -> None:
+        """See ``Transport.rewire``. Nodes whose addresses stay keep their links."""
+        wanted = {peer.node: peer for peer in peers if peer.node != self.me.node}
+        for node, remote in list(self._remotes.items()):
+            peer = wanted.get(node)
+            if peer is not None and peer.addresses == remote.peer.addresses:
+                remote.peer = peer
+                continue
+            self._close_links(node)
+            del self._remotes[node]
+            for link in remote.links.links:
+                self._said.pop((node, link.index), None)
+        now = self._clock()
+        for node, peer in sorted(wanted.items()):
+            if node not in self._remotes:
+                count = min(len(peer.addresses), len(self.me.addresses))
+                self._remotes[node] = Remote(peer, count, now, self._timing)
+                self._open_links(node)
+        self._plan()
 
     def send(self, to: Sequence[int], frame: bytes) -> None:
         """Send ``frame`` to each of these nodes over the link in use, or drop it; never blocks."""
@@ -142,6 +163,14 @@ class Mesh(ABC):
     def _wrap(self, node: int, frame: bytes) -> bytes:
         """``frame`` as it goes over the wire to ``node``, whatever the link."""
         return frame
+
+    @abstractmethod
+    def _open_links(self, node: int) -> None:
+        """To a node that has come; must not block."""
+
+    @abstractmethod
+    def _close_links(self, node: int) -> None:
+        """To a node that has gone, or has moved."""
 
     @abstractmethod
     def _put(self, node: int, link: int, wire: bytes) -> bool:

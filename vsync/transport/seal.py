@@ -114,6 +114,12 @@ class Opener:
         self._lives: dict[bytes, _Life] = {}
         self._by_node: dict[int, _Life] = {}
 
+    def admit(self, senders: frozenset[int]) -> None:
+        """From now on open what comes from these, and from nobody else."""
+        self._senders = senders
+        for node in [node for node in self._by_node if node not in senders]:
+            del self._lives[self._by_node.pop(node).prefix]
+
     def open(self, datagram: memoryview) -> tuple[int, bytes] | None:
         """(sender, frame), or ``None`` for one that came twice or is an older life's.
 

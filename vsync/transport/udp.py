@@ -12,19 +12,23 @@ in one piece (IP_MTU of the connected socket), frames that are larger – few ar
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import ipaddress
 import select
 import socket
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from vsync.errors import TransportError
+from vsync.errors import ConfigError, TransportError
 from vsync.logs import get_logger
-from vsync.transport.address import Target, parse_address, resolve
+from vsync.transport.address import Target, parse_address, resolve, resolve_aside
 from vsync.transport.links import LinkTiming
 from vsync.transport.mesh import BATCH, LINK_MAGIC, Mesh
 from vsync.transport.options import TransportConfig, check_addresses
 from vsync.transport.seal import LANE_AT, OVERHEAD, AuthenticationFailed, Opener, Sealer, new_salt
-from vsync.types import ClusterConfig
+from vsync.types import ClusterConfig, Peer
 from vsync.wire import FrameType
 
 __all__ = ["ENCAPSULATION", "UdpTransport"]
@@ -90,10 +94,9 @@ class UdpTransport(Mesh):
         timing = LinkTiming(touch=TOUCH_US) if redundant else LinkTiming(busy=1_000_000, touch=TOUCH_US)
         super().__init__(config, ("frames_repeated", "auth_failures", "frames_duplicate"), timing)
         self._options = options
-        salt = new_salt()
-        self._sealers = {
-            node: Sealer(options.key, config.node, incarnation, salt, node) for node in self._remotes
-        }
+        self._life = config.node, incarnation, new_salt()
+        #: Kept for ever: with a new one for the same node the counter, which is the nonce, would begin anew.
+        self._sealers: dict[int, Sealer] = {}
         self._opener = Opener(options.key, config.node, frozenset(self._remotes))
         self._buffer = bytearray(1 << 16)
         self._view = memoryview(self._buffer)
@@ -109,7 +112,11 @@ class UdpTransport(Mesh):
                     self._listen(_Line(lane, link, address, 0, _Path()))
             for node, remote in self._remotes.items():
                 for link in range(len(remote.links.links)):
-                    self._connect(node, link, remote.peer.addresses[link])
+                    address = remote.peer.addresses[link]
+                    target = resolve(address, socket.SOCK_DGRAM)
+                    if target is None:
+                        raise TransportError(f"node {node} at {address}: its host name is unknown; correct it")
+                    self._connect(self._line_pair(node, link, address), target)
         except BaseException:
             self.close()
             raise
@@ -119,6 +126,24 @@ class UdpTransport(Mesh):
     def packet_bytes(self) -> int:
         """What fits in one packet of the path to every peer, over every link, as it was when this node started."""
         return max(MIN_PAYLOAD, self._room - OVERHEAD - ENCAPSULATION)
+
+    def rewire(self, peers: Sequence[Peer], gone: Sequence[int] = ()) -> None:
+        """See ``Mesh``."""
+        super().rewire(peers, gone)
+        self._opener.admit(frozenset({*self._remotes, *gone}) - {self.me.node})
+
+    def tell(self, node: int, address: str, frame: bytes) -> None:
+        """See ``Transport.tell``: from the own port."""
+        door = next((line.socket for line in self._lines.values() if not line.node and not line.lane), None)
+        try:
+            host, _ = parse_address(address)
+            ipaddress.ip_address(host)
+            target = resolve(address, socket.SOCK_DGRAM)
+        except (ConfigError, ValueError):
+            return  # a host name would have to be looked up
+        if door is not None and target is not None:
+            with contextlib.suppress(OSError):
+                door.sendto(self._wrap(node, frame), target[1])
 
     def receive(self) -> list[bytes]:
         """Up to 32 frames, oldest first per peer and link; tokens after all data."""
@@ -152,6 +177,8 @@ class UdpTransport(Mesh):
 
     def _wrap(self, node: int, frame: bytes) -> bytes:
         lane = _TOKEN if frame[_KIND_AT : _KIND_AT + 1] in _TOKENS and frame[:2] != LINK_MAGIC else _DATA
+        if node not in self._sealers:
+            self._sealers[node] = Sealer(self._options.key, *self._life, node)
         return self._sealers[node].seal(frame, lane)
 
     def _put(self, node: int, link: int, wire: bytes) -> bool:
@@ -218,9 +245,10 @@ class UdpTransport(Mesh):
                 self.counters["frames_duplicate"] += 1
                 continue
             node, frame = opened
-            path = self._out[node, line.link][0].path
-            path.heard = True
-            path.refused = 0
+            if (node, line.link) in self._out:
+                path = self._out[node, line.link][0].path
+                path.heard = True
+                path.refused = 0
             if frame[:2] == LINK_MAGIC:
                 self._link_frame(frame)
             else:
@@ -254,29 +282,41 @@ class UdpTransport(Mesh):
             _log.warning("udp_buffer_small", bytes=granted // 2, remedy=f"sysctl net.core.rmem_max={BUFFER}")
         self._adopt(line, own)
 
-    def _connect(self, node: int, link: int, address: str) -> None:
+    def _open_links(self, node: int) -> None:
+        for link in range(len(self._remotes[node].links.links)):
+            address = self._remotes[node].peer.addresses[link]
+            lines = self._line_pair(node, link, address)
+            resolve_aside(address, socket.SOCK_DGRAM, partial(_aim, lines))
+
+    def _close_links(self, node: int) -> None:
+        for key in [key for key in self._out if key[0] == node]:
+            for line in self._out.pop(key):
+                if line.socket is not None:
+                    del self._lines[line.socket.fileno()]
+                    line.socket.close()  # which takes it out of its epoll set
+
+    def _line_pair(self, node: int, link: int, address: str) -> tuple[_Line, _Line]:
         path = _Path()
         lines = (_Line(0, link, address, node, path), _Line(1, link, address, node, path))
         self._out[node, link] = lines
-        target = resolve(address, socket.SOCK_DGRAM)
-        if target is None:
-            raise TransportError(f"node {node} at {address}: its host name is unknown; correct it")
+        return lines
+
+    def _connect(self, lines: tuple[_Line, _Line], target: Target) -> None:
+        _aim(lines, target)
         for line in lines:
-            line.target = target
             if self._reach(line):
                 self._measure(line)
             else:
-                _log.warning("no_route", node=node, link=link, address=address)
+                _log.warning("no_route", node=line.node, link=line.link, address=line.address)
                 self._room = min(self._room, DEFAULT_MTU - _HEADERS[socket.AF_INET6])
 
     def _reach(self, line: _Line) -> bool:
         """Open the socket of ``line``, if there is a way to the peer."""
         now = self._clock()
-        if line.tried and now - line.tried < _AGAIN_US:
+        own, target = self._own[line.link], line.target
+        if target is None or (line.tried and now - line.tried < _AGAIN_US):
             return False
         line.tried = now
-        own, target = self._own[line.link], line.target
-        assert target is not None
         sock = _socket(own[0], line.lane)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -304,6 +344,14 @@ class UdpTransport(Mesh):
         line.socket = sock
         self._lines[sock.fileno()] = line
         self._polls[line.lane].register(sock.fileno(), select.EPOLLIN)
+
+
+def _aim(lines: tuple[_Line, _Line], target: Target | None) -> None:
+    """The host name has been looked up, perhaps by another thread."""
+    for line in lines:
+        line.target = target
+    if target is None:
+        _log.warning("host_unknown", node=lines[0].node, address=lines[0].address, remedy="correct it")
 
 
 def _lane(target: Target, lane: int) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ own: monitors, the ZAP handler and probes are descriptors in one epoll set, whic
 
 from __future__ import annotations
 
+import contextlib
 import select
 from collections.abc import Callable, Sequence
 from socket import SOCK_STREAM
@@ -22,9 +23,9 @@ from typing import Any
 
 import zmq
 
-from vsync.errors import TransportError
+from vsync.errors import ConfigError, TransportError
 from vsync.transport import MAX_FRAME
-from vsync.transport.address import parse_address, resolve
+from vsync.transport.address import Target, parse_address, resolve, resolve_aside
 from vsync.transport.curve import FAILURES, Curve, reason
 from vsync.transport.dial import EVENTS, NEVER, Dial, read_events
 from vsync.transport.links import LinkTiming
@@ -38,6 +39,7 @@ _SEND_QUEUE = 512  # frames per peer and link
 _RECEIVE_QUEUE = 2048  # frames per connection
 _LINK_MS = 1500  # without a sign of life for so long a connection is torn down and made anew
 _LINGER_MS = 50  # for the word that this node leaves
+_TELL_MS = 1000
 _EVIDENCE = "connection reset, then refused"
 
 
@@ -68,7 +70,8 @@ class ZmqTransport(Mesh):
             for node, remote in self._remotes.items():
                 self._dials[node] = []
                 for link in range(len(remote.links.links)):
-                    self._dials[node].append(self._dial(node, link))
+                    target = resolve(remote.peer.addresses[link], SOCK_STREAM)
+                    self._dials[node].append(self._dial(node, link, target))
         except BaseException:
             self.close()
             raise
@@ -154,12 +157,47 @@ class ZmqTransport(Mesh):
         self.counters["auth_failures"] += 1
         self._complaints.say("peer_refused", source, reason(kind, value, self._curve), self._clock())
 
-    def _dial(self, node: int, link: int) -> Dial:
+    def tell(self, node: int, address: str, frame: bytes) -> None:
+        """See ``Transport.tell``: a connection of its own, which is given a moment."""
+        try:
+            url = _url(address)
+        except ConfigError:
+            return
+        push = self._socket(zmq.PUSH)
+        push.setsockopt(zmq.IMMEDIATE, 0)
+        if self._curve is not None:
+            self._curve.present(push)
+        with contextlib.suppress(zmq.ZMQError):
+            push.connect(url)
+            push.send(frame, zmq.DONTWAIT)
+        push.close(linger=_TELL_MS)
+
+    def _open_links(self, node: int) -> None:
+        remote = self._remotes[node]
+        self._dials[node] = []
+        for link in range(len(remote.links.links)):
+            dial = self._dial(node, link, None)
+            self._dials[node].append(dial)
+            resolve_aside(dial.address, SOCK_STREAM, dial.aim)
+
+    def _close_links(self, node: int) -> None:
+        for dial in self._dials.pop(node):
+            for fd in (_descriptor(dial.monitor), dial.probing):
+                if fd is not None:
+                    self._epoll.unregister(fd)
+                    del self._handlers[fd]
+            dial.close()
+            dial.push.disable_monitor()
+            dial.push.close(linger=_LINGER_MS)
+        self._dead.discard(node)
+        self._plan_retry()
+
+    def _dial(self, node: int, link: int, target: Target | None) -> Dial:
         address = self._remotes[node].peer.addresses[link]
         push = self._socket(zmq.PUSH)
         if self._curve is not None:
             self._curve.present(push)
-        dial = Dial(node, link, address, push, resolve(address, SOCK_STREAM))
+        dial = Dial(node, link, address, push, target)
         self._watch(_descriptor(dial.monitor), lambda: self._monitored(dial))
         self._monitored(dial)  # a zmq descriptor does not become readable before it was once found empty
         push.connect(_url(address))

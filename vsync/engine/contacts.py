@@ -1,0 +1,151 @@
+"""Whom a node talks to, and by which roster it counts: two things that must not be confused (pitfalls C8).
+
+The roster that *counts* is stored with the mark. It changes by a message in the agreed order (``enroll``) and with
+the primary view that a node comes to (``Engine.mark``), and goes round in the commit token (``vsync.counting``).
+
+Whom a node *talks to* are the nodes of the newest roster that it has heard of, by whatever way: an error there
+costs time, never safety. Who introduces itself with an older one is sent the newer, so that a node finds the others
+again that was off while they moved, and one that was removed knows why nobody wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vsync.engine.outputs import Rewire, Send, Tell
+from vsync.errors import FrameError
+from vsync.roster import Roster
+from vsync.types import Member, Peer, RingId
+from vsync.wire import FrameType, Hello, News, encode_news
+
+if TYPE_CHECKING:
+    from vsync.engine.engine import Engine
+
+__all__ = ["begin", "counts_by", "enroll", "learn", "named_by", "on_news", "remind", "stranger", "tell"]
+
+REMIND = 8  #: probes of absent nodes between two with the roster
+
+
+def begin(e: Engine, own: Peer) -> None:
+    """At the start: the stored roster goes before the file. Where this node is itself, its file knows best."""
+    e.file = Roster.of_file(e.config.peers)
+    e.own = own
+    e.heard = (e.record.mark, counts_by(e).version)
+    e.outcast = False
+    e.gone = ()
+    e.contacts = e.config.peers
+    e.told = {}
+    _talk_to(e, counts_by(e))
+    introduce(e)
+
+
+def counts_by(e: Engine) -> Roster:
+    """The roster by which this node counts now."""
+    return e.record.roster or e.file
+
+
+def named_by(e: Engine, rosters: Iterable[Roster | None]) -> list[bytes]:
+    """What a commit token needs so that everybody can read this node's entry."""
+    named = [counts_by(e), *(attempt.roster for attempt in e.record.attempts), *rosters]
+    return sorted({roster.packed for roster in named if roster is not None})
+
+
+def introduce(e: Engine) -> None:
+    """JOIN and PROBE say which roster this node has."""
+    roster = counts_by(e)
+    e.hello = replace(e.hello, mark=e.record.mark, roster=roster.version, digest=roster.digest)
+
+
+def enroll(e: Engine, roster: Roster) -> None:
+    """A change was delivered in a primary view: from now on count by ``roster``, and form the next ring by it."""
+    e.record = replace(e.record, roster=roster)
+    learn(e, roster, e.record.mark)
+    introduce(e)
+    e.leavers |= _parted(e, roster)
+    e.gathering.failed |= _parted(e, roster)
+
+
+def _parted(e: Engine, roster: Roster) -> set[Member]:
+    """Who will not be in my next ring: those that were removed, or, if that is me, the others."""
+    gone = {member for member in e.ring.members if roster.peer(member.node) is None}
+    return set(e.ring.member_set - {e.me}) if e.me in gone else gone
+
+
+def learn(e: Engine, roster: Roster, mark: RingId) -> None:
+    """There is this roster, which goes with this mark: talk to its nodes, if nothing newer is known."""
+    if (mark, roster.version) > e.heard:
+        e.heard = (mark, roster.version)
+        _talk_to(e, roster)
+
+
+def _talk_to(e: Engine, roster: Roster) -> None:
+    e.outcast = roster.version > 0 and roster.peer(e.me.node) is None
+    own = roster.peer(e.me.node) or replace(e.own, votes=0)
+    others = [peer for peer in roster.peers if peer.node != e.me.node]
+    peers = tuple(sorted((*others, replace(own, addresses=e.own.addresses)), key=lambda peer: peer.node))
+    if (peers, roster.gone) != (e.contacts, e.gone):
+        e.contacts, e.gone = peers, roster.gone
+        e.config = replace(e.config, peers=peers)
+        e.output(Rewire(peers, roster.gone))
+        e.note("nodes_known", version=roster.version, nodes=list(roster.nodes), removed=e.outcast)
+
+
+# ---------------------------------------------------------------- telling others
+
+
+def tell(e: Engine, sender: Member, hello: Hello) -> None:
+    """A node that I talk to introduced itself: if its roster is older than mine, it gets mine."""
+    if _behind(e, sender, hello):
+        e.output(Send((sender.node,), _news(e)))
+
+
+def stranger(e: Engine, sender: Member, hello: Hello) -> str:
+    """A node that is not in my roster introduced itself: it is told, and the reason for the log is returned."""
+    if hello.cluster == e.config.cluster and _behind(e, sender, hello):
+        e.output(Tell(sender.node, hello.address, _news(e)))
+    if sender.node in e.gone:
+        return (
+            f"node {sender.node} at {hello.address} was removed from the cluster: stop it, or bring it back with "
+            "vsync nodes add"
+        )
+    return (
+        f"node {sender.node} at {hello.address} is not in this node's configuration: "
+        + ("run vsync nodes add" if e.record.roster else "list it under [[nodes]] everywhere")
+        + ", or stop it"
+    )
+
+
+def remind(e: Engine, absent: tuple[int, ...]) -> None:
+    """Nodes that are away may have been away for long: all that they know may have moved."""
+    if counts_by(e).version > 1 and e.counters["memb_merge_detect_tx"] % REMIND == 1:
+        e.output(Send(absent, _news(e)))
+
+
+def _behind(e: Engine, sender: Member, hello: Hello) -> bool:
+    """Whether to send it the roster: not more often than a ring would probe for it."""
+    same = hello.digest == e.hello.digest or hello.lineage not in (0, e.hello.lineage)
+    older = (hello.mark, hello.roster) < (e.record.mark, e.hello.roster)
+    soon = e.now - e.told.get(sender.node, -e.timing.merge) < e.timing.merge
+    if same or not older or not e.record.lineage or soon:
+        return False
+    if len(e.told) > 1000:
+        e.told.clear()
+    e.told[sender.node] = e.now
+    return True
+
+
+def _news(e: Engine) -> bytes:
+    return encode_news(e.header(FrameType.NEWS), News(e.record.lineage, e.record.mark, counts_by(e).packed))
+
+
+def on_news(e: Engine, sender: Member, news: News) -> None:
+    """Somebody says that there is a newer roster. Raises ``FrameError``."""
+    if e.hello.lineage not in (0, news.lineage):
+        raise FrameError(f"node {sender.node} tells the roster of another cluster of this name")
+    try:
+        roster = Roster.unpack(news.roster)
+    except ValueError as error:
+        raise FrameError(str(error)) from None
+    learn(e, roster, news.mark)
