@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["MAGIC", "Taps", "frame", "held_from", "message_from", "read", "view_from"]
 
 MAGIC = b"dlmrec"
-VERSION = 1
+VERSION = 2
 PIECE = 256 * 1024  #: bytes of snapshot in one answer
 MOST = 4  #: recorders at a time
 LONGEST = 1 << 26  #: bytes of one record
@@ -97,7 +97,7 @@ class Taps:
         """A primary view that the table is about to be carried into."""
         if not self._open:
             return
-        lives = [(node, tuple(said.life)) for node, (_, said) in announcements(view).items()]
+        lives = [(node, tuple(said.life), said.split) for node, (_, said) in announcements(view).items()]
         members = [tuple(member) for member in view.members]
         before, behind = ([_message(*held) for held in each] for each in (prefix, rest))
         self._push("view", self._service.home.now, tuple(view.id), members, sorted(going_on), lives, before, behind)
@@ -140,8 +140,8 @@ def view_from(ring: Row, members: Iterable[Row], lives: Iterable[Row]) -> View:
     present = tuple(Member(*member) for member in members)
     incarnation = {member.node: member for member in present}
     entries = {
-        node: Entry(incarnation[node], NO_RING, 1, {TAG: Announcement(life=RingId(*life)).encode()})
-        for node, life in lives
+        node: Entry(incarnation[node], NO_RING, 1, {TAG: Announcement(life=RingId(*life), split=split).encode()})
+        for node, life, split in lives
     }
     return View(RingId(*ring), present, (), (), True, False, "recorded", entries, NO_RING)
 
