@@ -16,7 +16,7 @@ from vsync.transport.memory import MemoryHub
 DOCS = Path(__file__).parents[2] / "docs"
 #: And how many snippets there are at least.
 PAGES = {
-    "fencing.md": 6, "locks.md": 9, "lockspace.md": 7, "lockspaces.md": 6, "looking.md": 2, "recipes.md": 12,
+    "asyncio.md": 5, "fencing.md": 6, "locks.md": 9, "lockspace.md": 7, "lockspaces.md": 6, "looking.md": 2, "recipes.md": 12,
     "storms.md": 1,
 }  # fmt: skip
 
