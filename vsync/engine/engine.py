@@ -71,6 +71,7 @@ REMEMBERED = 8  #: a back-off is forgotten when so many times its length have pa
 MAX_LARGE = 64  #: waiting messages beyond which no message larger than a packet is taken: bounds the memory
 DELIVERIES = 4096  #: messages handed up in one step; the rest follow when the ring has had its turn
 MANY_GATHERS = 12  #: attempts in a row after which something is wrong with the network, not with a node
+REFUSED = 8  #: complaints that the status shows
 NOTE_EVERY = 10_000_000  #: µs between two notes of the same complaint about the same node
 
 
@@ -237,6 +238,7 @@ class Engine:
             },
             "backoff": {str(m.node): u - self.now for m, (u, _) in sorted(self.backoff.items()) if u > self.now},
             "last_change": self.last_change,
+            "refused": self._refused(),
             "aru_held_by": {str(node): visits for node, visits in sorted(self.aru_held.items()) if node},
             "time_since_token_last_received_us": self.now - ring.last_accepted if ring.last_accepted else None,
             "mtt_rx_token_us": self.rotation,
@@ -424,6 +426,12 @@ class Engine:
                 self._complained.clear()
             self._complained[node, why] = self.now
             self.note("bad_frame", node=node, why=why)
+
+    def _refused(self) -> list[dict[str, Any]]:
+        """What other nodes have been told off for lately, the latest first."""
+        lately = [(at, key) for key, at in self._complained.items() if self.now - at < 2 * NOTE_EVERY]
+        latest = sorted(lately, key=lambda row: (-row[0], row[1]))[:REFUSED]
+        return [{"node": node, "why": why} for _, (node, why) in latest]
 
     # ------------------------------------------------------------ the gate
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import vsync
-from vsync.cli import run
+from vsync.cli import render, run
 from vsync.cli.table import plain
 from vsync.events import ClusterView, NodeLife
 from vsync.transport.memory import MemoryHub
@@ -111,6 +111,18 @@ def test_override_asks_first(
     out = capsys.readouterr().out
     assert "PRIMARY  1 of 2 votes" in out
     assert "Quorum  an operator has overridden the quorum" in out  # as long as this view lasts
+
+
+def test_status_shows_what_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    view = {"id": "1.5", "primary": True, "reason": "this node started"}
+    ring = {"state": "operational", "delivered": 0, "queue": 0, "counters": {}}
+    why = "node 2 at 127.0.0.1:7002 comes from another cluster of this name"
+    render.status({
+        "cluster": "prod", "node": {"name": "alpha", "id": 1}, "view": view, "votes": 2, "expected_votes": 3,
+        "since_us": 0, "quorum": {"why": "2 of 3 votes"}, "nodes": [], "services": {},
+        "ring": ring | {"refused": [{"node": 2, "why": why}]},
+    })  # fmt: skip
+    assert f"Refused node 2: {why}" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("command", ["status", "members"])

@@ -446,6 +446,8 @@ class TestC7:
             refused = [fields for node, what, fields in chain.notes if node == here and what == "bad_frame"]
             whys = [fields["why"] for fields in refused if fields["node"] == there]
             assert any("comes from another cluster of this name (lineage" in why for why in whys), whys
+            refused = chain.cluster[here].core.status()["ring"]["refused"]
+            assert [row["why"] for row in refused if row["node"] == there] == whys
         chain.cluster.crash(3)
         chain.cluster[3].disk.wipe()
         chain.end()
