@@ -39,6 +39,7 @@ from dlm.info import Flag, Holder, LockInfo, Mode, Outcome
 from dlm.lockspace import Lockspace
 from dlm.reasons import Blocker, Party, Wait, Why, Withheld
 from dlm.recipes import Barrier, Counter, Election, Semaphore
+from dlm.recoveries import FailureInfo, Recovery
 from dlm.status import Lksb, Status
 from dlm.together import HeldAll, LockAll
 from dlm.transaction import Transaction
@@ -61,6 +62,7 @@ __all__ = [
     "DLMError",
     "Deadlock",
     "Election",
+    "FailureInfo",
     "FencedResource",
     "Flag",
     "ForkedProcess",
@@ -92,6 +94,7 @@ __all__ = [
     "Outcome",
     "Party",
     "PermissionDenied",
+    "Recovery",
     "Semaphore",
     "SpaceBusy",
     "SpaceExists",

@@ -63,7 +63,7 @@ def check_friendly(flags: Flag) -> None:
 
 def refusal(failed: RequestFailed, name: bytes, timeout: float | None = None) -> errors.DLMError:
     """The exception for a refused request about ``name``; unknown codes become ``InvalidRequest``."""
-    text = f"lock {name_text(name)!r}: {failed}"
+    text = f"lock {name_text(name)!r}: {failed}" if name else str(failed)
     rule = str(failed.more.get("rule", ""))
     match failed.code:
         case "again":

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from dlm import answers
 from dlm.asking import lock_args, requested, taken_back
+from dlm.client_failures import ClientFailures
 from dlm.client_looking import ClientLooking
 from dlm.client_spaces import ClientSpaces, open_space
 from dlm.errors import ConfigError, LockTimeout, NotConnected
@@ -80,7 +81,7 @@ def connect(
     return Client.over(channel, space=space, create=create)
 
 
-class Client(Recipes, ClientSpaces, ClientLooking, Together):
+class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
     """A session with a node, and the locks it takes. Thread-safe; not usable after ``fork`` (API-R9).
 
     ``close`` (or the end of ``with``) gives back everything that is still held, without asking.

@@ -95,6 +95,8 @@ class SessionBase(ABC):
         self._serials = _Serials()
         # Weak, so that a handle which nobody has any more can say so (ResourceWarning).
         self._handles: weakref.WeakValueDictionary[int, Grant] = weakref.WeakValueDictionary()
+        self._recoveries: list[dict[str, Any]] = []  #: pushed, and not taken yet
+        self.on_recovery: list[Callable[[], None]] = []  #: called when one has come
         channel.on_push(SERVICE, self._on_push)
         channel.on_close(self._on_close)
 
@@ -226,6 +228,14 @@ class SessionBase(ABC):
             raise LockTimeout(text, name=grant.name)
         return True
 
+    def take_recovery(self) -> dict[str, Any] | None:
+        """The next failure in this lockspace that an application has to recover from, if it was pushed."""
+        for row in self._recoveries:
+            if row["space"] == self.space:
+                self._recoveries.remove(row)
+                return row
+        return None
+
     # -- endings
 
     def close(self) -> None:
@@ -262,6 +272,10 @@ class SessionBase(ABC):
                 grant = self._handles.get(data["h"])
                 if grant is not None:
                     grant.note_blocking(int(data["mode"]))
+            elif kind == "recover":
+                self._recoveries.append(dict(data))
+                for call in self.on_recovery:
+                    call()
             self.changed.notify_all()
 
 

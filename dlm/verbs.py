@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlm import arguments, group, looking, space_verbs
+from dlm import arguments, failure_verbs, group, looking, space_verbs
 from dlm.handle import Handle, Request, Session
 from dlm.messages import Kind
 from dlm.modes import CANCEL, IVVALBLK, NONE, PW, VALBLK
@@ -202,5 +202,6 @@ VERBS: dict[str, Verb] = {
     "cancel": _cancel,
     "purge": _purge,
     **space_verbs.VERBS,
+    **failure_verbs.VERBS,
     **looking.VERBS,
 }

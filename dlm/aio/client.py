@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from dlm import answers
 from dlm.aio.election import AsyncElection
+from dlm.aio.failures import AsyncFailures
 from dlm.aio.held import AsyncHeld
 from dlm.aio.lock import AsyncLock
 from dlm.aio.looking import AsyncLooking
@@ -54,7 +55,7 @@ class HasAsyncChannel(Protocol):
         ...
 
 
-class AsyncClient(AsyncLooking, AsyncSpaces, AsyncTogether):
+class AsyncClient(AsyncLooking, AsyncSpaces, AsyncFailures, AsyncTogether):
     """A session with a node, and the locks it takes, for the tasks of one event loop. Not usable in another loop or
     thread, nor after ``fork`` (API-R9).
 

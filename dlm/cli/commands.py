@@ -15,6 +15,7 @@ import click
 
 import dlm
 from dlm.answers import name_text
+from dlm.cli.failures import failures, recovered
 from dlm.cli.fence import fence_ack, fences
 from dlm.cli.past import history
 from dlm.cli.record import record, replay
@@ -69,6 +70,8 @@ def program(context: click.Context, url: str | None) -> None:
 
 program.add_command(space)
 program.add_command(history)
+program.add_command(failures)
+program.add_command(recovered)
 program.add_command(fences)
 program.add_command(fence_ack)
 program.add_command(record)
