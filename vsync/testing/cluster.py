@@ -91,7 +91,9 @@ class SimCluster:
             send_queue=self.options.send_queue,
             quorum=self.options.quorum,
         )
+        self._config = config
         self.nodes = {peer.node: SimNode(self, replace(config, node=peer.node)) for peer in peers}
+        self.enlisted: Callable[[SimNode], None] = lambda node: None  #: told of each host that comes later
         for plugin in self.plugins:
             plugin.begin(self)
 
@@ -114,7 +116,8 @@ class SimCluster:
     def _arrive(self, src: int, dst: int, frame: bytes) -> None:
         if self.options.nested:
             self.heard[dst, frame[TYPE_AT]] = (src, frame)
-        self.nodes[dst].receive(src, frame)
+        if dst in self.nodes:
+            self.nodes[dst].receive(src, frame)
 
     def broken(self, node: SimNode, side: str, peer: int, frame: bytes) -> bool:
         """Let the rules see a frame; true if it goes no further."""
@@ -126,6 +129,30 @@ class SimCluster:
                 self.rules.remove(rule)
                 return self.on_rule(rule, node, peer, frame)
         return False
+
+    # -- hosts --------------------------------------------------------------------------------
+
+    def enlist(self, peer: Peer, known: Iterable[Peer], host: SimNode | None = None) -> SimNode:
+        """One host more, not running yet; its file lists the nodes that are ``known`` and itself, ``peer``.
+
+        ``host``: one that was dismissed and comes back, with the disk that it has.
+        """
+        others = [other for other in known if other.node != peer.node]
+        peers = tuple(sorted((*others, peer), key=lambda each: each.node))
+        config = replace(self._config, node=peer.node, peers=peers)
+        if host is None:
+            host = SimNode(self, config)
+        host.config = config
+        hosts = sorted({**self.nodes, peer.node: host}.items())
+        self.nodes.clear()
+        self.nodes.update(hosts)
+        self.enlisted(host)
+        return host
+
+    def dismiss(self, node: int) -> SimNode:
+        """Take away a host that does not run any more."""
+        assert not self.nodes[node].up
+        return self.nodes.pop(node)
 
     # -- time -------------------------------------------------------------------------------
 

@@ -182,7 +182,7 @@ class Nemesis:
 
         Never one that is a majority alone, and one at a time: else there would be two clusters.
         """
-        votes = {peer.node: peer.votes for peer in self.cluster.nodes[1].config.peers}
+        votes = {peer.node: peer.votes for peer in next(iter(self.cluster.nodes.values())).config.peers}
         fit = [node for node in self.cluster.nodes.values() if 2 * votes[node.id] < sum(votes.values())]
         if self._strange is None and fit:
             node = self._strange = self._rng.choice(fit)
@@ -249,7 +249,8 @@ class Nemesis:
         elif rule.action == "duplicate":
             for share in (0.01, 0.3):
                 again = int(cluster.options.timing.token * share * self._rng.random())
-                cluster.scheduler.after(again, cluster.nodes[dst].receive, src, frame)
+                if dst in cluster.nodes:
+                    cluster.scheduler.after(again, cluster.nodes[dst].receive, src, frame)
         elif rule.action == "pause":
             cluster.scheduler.at(cluster.scheduler.now, self._stop, node)
         elif rule.action == "leave":
@@ -308,6 +309,10 @@ class Traffic:
         """Schedule the first message of every node."""
         for node in self.cluster.nodes.values():
             self._later(node)
+
+    def add(self, node: SimNode) -> None:
+        """One host more."""
+        self._later(node)
 
     def stop(self) -> None:
         """No further messages."""

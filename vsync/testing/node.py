@@ -124,7 +124,7 @@ class SimNode:
 
     def start(self) -> None:
         """Start a process: a new incarnation with the record that the disk kept."""
-        if self.up:
+        if self.up or self.cluster.nodes.get(self.id) is not self:
             return
         self.cluster.disturbed()
         self.incarnation += 1

@@ -66,6 +66,7 @@ class Options:
     votes: tuple[int, ...] = ()  #: of node 1, 2, ..; empty: each has one
     bootstrap: bool = False  #: an operator makes the first view that can be primary so, before all nodes are there
     group_interval: int = 0  #: mean time between two actions of the members of process groups; 0: there are none
+    nodes_interval: int = 0  #: mean time between two changes of the set of nodes; 0: it stays as it is
 
     def lines(self) -> list[str]:
         """The options for people, one ``name=value`` each; defaults are printed too."""

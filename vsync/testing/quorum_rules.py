@@ -9,6 +9,8 @@ QUO-Q1    A view is primary exactly when its policy says so; neighbours in the c
 CHAIN-K8  Some member of a primary view has the mark of the primary view before it, or knows that it may have been
           one (K7); else all nodes are there, too few of them with a mark, and no older state goes on.
 CHAIN-C7  No member of a primary view comes from another cluster.
+CHAIN-C8  A view is counted by the roster that goes with the newest mark of its members. From one view of the chain
+          to the next it changes by one node at most, so that a quorum before and one after it share a node.
 
 Of policies under which two parts of a cluster may act at once (two_node, none) nothing is judged here.
 
@@ -23,9 +25,10 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from vsync.quorum import Says
+from vsync.roster import Roster
 from vsync.testing.trace import Trace, Viewed
 from vsync.testing.violation import Violation
 from vsync.types import Entry, Peer, QuorumConfig, RingId, View
@@ -44,7 +47,7 @@ class QuorumRules:
     """Judges the regular views of a cluster with these configured ``peers``."""
 
     def __init__(self, peers: tuple[Peer, ...], quorum: QuorumConfig | None = None) -> None:
-        self._votes = {peer.node: peer.votes for peer in peers}
+        self._file = Roster.of_file(peers)
         self._quorum = quorum or QuorumConfig()
         self._judged: dict[RingId, _Primary | None] = {}
         self._entered: dict[int, tuple[int, _Primary]] = {}  # by node: since when, if nothing has followed yet
@@ -87,8 +90,9 @@ class QuorumRules:
                     self._link(primary)
 
     def _judge(self, view: View) -> _Primary | None:
-        counted, said = self._count(view)
-        everybody = len(view.nodes) == len(self._votes)
+        roster = self._roster(view)
+        counted, said = self._count(view, roster)
+        everybody = set(roster.nodes) <= set(view.nodes)
         clusters = {entry.lineage for entry in view.entries.values() if not entry.says & Says.UNSURE} - {0}
         if len(clusters) > 1:
             if view.primary:
@@ -100,7 +104,16 @@ class QuorumRules:
         knows = max(entry.mark for entry in view.entries.values())
         return _Primary(view, knows, anew=not counted) if view.primary else None
 
-    def _count(self, view: View) -> tuple[bool, str]:
+    def _roster(self, view: View) -> Roster:
+        """By which the view is counted; it must be that of somebody who was in the newest primary view."""
+        rosters = {entry.roster for entry in view.entries.values()} - {None}
+        marks = {node: view.entries[node].mark for node in self._voters(view)}
+        newest = {view.entries[node].digest for node in marks if marks[node] == max(marks.values())}
+        if len(rosters) > 1 or any(newest and r and r.version > 1 and r.digest not in newest for r in rosters):
+            raise Violation("CHAIN-C8", f"view {view.id} of {view.nodes} is not counted by its newest roster")
+        return next((roster for roster in rosters if roster), self._file)
+
+    def _count(self, view: View, roster: Roster) -> tuple[bool, str]:
         """Whether those of its members that may vote have the votes that it takes."""
         entries = view.entries
         if any(entries[node].says & Says.OVERRIDE for node in view.nodes):
@@ -110,7 +123,7 @@ class QuorumRules:
         if not voters and any(entries[node].says & Says.BOOTSTRAP for node in view.nodes):
             voters = list(view.nodes)
         enough, said = True, "votes"
-        for electorate in self._electorates(newest):
+        for electorate in self._electorates(newest, roster):
             have, of = sum(electorate.get(node, 0) for node in voters), sum(electorate.values())
             breaker = min((node for node in electorate if electorate[node]), default=0)
             tie = 2 * have == of and self._quorum.auto_tie_breaker and breaker in voters
@@ -125,10 +138,10 @@ class QuorumRules:
         best = max(marked.values(), key=lambda e: (not e.says & Says.UNSURE, e.mark), default=None)
         return [node for node, entry in marked.items() if best and entry.lineage == best.lineage]
 
-    def _electorates(self, newest: Entry) -> list[dict[int, int]]:
+    def _electorates(self, newest: Entry, roster: Roster) -> list[dict[int, int]]:
         if self._quorum.policy != "last_man_standing" or not newest.mark.seq:
-            return [dict(self._votes)]
-        return [{node: self._votes[node] for node, _ in base} for base in newest.bases]
+            return [roster.votes]
+        return [dict(base) for base in newest.bases]
 
     def _link(self, primary: _Primary) -> None:
         ring = primary.view.id
@@ -148,5 +161,29 @@ class QuorumRules:
                     f"nobody in primary {other} {later.view.nodes} knows of primary {one} "
                     f"{earlier.view.nodes}: the newest they know is {later.knows}",
                 )
+            if not later.anew:
+                self._step(self._roster(earlier.view), self._roster(later.view), f"{one} and {other}")
         for tell in self.on_primary:
             tell(primary.view)
+
+    def _step(self, before: Roster, after: Roster, between: str) -> None:
+        """CHAIN-C8: what two neighbours in the chain are counted by."""
+        if before == after:
+            return
+        if after.version != before.version + 1:
+            raise Violation("CHAIN-C8", f"between {between} the roster goes from {before} to {after}")
+        old, new = before.votes, after.votes
+        nodes = sorted({*old, *new})
+        voting = {node for node in new if before.birth(node) == after.birth(node)}  # others not at first (K8)
+        if sum(old.get(node, 0) != new.get(node, 0) for node in nodes) > 1:
+            raise Violation("CHAIN-C8", f"between {between} more than one node changes: {before}, {after}")
+        for size in range(len(nodes) + 1):
+            for some in combinations(nodes, size):
+                rest = voting - set(some)
+                if self._enough(old, set(some)) and self._enough(new, rest):
+                    raise Violation("CHAIN-C8", f"between {between}: {some} of {old} and {rest} of {new}")
+
+    def _enough(self, votes: dict[int, int], nodes: set[int]) -> bool:
+        have, of = sum(votes.get(node, 0) for node in nodes), sum(votes.values())
+        breaker = min((node for node in votes if votes[node]), default=0)
+        return 2 * have > of or (2 * have == of and self._quorum.auto_tie_breaker and breaker in nodes)

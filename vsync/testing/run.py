@@ -16,6 +16,7 @@ from vsync.testing.nemesis import Nemesis, Traffic
 from vsync.testing.node import SESSION, SimNode
 from vsync.testing.options import Options
 from vsync.testing.plugin import Plugin
+from vsync.testing.registrar import Registrar
 from vsync.testing.rules import Cell
 from vsync.testing.trace import Trace
 from vsync.testing.violation import Violation
@@ -60,8 +61,11 @@ def run(options: Options, plugins: Sequence[Plugin] = (), keep_events: int | Non
     began = time.process_time()
     if options.group_interval:
         plugins = (*plugins, GroupPlugin(options.seed, options.group_interval))
+    if options.nodes_interval:
+        plugins = (*plugins, Registrar(options.seed, options.nodes_interval))
     cluster = SimCluster(options=options, plugins=plugins, keep_events=keep_events)
     nemesis, traffic = Nemesis(cluster), Traffic(cluster)
+    cluster.enlisted = traffic.add
     violation: Violation | None = None
     measured: Measured = {}
     try:
@@ -118,6 +122,9 @@ def _calm(cluster: SimCluster, nemesis: Nemesis, traffic: Traffic, measured: Mea
     # liveness is promised for a stable connected set: from now on nothing is lost
     cluster.network.options = replace(options.links, loss=0.0, reorder=0.0)
     nodes = cluster.nodes.values()
+    for plugin in cluster.plugins:
+        if isinstance(plugin, Registrar):
+            _put_in_order(cluster, plugin)
     cluster.run_until(lambda: all(n.up and not n.leaving for n in nodes), 10.0, "the end of every leave")
     _converge(cluster, measured)
     check_installed(cluster.checkers.views)
@@ -127,6 +134,15 @@ def _calm(cluster: SimCluster, nemesis: Nemesis, traffic: Traffic, measured: Mea
         plugin.finish(cluster)
     if not cluster.checkers.quorum.chain:  # the last ones are judged when they are asked for
         raise Violation("QUO-Q1", "no view has ever been primary")
+
+
+def _put_in_order(cluster: SimCluster, registrar: Registrar) -> None:
+    """Commands end, and exactly the nodes run that belong to the cluster; each of these costs a view or two."""
+    until = cluster.scheduler.now + 4 * cluster.patience
+    while missing := registrar.disorder():
+        if cluster.scheduler.now > until:
+            raise Violation("CHAIN-C8", f"the set of nodes does not come to rest: {missing}")
+        cluster.advance(cluster.options.timing.join / SECOND)
 
 
 def _converge(cluster: SimCluster, measured: Measured) -> None:
@@ -153,10 +169,11 @@ def _say_last(cluster: SimCluster, measured: Measured) -> None:
     what = "the last message of every node at every node"
     cluster.run_until(lambda: all(_lasts(node) == count for node in nodes), within / SECOND, what, "EVS-E25")
     measured["E25 µs to deliver"] = (cluster.scheduler.now - began, within)
-    order = cluster.nodes[1].delivered[-count:]
+    first = next(iter(nodes))
+    order = first.delivered[-count:]
     for node in nodes:
         if node.delivered[-count:] != order:
-            raise Violation("EVS-E19", f"node {node.id} has the last messages in another order than node 1")
+            raise Violation("EVS-E19", f"node {node.id} has the last messages in another order than {first.id}")
 
 
 def _say_into_silence(cluster: SimCluster, measured: Measured) -> None:
@@ -165,7 +182,7 @@ def _say_into_silence(cluster: SimCluster, measured: Measured) -> None:
     for safe, within, name in ((False, idle(cluster.options), ""), (True, idle_safe(cluster.options), " if SAFE")):
         cluster.advance((timing.hold + timing.token_retransmit) / SECOND)
         data, began = b"into silence" + name.encode(), cluster.scheduler.now
-        cluster.nodes[rng.randint(1, len(cluster.nodes))].send(data, safe=safe)
+        sorted(cluster.nodes.items())[rng.randint(1, len(cluster.nodes)) - 1][1].send(data, safe=safe)
         cluster.run_until(
             partial(_all_end_with, nodes, data), within / SECOND, f"a message in an idle ring{name}", "EVS-E25"
         )

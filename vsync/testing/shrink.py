@@ -22,7 +22,7 @@ TRIES = 6  #: seeds for each step
 _OFF = (
     *("herd", "slow", "nested", "rumour", "mtu", "one_way", "pause", "leave", "partition", "crash", "lost_disk"),
     *("frozen", "evidence", "group_interval", "big", "safe", "accelerated", "drift_ppm", "start_spread"),
-    *("fast_restart", "bootstrap", "foreign"),
+    *("fast_restart", "bootstrap", "foreign", "nodes_interval"),
 )
 _NESTED = ("links", "quorum")  #: options that have fields of their own
 _LINKS = ("loss", "duplicate", "reorder", "cut_in_flight")
