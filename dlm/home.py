@@ -402,6 +402,9 @@ class Home:
         self.frozen = True
         for handle in self.handles():
             request = handle.request
+            if handle.ending and handle.unlock_rid and not handle.writes:
+                self.host.reply(handle.session, handle.unlock_rid, {})  # as those that begin from now on
+                handle.unlock_rid = 0
             if request is None or request.kind is not Kind.LOCK or handle.ending:
                 continue
             if request.timed_out:

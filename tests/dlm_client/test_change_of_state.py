@@ -165,6 +165,21 @@ def test_a_caller_who_does_not_want_to_wait_is_told_when_the_view_ends(three: Th
     held.release()
 
 
+def test_a_release_that_is_under_way_does_not_wait_for_the_next_view(three: Three, in_thread: InThread) -> None:
+    """One that is called without a primary view does not either: it is sent when there is one."""
+    at_a, at_c = three.client("a"), three.client("c")
+    keepers = [at_a.acquire(name, dlm.Mode.NL) for name in ("x", "y", "z")]
+    held, both = at_c.acquire("x", dlm.Mode.PR), at_c.acquire_all("y", "z", mode=dlm.Mode.PR)
+    three.cut_off(3)
+    releases = [in_thread(lambda: held.release(wait=True)), in_thread(lambda: both.release(wait=True))]
+    for release in releases:
+        release.outcome()
+    together(three)
+    for name, keeper in zip(("x", "y", "z"), keepers, strict=True):
+        until(lambda name=name: len(queued(at_a.show(name))) == 1, "the end of the lock")
+        keeper.release()
+
+
 def test_the_end_of_the_node_ends_everything(three: Three, in_thread: InThread) -> None:
     """As the death of the daemon: locks are lost, calls fail, and so does what is called later."""
     locks = three.client("c")
