@@ -16,7 +16,7 @@ Args = Mapping[str, Any]
 
 
 def _fences(service: DlmService, session: int, rid: int, args: Args) -> None:
-    service.host.reply(session, rid, service.stonith.rows())
+    service.host.reply(session, rid, service.home.stonith.rows())
 
 
 def _fence_ack(service: DlmService, session: int, rid: int, args: Args) -> None:
@@ -29,7 +29,7 @@ def _fence_ack(service: DlmService, session: int, rid: int, args: Args) -> None:
     elif not home.open:
         text = "this node is not in a primary view, so it cannot tell the others: ask one that is"
         service.host.refuse(session, rid, "no_quorum", text)
-    elif not service.stonith.acknowledge(session, rid, target, f"uid {who.uid}, {who.name}, process {who.pid}"):
+    elif not home.stonith.acknowledge(session, rid, target, f"uid {who.uid}, {who.name}, process {who.pid}"):
         service.host.refuse(session, rid, "unknown", f"nothing waits for node {name} to be fenced")
     else:
         service.host.event("dlm.fence_ack", target=name, uid=who.uid, pid=who.pid, program=who.name)

@@ -7,10 +7,11 @@ once; everything else takes its place in the ordered stream. ``dlm.telling`` say
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dlm import multi
+from dlm.agents import Agent
 from dlm.clearing import Clearing
 from dlm.failures import Begun, Freed
 from dlm.gate import Gate
@@ -23,6 +24,7 @@ from dlm.outbox import Outbox
 from dlm.resource import Effect, Lock, What
 from dlm.settled import Settled
 from dlm.spaces import Ask, Ended, Space, Told
+from dlm.stonith import Stonith
 from dlm.table import Composed, Effects, Look, Purge, Table
 from dlm.telling import Teller
 from dlm.timers import Timers
@@ -38,12 +40,13 @@ LOCKS_PER_NAME = 2000  #: of one node, waiting ones included: all of them must f
 class Home:
     """Everything this node knows about its own clients. Pure; called by the service only."""
 
-    def __init__(self, host: Host, lease: Lease) -> None:
+    def __init__(self, host: Host, lease: Lease, agents: Mapping[int, Agent] | None = None) -> None:
         self.host = host
         self.lease = lease
         self.table = Table(host.me.node)
         self.settled = Settled()
         self.clearing = Clearing(self)
+        self.stonith = Stonith(self, host.config, agents or {})
         self.outbox = Outbox()
         self.sessions: dict[int, Session] = {}
         self.now = 0
@@ -400,6 +403,7 @@ class Home:
         if self.frozen:
             return
         self.frozen = True
+        self.stonith.frozen()
         for handle in self.handles():
             request = handle.request
             if handle.ending and handle.unlock_rid and not handle.writes:
@@ -432,6 +436,7 @@ class Home:
         self.linked = False
         self.teller.drop_all()
         self.clearing.new_life()
+        self.stonith.new_life()
         self.orphans.clear()  # they have gone with the life (P2)
         self.teller.advice.clear()
         self.queued_private.clear()
@@ -459,7 +464,8 @@ class Home:
         self.teller.resumed()
 
     def lose_all(self, reason: str) -> None:
-        """End every handle and every request, on purpose."""
+        """End every handle and every request, on purpose: the node is leaving."""
+        self.stonith.leaving()
         self.lease.new_generation()
         for handle in self.handles():
             self.teller.lose(handle, reason)

@@ -48,6 +48,7 @@ class Prompter:
         if now >= lease.horizon:
             home.table.failures.lately.clear()
         home.clearing.run(now)
+        home.stonith.run()
         if not home.teller.backlog.soon or not home.open or home.holding:
             return
         if now >= lease.horizon or (self._had_lease and not had_lease):

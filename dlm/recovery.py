@@ -53,12 +53,13 @@ class Announcement:
     kept: int = 0
     options: Options = PLAIN  #: what its configuration says of lockspace ``default``
     split: tuple[int, ...] = ()  #: all configured nodes, if its policy lets two parts of the cluster act at once
+    agents: tuple[int, ...] = ()  #: the nodes that it can fence
 
     def encode(self) -> bytes:
         """Small bytes for the commit token."""
         row = (tuple(self.ring), self.applied, self.complete, tuple(self.life), self.waiting)
         members = tuple(tuple(member) for member in self.members)
-        packed: bytes = msgpack.packb((*row, members, self.kept, tuple(self.options), self.split))
+        packed: bytes = msgpack.packb((*row, members, self.kept, tuple(self.options), self.split, self.agents))
         return packed
 
     @classmethod
@@ -67,9 +68,9 @@ class Announcement:
         if not data:
             return cls()
         row = msgpack.unpackb(data, use_list=False)
-        ring, applied, complete, life, waiting, members, kept, options, split = row
+        ring, applied, complete, life, waiting, members, kept, options, *more = row
         who = tuple(Member(*member) for member in members)
-        return cls(RingId(*ring), applied, complete, RingId(*life), waiting, who, kept, Options(*options), split)
+        return cls(RingId(*ring), applied, complete, RingId(*life), waiting, who, kept, Options(*options), *more)
 
 
 def announcements(view: View) -> dict[int, tuple[Entry, Announcement]]:

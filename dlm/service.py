@@ -21,6 +21,7 @@ from typing import Any
 import msgpack
 
 from dlm import looking, verbs
+from dlm.agents import agents_of
 from dlm.catchup import Catcher, Kept, Lender, Loan
 from dlm.checks import Checker
 from dlm.handle import Session
@@ -32,15 +33,7 @@ from dlm.options import Configured
 from dlm.prompter import Prompter
 from dlm.recording import Taps
 from dlm.recovery import (
-    NOTHING,
-    Announcement,
-    Chosen,
-    Held,
-    Recovered,
-    announcements,
-    as_if_installed,
-    choose,
-    empty_view,
+    NOTHING, Announcement, Chosen, Held, Recovered, announcements, as_if_installed, choose, empty_view,
     primary_view,
 )  # fmt: skip
 from dlm.table import Table
@@ -68,6 +61,7 @@ class DlmService:
     def __init__(self, config: ClusterConfig) -> None:
         self.config = config
         self.configured = Configured(config)
+        self._agents = agents_of(config)
         self._view: View | None = None
         self._primary: View | None = None  #: the last primary view this node was in
         self._held: HeldBack = []  #: delivered during an installation (K3)
@@ -89,7 +83,7 @@ class DlmService:
         self.host = host
         self._me = host.me
         self.lease_clock = Lease(self.config.timing.lease)
-        self.home = Home(host, self.lease_clock)
+        self.home = Home(host, self.lease_clock, self._agents)
         self.prompter = Prompter(self.home)
         self.upkeep = Upkeep(self.home)
         self.checker = Checker(host)
@@ -115,6 +109,7 @@ class DlmService:
             kept=self._kept.offer if self._complete else NOTHING,
             options=self.configured.options("default"),
             split=() if self.config.quorum.excludes else tuple(peer.node for peer in self.config.peers),
+            agents=tuple(sorted(self._agents)),
         )
         for view in attempts:
             said = as_if_installed(said, view, self._me.node)
@@ -196,8 +191,13 @@ class DlmService:
         if not home.holding:
             times.append(home.timers.next_deadline())
         if acting:
-            times += [self.upkeep.next_deadline(), home.clearing.next_deadline()]
+            times += [each.next_deadline() for each in (self.upkeep, home.clearing, home.stonith)]
         return min((time for time in times if time is not None), default=None)
+
+    def spawned(self, ticket: int, exit_code: int | None, output: bytes, now: int) -> None:
+        """A fence agent has ended."""
+        self._at(now)
+        self.home.stonith.spawned(ticket, exit_code, output)
 
     def leaving(self, now: int) -> None:
         """End all handles, then say goodbye in the ordered stream (D10).
@@ -233,8 +233,6 @@ class DlmService:
         if self._catcher is not None:
             return "catching up"
         return "running" if self._complete else "joining"
-
-    # -- for tests and the simulator -------------------------------------------------------------------------
 
     @property
     def table(self) -> Table:
@@ -338,8 +336,8 @@ class DlmService:
         leads = self._me.node == min(chosen.full or said)
         self.checker.entered(view.id, said, leads)
         self.home.clearing.entered(leads)
-        joining = [node for node in said if node not in chosen.going_on]
-        if joining and self._me.node in chosen.full:
+        self.home.stonith.entered(chosen, {node: word.agents for node, (_, word) in said.items()})
+        if said.keys() - chosen.going_on and self._me.node in chosen.full:
             self._donor = Donor(view.id, self.table.encode(), sending=leads)
         if self._complete and not self.home.linked:
             self.home.link()

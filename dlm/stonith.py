@@ -20,9 +20,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlm.agents import Agent, gist, unfenced_peers
+from dlm.failures import EVERYWHERE
 from dlm.messages import Kind
 from dlm.options import FENCING
-from vsync.types import ClusterConfig, Member, RingId
+from vsync.types import ClusterConfig, Member
 
 if TYPE_CHECKING:
     from dlm.home import Home
@@ -37,7 +38,6 @@ PAUSE_US = 5 * SECOND  #: before an attempt in the second round; doubles with ea
 MAX_PAUSE_US = 300 * SECOND
 #: Nodes that were never seen since a cluster without exclusion has started get so long to come by themselves.
 STARTUP_US = 30 * SECOND
-EVERYWHERE = "*"  #: all lockspaces, in CLEARED
 
 
 class Try(NamedTuple):
@@ -119,7 +119,6 @@ class Stonith:
         self._ticket = 0
         self._running: dict[int, Member] = {}  #: by ticket
         self._fenced: dict[Member, bool] = {}  #: by agents here, and not cleared yet; whether that was said
-        self._life: RingId | None = None  #: in which it was said
         self._asked: list[tuple[int, int, Member]] = []  #: (session, request, whom) of operators who said so
 
     # -- what the service tells
@@ -129,6 +128,8 @@ class Stonith:
         full = sorted(node for node in agents if node in chosen.full or not chosen.full)
         members = [*full, *sorted(set(agents) - set(full))]
         targets = sorted({target for mine in agents.values() for target in mine})
+        if self._me not in chosen.full:
+            self.frozen()  # not its state that goes on: it knows only later what is to be done
         self._order = {
             target: tuple(node for node in members if target in agents[node] and node != target)
             for target in targets
@@ -139,6 +140,15 @@ class Stonith:
         for target in list(self.jobs):
             self._drop(target)
 
+    def new_life(self) -> None:
+        """What was said in the former life may not have been heard."""
+        self.frozen()
+        self._fenced = dict.fromkeys(self._fenced, False)
+        for session, rid, target in self._asked:
+            text = f"this node's part in the cluster has ended meanwhile: ask again about node {target.node}"
+            self._host.refuse(session, rid, "lost", text)
+        self._asked.clear()
+
     def leaving(self) -> None:
         """This node is about to go: others take over."""
         self._leaving = True
@@ -148,7 +158,6 @@ class Stonith:
         """Something may have changed: take the work on, go on with it, or leave it."""
         if not self._home.open or self._home.holding or self._leaving:
             return
-        self._new_life()
         pending = self._pending()
         for target in [target for target in self.jobs if target not in pending]:
             self._drop(target)
@@ -161,6 +170,13 @@ class Stonith:
                 agent = self.agents.get(target.node)
                 self._clear(target, f"{agent.program if agent else 'an agent'} at {self._config.name(self._me)}")
         self._answer(pending)
+
+    def run(self) -> None:
+        """A token, or time has passed. Costs nothing if nobody has failed."""
+        if self.jobs or self._fenced or self._asked or self._home.table.failures:
+            self.look()
+            if not self._home.holding:
+                self.fire()
 
     def fire(self) -> None:
         """Run the agents that are due."""
@@ -255,18 +271,6 @@ class Stonith:
     def _clear(self, target: Member, who: str) -> None:
         self._home.send(Kind.CLEARED, (*target, EVERYWHERE, FENCING, who))
 
-    def _new_life(self) -> None:
-        """What was said in a former life may not have been heard."""
-        if self._life != self._home.outbox.ring:
-            self._life = self._home.outbox.ring
-            self._fenced = dict.fromkeys(self._fenced, False)
-            for target in list(self.jobs):
-                self._drop(target)
-            for session, rid, target in self._asked:
-                text = f"this node's part in the cluster has ended meanwhile: ask again about node {target.node}"
-                self._host.refuse(session, rid, "lost", text)
-            self._asked.clear()
-
     # -- operators
 
     def acknowledge(self, session: int, rid: int, node: int, who: str) -> int:
@@ -290,9 +294,9 @@ class Stonith:
 
     # -- for people
 
-    def covers(self) -> bool:
-        """Whether this node has an agent for every other one."""
-        return not unfenced_peers(self._config, self.agents)
+    def uncovered(self) -> list[str]:
+        """The other nodes that this one could not fence, by name."""
+        return unfenced_peers(self._config, self.agents)
 
     def rows(self) -> list[dict[str, Any]]:
         """What has still to be fenced, and how far that is."""

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from dlm import checks, failures, multi, spaces
+from dlm import checks, failures, multi, spaces, stonith
 from dlm.history import History
 from dlm.messages import Kind, Message, Op
 from dlm.modes import ORPHAN
@@ -495,4 +495,5 @@ _HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = 
     **multi.HANDLERS,
     **spaces.HANDLERS,
     **failures.HANDLERS,
+    **stonith.HANDLERS,
 }

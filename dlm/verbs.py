@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlm import arguments, failure_verbs, group, looking, space_verbs
+from dlm import arguments, failure_verbs, fence_verbs, group, looking, space_verbs
 from dlm.handle import Handle, Request, Session
 from dlm.messages import Kind
 from dlm.modes import CANCEL, IVVALBLK, NONE, PW, VALBLK
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["VERBS", "handle", "refuse"]
 
 UNSAFE = (
-    "[quorum] policy = {policy!r} lets both parts of a cut cluster grant the same lock: use 'majority' with a "
-    "third node, or set unsafe = true if nothing depends on it (docs/quorum.md)"
+    "[quorum] policy = {policy!r} lets both parts of a cut cluster grant the same lock, and there is no agent for "
+    "{nodes} in [dlm.fencing] here (docs/stonith.md): use 'majority' with a third node, or set unsafe = true if "
+    "nothing depends on it (docs/quorum.md)"
 )
 
 Args = Mapping[str, Any]
@@ -86,8 +87,9 @@ def _closed(service: DlmService, session: int, rid: int) -> bool:
     """Whether there are no new locks here, and that has been said."""
     if service.leaving_now:
         service.host.refuse(session, rid, "lost", "this node is leaving")
-    elif not service.config.quorum.excludes:
-        service.host.refuse(session, rid, "unsafe", UNSAFE.format(policy=service.config.quorum.policy))
+    elif not service.config.quorum.excludes and (nodes := service.home.stonith.uncovered()):
+        text = UNSAFE.format(policy=service.config.quorum.policy, nodes=", ".join(nodes))
+        service.host.refuse(session, rid, "unsafe", text)
     else:
         return False
     return True
@@ -203,5 +205,6 @@ VERBS: dict[str, Verb] = {
     "purge": _purge,
     **space_verbs.VERBS,
     **failure_verbs.VERBS,
+    **fence_verbs.VERBS,
     **looking.VERBS,
 }

@@ -13,7 +13,7 @@ from dlm.messages import Kind
 from dlm.options import FENCING
 from dlm.recovery import Chosen
 from dlm.stonith import HANDLERS, MAX_PAUSE_US, PAUSE_US, RETRY_US, STARTUP_US, Step, Stonith, Try, actor_of
-from vsync.types import ClusterConfig, Member, Peer, RingId
+from vsync.types import ClusterConfig, Member, Peer
 
 SECOND = 1_000_000
 C = Member(3, 7)  #: who fails in most of these
@@ -46,7 +46,6 @@ class Machine:
             open=True,
             holding=False,
             now=0,
-            outbox=SimpleNamespace(ring=RingId(1, 1)),
             table=SimpleNamespace(failures=self.failures),
             send=lambda kind, body: self.sent.append((kind, body)),
         )
@@ -374,7 +373,7 @@ def test_success_is_said_again_in_a_new_life() -> None:
     machine.sent.clear()  # the life has ended before it was ordered
     machine.stonith.look()
     assert machine.sent == []
-    machine.home.outbox.ring = RingId(5, 1)
+    machine.stonith.new_life()
     world.view(1, 2)
     assert world.pending == []
 
@@ -433,8 +432,7 @@ def test_an_operator_hears_when_the_order_was_lost() -> None:
     machine = world.machines[2]
     machine.stonith.acknowledge(5, 6, 3, "uid 0")
     machine.sent.clear()
-    machine.home.outbox.ring = RingId(5, 1)
-    machine.stonith.look()
+    machine.stonith.new_life()
     assert machine.answers == {6: "lost"}
 
 
