@@ -65,6 +65,11 @@ class Failure:
         """Whether any name is concerned."""
         return bool(self.keys) or self.space == EVERYWHERE
 
+    @property
+    def fences(self) -> bool:
+        """Whether its node has to be fenced."""
+        return bool(self.needs & FENCING) and self.matters
+
     def row(self, now: int) -> dict[str, Any]:
         """For people and programs."""
         return {
@@ -124,7 +129,7 @@ class Failures:
 
     def unfenced(self) -> list[Member]:
         """The lives that have to be fenced, sorted."""
-        return sorted({each.member for each in self.every if each.needs & FENCING and each.matters})
+        return sorted({each.member for each in self.every if each.fences})
 
     def rows(self, now: int) -> list[dict[str, Any]]:
         """All that matter, for status."""

@@ -44,6 +44,7 @@ def status(service: DlmService) -> dict[str, Any]:
         "deadlocks": table.waits.found,
         "lost": home.teller.lost,
         "deferred": len(home.teller.backlog),
+        "fences": home.stonith.rows(),
         "generation": service.lease_clock.generation,
         "lease_left_ms": max(0, service.lease_clock.deadline - home.now) // 1000,
         "grants_wait_ms": max(0, service.lease_clock.horizon - home.now) // 1000,

@@ -306,10 +306,13 @@ class Stonith:
         """Of one life that failed."""
         last, job = last_try(self._home.table, target), self.jobs.get(target)
         actor = actor_of(self._order.get(target.node, ()), last)
+        failures = [each for each in self._home.table.failures.every if each.member == target and each.fences]
         return {
             "node": target.node,
             "name": self._config.name(target.node),
             "incarnation": target.incarnation,
+            "spaces": sorted({each.space for each in failures}),
+            "since_us": self._home.now - min((each.since for each in failures), default=self._home.now),
             "actor": actor,
             "step": job.step.value if job is not None else None,
             "due_us": max(0, job.due - self._home.now) if job is not None and job.step is Step.WAIT else None,

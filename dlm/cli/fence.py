@@ -19,7 +19,7 @@ from vsync.errors import NotConnected, RequestFailed
 __all__ = ["fence_ack", "fences"]
 
 SCHEMA = 1  #: "v" in JSON
-COLUMNS = ("NODE", "ID", "ACTOR", "STATE", "FAILED", "EXIT", "SAID")
+COLUMNS = ("NODE", "ID", "SINCE", "ACTOR", "STATE", "FAILED", "EXIT", "SAID")
 WARNING = """\
 Node {name} (id {node}) counts as down from then on, and other nodes are granted the locks that it had.
 If it is only out of sight it may still write to what these locks protect: nothing checks your word.
@@ -72,7 +72,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     failed = f"{row['attempts']}" + (f", {row['given_up']} gave up" if row["given_up"] else "")
     exit_code = "-" if row["exit"] is None else str(row["exit"])
     actor = "-" if row["actor"] is None else str(row["actor"])
-    return printable(row["name"]), str(row["node"]), actor, state, failed, exit_code, printable(row["said"]) or "-"
+    name, since = printable(row["name"]), f"{row['since_us'] / 1e6:.0f} s"
+    return name, str(row["node"]), since, actor, state, failed, exit_code, printable(row["said"]) or "-"
 
 
 def _call(url: str | None, verb: str, args: dict[str, Any]) -> Any:

@@ -65,7 +65,9 @@ class World:
         self.view(*nodes)
 
     def failures(self) -> Any:
-        return SimpleNamespace(unfenced=lambda: list(self.pending), tries={})
+        """As ``dlm.failures``: each node has its own copy of what is equal at all."""
+        every = [SimpleNamespace(member=C, fences=True, since=-9, space="web")]
+        return SimpleNamespace(unfenced=lambda: list(self.pending), tries={}, every=every)
 
     def view(self, *nodes: int, full: Sequence[int] = ()) -> None:
         """A primary view of these nodes."""
@@ -446,4 +448,5 @@ def test_what_people_see() -> None:
         assert machine.stonith.words(C) == "actor node 1; agent exit 1: no   route"
         [row] = machine.stonith.rows()
         wanted = {"node": 3, "name": "c", "incarnation": 7, "actor": 1, "attempts": 1, "exit": 1, "given_up": 0}
+        wanted |= {"spaces": ["web"], "since_us": 9}
         assert row.items() >= wanted.items()

@@ -13,15 +13,19 @@ from vsync import ipc
 from vsync.errors import NotConnected, RequestFailed
 
 ROWS = [
-    {"node": 3, "name": "c", "incarnation": 5, "actor": 1, "step": "waits", "due_us": 4_000_000, "attempts": 1,
-     "given_up": 2, "exit": 1, "said": "no route\x1b"},
-    {"node": 4, "name": "d", "incarnation": 9, "actor": None, "step": None, "due_us": None, "attempts": 0,
-     "given_up": 0, "exit": None, "said": ""},
+    {
+        "node": 3, "name": "c", "incarnation": 5, "since_us": 41_000_000, "spaces": ["web"], "actor": 1,
+        "step": "waits", "due_us": 4_000_000, "attempts": 1, "given_up": 2, "exit": 1, "said": "no route\x1b",
+    },
+    {
+        "node": 4, "name": "d", "incarnation": 9, "since_us": 0, "spaces": ["*"], "actor": None,
+        "step": None, "due_us": None, "attempts": 0, "given_up": 0, "exit": None, "said": "",
+    },
 ]  # fmt: skip
 TABLE = """\
-NODE  ID  ACTOR  STATE       FAILED      EXIT  SAID
-c     3   1      waits, 4 s  1, 2 gave up  1     no route\\x1b
-d     4   -      no agent    0           -     -
+NODE  ID  SINCE  ACTOR  STATE       FAILED         EXIT  SAID
+c     3   41 s   1      waits, 4 s  1, 2 gave up  1     no route\\x1b
+d     4   0 s    -      no agent    0              -     -
 """
 
 
