@@ -10,7 +10,7 @@ the same at every member; between two views those who see both have seen the sam
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -93,6 +93,31 @@ class Client:
         """
         answer = self.channel.call("node", "bootstrap", {"override": override}, _CALL_S)
         return bool(answer["needed"])
+
+    def nodes(self) -> dict[str, Any]:
+        """Who belongs to the cluster: ``version``, ``nodes`` (id, name, addresses, votes, since, state)."""
+        listing: dict[str, Any] = self.channel.call("nodes", "ls", {}, _CALL_S)
+        return listing
+
+    def change_nodes(
+        self,
+        kind: Literal["add", "remove", "replace", "set"],
+        node: str | int | None = None,
+        *,
+        name: str = "",
+        addresses: Sequence[str] = (),
+        votes: int | None = None,
+        timeout: float = _CALL_S,
+    ) -> dict[str, Any]:
+        """Change who belongs to the cluster (``docs/nodes.md``); returns, as ``nodes`` does, what is in force then.
+
+        ``node``: id or name; a new one gets the next id. Raises ``RequestFailed`` with code ``invalid`` (the text
+        says why and what to do instead), ``overtaken`` or ``lost`` (another change came first, or the view broke:
+        nothing has been changed), ``no_quorum``, ``denied``; ``TimeoutError`` if it is not in force in time.
+        """
+        args = {"node": node, "name": name, "addresses": list(addresses), "votes": votes}
+        listing: dict[str, Any] = self.channel.call("nodes", kind, args, timeout)
+        return listing
 
     def views(self) -> Iterator[ClusterView]:
         """The cluster's views: the current one first (once there is one), then every change, for ever.

@@ -25,7 +25,7 @@ from vsync.recorder import Recorder
 from vsync.service import Service
 from vsync.storage import MemoryStorage, StateDirectory, Storage
 from vsync.transport import Transport
-from vsync.transport.options import TransportConfig, open_transport
+from vsync.transport.options import TransportConfig, check_addresses, open_transport
 from vsync.types import ClusterConfig
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class Node:
             dumps = self._dumps()
             recorder = dumps.recorder if dumps else None
             try:
-                who = os.getuid()
-                core = Core(self.config, storage.incarnation, services, storage.record, start_seq, recorder, who)
+                known = storage.incarnation, services, storage.record, start_seq
+                core = Core(self.config, *known, recorder, os.getuid(), self._check)
             except ValueError as e:
                 raise StateDirectoryError(
                     f"state directory {self._state_dir}: the record cannot be used: {e}"
@@ -217,6 +217,10 @@ class Node:
         if isinstance(self._transport, TransportConfig):
             return open_transport(self.config, self._transport, incarnation)
         return self._transport
+
+    def _check(self, config: ClusterConfig) -> None:
+        if isinstance(self._transport, TransportConfig):
+            check_addresses(config, self._transport)
 
     def _open_storage(self) -> Storage:
         if self._state_dir is None:

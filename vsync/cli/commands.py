@@ -13,6 +13,7 @@ import click
 
 import vsync
 from vsync.cli import EXIT_NOT_PRIMARY, render
+from vsync.cli.nodes import nodes
 from vsync.client import Client, connect
 from vsync.errors import VsyncError
 from vsync.events import ClusterView
@@ -121,6 +122,9 @@ def bootstrap(url: str | None, as_json: bool, override: bool, yes: bool) -> int:
     else:
         click.echo("The next view may be primary" if needed else "Nothing to do: the view is primary")
     return 0
+
+
+cli.add_command(nodes)
 
 
 @cli.group()

@@ -27,6 +27,8 @@ def status(answer: Mapping[str, Any]) -> None:
         why = answer["quorum"]["why"]
         if why != votes:  # it is not primary, or not by votes alone
             click.echo(f"Quorum  {why}")
+    if remedy := answer["services"].get("nodes", {}).get("remedy"):
+        click.echo(f"Nodes   {remedy}")
     for row in ring["refused"]:
         click.echo(f"Refused node {row['node']}: {row['why']}")
     click.echo(f"Ring    {ring['state']}  delivered {ring['delivered']}  waiting {ring['queue']}")

@@ -75,8 +75,7 @@ def correct(e: Engine, forming: Forming) -> None:
     ring, entries = forming.ring.id, entries_of(e, forming)
     others = tuple(attempt for attempt in e.record.attempts if attempt.ring != ring)
     roster = roster_of(entries)
-    if roster is not None and not entries[e.me.node].differs:
-        contacts.learn(e, roster, newest_mark(entries.values()))
+    contacts.met(e, roster, newest_mark(entries.values()), len(entries))
     if not judge(entries).primary or e.config.quorum.policy in ("two_node", "none"):
         e.record = replace(e.record, attempts=others)  # with the next write
         return

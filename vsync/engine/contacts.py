@@ -23,7 +23,7 @@ from vsync.wire import FrameType, Hello, News, encode_news
 if TYPE_CHECKING:
     from vsync.engine.engine import Engine
 
-__all__ = ["begin", "counts_by", "enroll", "learn", "named_by", "on_news", "remind", "stranger", "tell"]
+__all__ = ["begin", "counts_by", "enroll", "learn", "met", "named_by", "on_news", "remind", "stranger", "tell"]
 
 REMIND = 8  #: probes of absent nodes between two with the roster
 
@@ -78,6 +78,17 @@ def learn(e: Engine, roster: Roster, mark: RingId) -> None:
     if (mark, roster.version) > e.heard:
         e.heard = (mark, roster.version)
         _talk_to(e, roster)
+
+
+def met(e: Engine, roster: Roster | None, mark: RingId, count: int) -> None:
+    """A ring of ``count`` nodes is being formed, and this is its newest roster."""
+    if roster is not None and mark.seq:
+        learn(e, roster, mark)
+    elif count > 1 and e.heard > (e.record.mark, counts_by(e).version):
+        # Nobody here has been in a primary view. What I heard in this life may be known to nobody any more, and to
+        # talk to nodes that the others refuse would keep all from ever coming together.
+        e.heard = (e.record.mark, counts_by(e).version)
+        _talk_to(e, counts_by(e))
 
 
 def _talk_to(e: Engine, roster: Roster) -> None:
