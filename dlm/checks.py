@@ -1,9 +1,8 @@
 """Do all members have the same table? A rolling checksum, compared every so often (locks.md §8, R4, S60).
 
 Everything that the ordered stream does to shared names goes into one CRC (``Rolling``), event by event. At every
-``EVERY``-th position each member takes a *mark* (``mark``): the CRC, the counters, the lives, and the replicated
-state of some names, another part of them each time, all of them while they are few. So what was decided otherwise
-is found at the next mark, and what was changed in memory at the next mark that looks at that name.
+``EVERY``-th position each member takes a *mark* (``mark``): the CRC, the counters, the lives. So what was decided
+otherwise is found at the next mark.
 
 The lowest full member multicasts its mark (CHECK): one message in ``EVERY``, and none if nothing happens. Who has
 the same says nothing. Who has another says so (VOTE), and then everybody does: full members with their marks,
@@ -11,13 +10,17 @@ others without. When all have voted everybody knows the same, in the same order,
 of the votes are right, and if no value has most, the lowest member's is. Who has another one is *diverged*, and
 begins anew.
 
+With each mark one of the full members, in turns, names some names (LOOK), others each time, until all have had
+their turn. That is a message like those about locks: at its position everybody adds the state of those names to the
+CRC. So what was changed in memory, and by no decision, is found at the mark that follows.
+
 A view ends a vote that is under way; the next check finds again what there is to find.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -29,14 +32,15 @@ from vsync.service import Host
 from vsync.types import NO_RING, Member, RingId
 
 if TYPE_CHECKING:
-    from dlm.table import Table
+    from dlm.life import Life
+    from dlm.table import Effects, Table
 
-__all__ = ["EVERY", "Checker", "Rolling", "mark", "wrong"]
+__all__ = ["EVERY", "Checker", "Rolling", "mark", "on_look", "wrong"]
 
 EVERY = 1024  #: positions from one mark to the next; the same at all members
 BATCH = 256  #: events that are packed at once
-NAMES = 256  #: names that one mark looks at ..
-SCANNED = 8192  #: .. and how many it may pass over to find them; of more names only every other check, and so on
+NAMES = 128  #: names in one LOOK ..
+NAME_BYTES = 8192  #: .. and about how long they may be, all together
 KEPT = 16  #: marks
 MISSING = -1  #: the vote of a full member that should have a mark there and has none
 
@@ -75,22 +79,17 @@ def mark(table: Table) -> None:
     lives = [table.lives[node].encode() for node in sorted(table.lives)]
     state = tuple(table.ring), table.applied, table.numbers, lives, table.spaces.encode(), table.failures.mark()
     code = crc32(_PACK(state), table.history.rolling.value)
-    for key in sorted(_looked_at(table)):
-        code = crc32(_PACK(table.names[key].encode(key)), code)
     marks = table.marks
     marks[table.applied] = code
     while len(marks) > KEPT:
         del marks[min(marks)]
 
 
-def _looked_at(table: Table) -> Iterable[bytes]:
-    """The names whose turn it is: they differ from check to check, and all have their turn."""
-    names, turn = table.names, table.applied // EVERY
-    rest, parts = 1 + len(names) // SCANNED, 1 + len(names) // NAMES
-    if turn % rest:
-        return ()
-    turn //= rest
-    return [key for key in names if crc32(key) % parts == turn % parts]
+def on_look(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> None:
+    """LOOK: these names are as they are; who thinks otherwise is found at the next mark."""
+    for key in body[0]:
+        name = table.find(key)
+        table.history.rolling.add((key, None if name is None else name.encode(key)))
 
 
 def wrong(votes: Mapping[int, int | None]) -> list[int]:
@@ -110,30 +109,50 @@ class Checker:
         self._host = host
         self._ring = NO_RING  #: of the primary view in which marks are compared
         self._voters: frozenset[int] = frozenset()
-        self._leads = False
+        self._full: list[int] = []  #: nodes with a full table; the first of them sends CHECK
         self._position = 0  #: of the vote that is under way
         self._voted = 0  #: position of this node's last vote
         self._votes: dict[int, int | None] = {}
         self._due: list[bytes] = []
+        self._turns: Iterator[bytes] = iter(())  #: the names whose turn it is next
         self.checked = 0  #: the last position at which a mark was compared
         self.found = 0  #: divergences of anybody
 
-    def entered(self, ring: RingId, voters: Iterable[int], leads: bool) -> None:
-        """A primary view: its members that run the service, and whether this node is its lowest full one."""
+    def entered(self, ring: RingId, voters: Iterable[int], full: Iterable[int]) -> None:
+        """A primary view: its members that run the service, and those of them that begin with a full table."""
         self._ring, self._voters = ring, frozenset(voters)
-        self._leads = leads and len(self._voters) > 1
+        self._full = sorted(full) if len(self._voters) > 1 else []
         self._position = self._voted = 0
         self._votes.clear()
         self._due.clear()
+        self._turns = iter(())
 
     def left(self) -> None:
         """No primary view, or no life in it."""
-        self.entered(NO_RING, (), False)
+        self.entered(NO_RING, (), ())
 
-    def applied(self, table: Table) -> None:
-        """A message was applied, not during an installation."""
-        if self._leads and table.applied % EVERY == 0 and table.applied in table.marks:
-            self._send(Kind.CHECK, table.applied, table.marks[table.applied])
+    def applied(self, table: Table) -> tuple[bytes, ...]:
+        """A message was applied, not during an installation. Returns the names to be looked at next, if any."""
+        full, me, at = self._full, self._host.me.node, table.applied
+        if at % EVERY or not full or at not in table.marks:
+            return ()
+        if me == full[0]:
+            self._send(Kind.CHECK, at, table.marks[at])
+        if me != full[at // EVERY % len(full)]:
+            return ()
+        found = self._some()
+        if not found:
+            self._turns = iter(list(table.names))
+            found = self._some()
+        return found
+
+    def _some(self) -> tuple[bytes, ...]:
+        found: list[bytes] = []
+        size = 0
+        while len(found) < NAMES and size < NAME_BYTES and (key := next(self._turns, None)) is not None:
+            found.append(key)
+            size += len(key)
+        return tuple(found)
 
     def flush(self) -> None:
         """There may be room in the send queue."""

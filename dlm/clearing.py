@@ -85,7 +85,7 @@ class Clearing:
         if not home.table.failures or not home.open or home.holding:
             return
         for failure in list(home.table.failures.every) if self._leads else ():
-            if not failure.matters:
+            if not failure.matters and not home.table.purging:
                 self._clear(failure, failure.needs, "no name is concerned")
             elif failure.needs & DELAY and now >= self._due(failure):
                 self._clear(failure, DELAY, "lock_delay")

@@ -62,7 +62,7 @@ class Failure:
 
     @property
     def matters(self) -> bool:
-        """Whether any name is concerned."""
+        """Whether any name is concerned, as far as names have been looked at (``dlm.purge``)."""
         return bool(self.keys) or self.space == EVERYWHERE
 
     @property
@@ -81,6 +81,9 @@ class Failure:
             "names": None if self.space == EVERYWHERE else len(self.keys),
             "since_us": now - self.since,
         }
+
+
+Ending = Mapping[int, Mapping[bytes, Failure | None]]  #: by node and prefix of the lockspace: who has ended
 
 
 class Begun(NamedTuple):
@@ -112,7 +115,7 @@ class Failures:
         #: What ended lives held or owned, in lockspaces that settle: it waits for the horizon. Not replicated.
         self.lately: dict[bytes, None] = {}
         self._by_key: dict[bytes, list[Failure]] = {}
-        self._ending: dict[int, dict[bytes, Failure | None]] = {}  #: by node and prefix: who is being purged
+        self._ending: Ending = {}
 
     def __bool__(self) -> bool:
         return bool(self.every)
@@ -127,8 +130,12 @@ class Failures:
         """Whether there is one."""
         return bool(self.everywhere) or key in self._by_key
 
+    def needs_fencing(self, member: Member) -> bool:
+        """Whether it does, if any name turns out to be concerned: all members agree about that at each position."""
+        return any(each.member == member and each.needs & FENCING for each in self.every)
+
     def unfenced(self) -> list[Member]:
-        """The lives that have to be fenced, sorted."""
+        """The lives that have to be fenced as far as this node has looked at names, sorted."""
         return sorted({each.member for each in self.every if each.fences})
 
     def rows(self, now: int) -> list[dict[str, Any]]:
@@ -138,11 +145,13 @@ class Failures:
     # -- what happens
 
     def begin(self, spaces: Spaces, lives: Iterable[Life], position: int, now: int, split: bool) -> list[Begun]:
-        """These lives have ended at a view, without a goodbye; their names are looked at afterwards (``concern``).
+        """These lives have ended at a view, without a goodbye; their names are looked at afterwards, each when it
+        is purged (``ending``, ``concern``).
 
         ``split``: another part of the cluster may act.
         """
         begun: list[Failure] = []
+        endings: dict[int, dict[bytes, Failure | None]] = {}
         wanting = [space for space in spaces if space.options.settles]
         for life in sorted(lives, key=lambda life: life.node):
             ending: dict[bytes, Failure | None] = {}
@@ -152,27 +161,31 @@ class Failures:
                 ending[space.prefix] = failure
                 if failure is not None:
                     begun.append(failure)
-            self._ending[life.node] = ending
+            if ending:
+                endings[life.node] = ending
             if split:
                 begun.append(Failure(EVERYWHERE, life.node, life.incarnation, position, FENCING, now))
         self._add(begun)
+        self._ending = endings
         return [Begun(tuple(begun))] if begun else []
 
     def absent(self, nodes: Iterable[int], position: int, now: int) -> None:
         """The table begins empty, and these nodes may act elsewhere."""
         self._add([Failure(EVERYWHERE, node, 0, position, FENCING, now) for node in sorted(nodes)])
 
-    def concern(self, key: bytes, name: Name, dead: Iterable[int]) -> None:
+    def ending(self) -> Ending:
+        """What is to be given to ``concern`` for all names that there are now. To be asked for once."""
+        ending, self._ending = self._ending, {}
+        return ending
+
+    def concern(self, key: bytes, name: Name, lives: Ending) -> None:
         """This name is about to be purged of these nodes' lives: note what they had in it.
 
         NL excludes nobody, and a request that waits has got nothing.
         """
-        if not self._ending:
-            return
         prefix = key[: key.index(0) + 1]
-        for node in sorted(dead):
-            ending = self._ending.get(node)
-            if ending is None or prefix not in ending:
+        for node, ending in sorted(lives.items()):
+            if prefix not in ending:
                 continue
             resource = name.resource
             if name.form is Form.SHARED and resource is not None:
@@ -185,10 +198,6 @@ class Failures:
                 if failure is not None and failure.needs:
                     failure.keys[key] = None
                     self._by_key.setdefault(key, []).append(failure)
-
-    def purged(self) -> None:
-        """All names of the lives that have ended have been looked at."""
-        self._ending.clear()
 
     def returned(self, node: int, incarnation: int) -> Freed | None:
         """The node is back with a later life, and has itself ended what it had before: it need not be fenced."""
@@ -225,8 +234,7 @@ class Failures:
             failure.needs &= ~bits
             if not failure.needs:
                 self._remove(failure)
-        unfenced = set(self.unfenced()) if self.tries else ()
-        for member in [member for member in self.tries if member not in unfenced]:
+        for member in [member for member in self.tries if not self.needs_fencing(member)]:
             del self.tries[member]
         return freed if found else None
 
@@ -271,6 +279,19 @@ class Failures:
                 self._by_key.setdefault(key, []).append(failure)
         self.tries = {Member(node, incarnation): row for node, incarnation, row in tries}
         return self
+
+    def clone(self, endings: Iterable[Ending]) -> tuple[Failures, list[Ending]]:
+        """The same once more, for somebody who wants to know what ``concern`` would do."""
+        clone = Failures.decode(self.encode(), 0)
+        by_name = {each.name: each for each in clone.every}
+        translated: list[Ending] = [
+            {
+                node: {prefix: failure and by_name.get(failure.name) for prefix, failure in ending.items()}
+                for node, ending in lives.items()
+            }
+            for lives in endings
+        ]
+        return clone, translated
 
     def invariants(self) -> None:
         """Assert what must hold after every event. For tests."""

@@ -3,7 +3,7 @@
 An *event* is what happened to one lock (granted, converted, waiting, refused, cancelled, released, lost, orphaned)
 or to one name (private, handover, shared, free). It carries the position in the ordered stream, and what the lock
 held before and holds now; so what was held at any position that is still known follows by taking back, one by one,
-what has happened since (``held_at``). There are two rings of the same length:
+what has happened since (``held_at``). There are two rings of the same length, and one more:
 
 * ``shared`` – what follows from the ordered stream; the same at every full member, but for the local clock;
 * ``own`` – what this node has decided alone in its private names. Those events carry the position of the last
@@ -11,7 +11,10 @@ what has happened since (``held_at``). There are two rings of the same length:
 
 Other nodes see of a private name that it is private; what is held there they learn when it is published.
 
-Both rings are filled by ``dlm.resource`` and ``dlm.table``, once for each change: two tuples and an append.
+What a view does to names that nobody waits for may be done later, name by name (``dlm.purge``). Those events carry
+the position of the view and stand in a third ring, ``late``, as they come in no order of positions.
+
+All rings are filled by ``dlm.resource`` and ``dlm.table``, once for each change: two tuples and an append.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
     from dlm.resource import Resource
     from dlm.table import Table
 
-__all__ = ["LIMIT", "SILENT", "Event", "Held", "History", "Past", "Silent", "held_at", "past", "plain", "recent"]
+__all__ = [
+    "LIMIT", "SILENT", "Event", "Held", "History", "Late", "Past", "Silent", "held_at", "past", "plain", "recent",
+]  # fmt: skip
 
 LIMIT = 10_000  #: events in each of the two rings
 
@@ -72,13 +77,15 @@ class Past(NamedTuple):
 class History:
     """The two rings of one table."""
 
-    __slots__ = ("_table", "began", "last_write", "own", "rolling", "shared", "written")
+    __slots__ = ("_table", "began", "last_write", "late", "lost", "own", "rolling", "shared", "written")
 
     def __init__(self, table: Table, limit: int = LIMIT) -> None:
         self._table = table
         self.began = 0  #: position before the first event
         self.shared: deque[tuple[Any, ...]] = deque(maxlen=limit)
         self.own: deque[tuple[Any, ...]] = deque(maxlen=limit)
+        self.late: deque[tuple[Any, ...]] = deque(maxlen=limit)
+        self.lost = 0  #: the last position of which an event of ``late`` has been dropped
         self.rolling = Rolling()
         self.written: dict[bytes, int] = {}  #: lately: the position of the last write to the value block (C14)
         self.last_write = 0  #: the position of the last one of all
@@ -87,6 +94,7 @@ class History:
         """Keep the last ``limit`` events of each kind."""
         self.shared = deque(self.shared, limit)
         self.own = deque(self.own, limit)
+        self.late = deque(self.late, limit)
 
     # -- what the resources tell -----------------------------------------------------------------------------
 
@@ -149,7 +157,8 @@ class History:
     @property
     def since(self) -> int:
         """The first position that is known as a whole."""
-        return self.shared[0][0][0] if len(self.shared) == self.shared.maxlen else self.began
+        since = self.shared[0][0][0] if len(self.shared) == self.shared.maxlen else self.began
+        return max(since, self.lost)
 
     @property
     def own_since(self) -> int:
@@ -158,9 +167,53 @@ class History:
 
     def events(self, key: bytes) -> list[Event]:
         """All events of a name that are kept, in order: what is ordered comes before what was done since."""
-        found = [Event(*each) for ring in (self.shared, self.own) for each in ring if each[0][1] == key]
+        rings = self.shared, self.late, self.own
+        found = [Event(*each) for ring in rings for each in ring if each[0][1] == key]
         found.sort(key=lambda event: (event.row[0], event.own))  # stable
         return found
+
+
+class Late:
+    """Tells the history of what has happened at ``position``, at local time ``at``, and is carried out now."""
+
+    __slots__ = ("_at", "_history", "_position")
+
+    def __init__(self, history: History, position: int, at: int) -> None:
+        self._history = history
+        self._position = position
+        self._at = at
+
+    def ended(self, resource: Resource, lock: Lock, what: str, code: str = "") -> None:
+        """See ``History``."""
+        mode = lock.mode
+        row = resource.name, what if mode != NONE else "cancelled", lock.key, NONE, lock.asked, 0, mode, lock.fence
+        self._add((*row, lock.pid, lock.program, code), None)
+
+    def freed(self, key: bytes, name: Name) -> None:
+        """See ``History``."""
+        holders = _holders(name.resource) if name.resource is not None else None
+        row = key, "free", (name.owner, 0, 0), NONE, NONE, 0, NONE, 0, 0, "", FORMS[name.form]
+        self._add(row, holders)
+
+    def changed(self, resource: Resource, lock: Lock, what: str, mode: int, fence: int, code: str = "") -> None:
+        """Nobody is granted anything late."""
+        raise AssertionError(f"{resource.name!r}: {what} too late")
+
+    def asked(self, resource: Resource, lock: Lock, what: str, code: str = "") -> None:
+        """Nobody asks for anything late."""
+        raise AssertionError(f"{resource.name!r}: {what} too late")
+
+    def wrote(self, resource: Resource, flags: int) -> None:
+        """See ``History``."""
+        written = self._history.written
+        if flags & (VALBLK | IVVALBLK):
+            written[resource.name] = max(written.get(resource.name, 0), self._position)
+
+    def _add(self, row: tuple[Any, ...], holders: Holders | None) -> None:
+        ring = self._history.late
+        if len(ring) == ring.maxlen:
+            self._history.lost = max(self._history.lost, ring[0][0][0])
+        ring.append(((self._position, *row), self._at, False, holders))
 
 
 class Silent:
@@ -194,7 +247,7 @@ def held_at(table: Table, key: bytes, position: int) -> Past:
     history = table.history
     if not history.since <= position <= table.applied:
         raise ValueError(f"known here: positions {history.since} to {table.applied}")
-    name = table.names.get(key)
+    name = table.find(key)
     past = Past("free", 0, {})
     if name is not None:
         known = name.resource is not None

@@ -22,15 +22,15 @@ MAX_EVENTS = 1000  #: in one answer
 def status(service: DlmService) -> dict[str, Any]:
     """A snapshot for people and programs; msgpack-able."""
     table, home = service.table, service.home
-    forms = [name.form for name in table.names.values()]
+    forms = table.forms
     return {
         "state": service.state,
         "ring": str(table.ring),
         "applied": table.applied,
-        "names": len(forms),
-        "private": forms.count(Form.PRIVATE),
-        "shared": forms.count(Form.SHARED),
-        "handover": forms.count(Form.HANDOVER),
+        "names": len(table.names),
+        "private": forms[Form.PRIVATE],
+        "shared": forms[Form.SHARED],
+        "handover": forms[Form.HANDOVER],
         "spaces": len(table.spaces.by_name),
         "handles": sum(len(session.handles) for session in home.sessions.values()),
         "outbox": len(home.outbox),
@@ -59,7 +59,7 @@ def _ls(service: DlmService, session: int, rid: int, args: Args) -> None:
 
 def _show(service: DlmService, session: int, rid: int, args: Args) -> None:
     key = key_of(_seen(service, session, args), arguments.name(args))
-    name = service.table.names.get(key)
+    name = service.table.find(key)
     if name is None or key in service.table.vacant:
         service.host.refuse(session, rid, "unknown", "no locks on this name")
     else:

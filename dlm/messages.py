@@ -27,6 +27,7 @@ state transfer, CATCH_UP, CHECK and VOTE have no life and no serial: they change
 | FENCE_TRIED | node, incarnation, attempts, exit code or nil, text, whether that was all (``dlm.stonith``) |
 | CHUNK | view seq, view rep, index, total, bytes, digest of all in the last one (K15, R4) |
 | CATCH_UP | view seq, view rep, index, total, bytes (K4, ``dlm.catchup``) |
+| LOOK | names – whose state goes into the rolling checksum (``dlm.checks``) |
 | CHECK | view seq, view rep, position, mark – of the lowest full member (``dlm.checks``) |
 | VOTE | view seq, view rep, position, mark or nil – what the sender has there |
 
@@ -76,6 +77,7 @@ class Kind(IntEnum):
     SPACE_SET = 22
     CLEARED = 23
     FENCE_TRIED = 24
+    LOOK = 25
 
 
 class Message(NamedTuple):

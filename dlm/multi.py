@@ -47,7 +47,7 @@ def _lock_all(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> 
     if code:
         out.extend(Effect(What.REFUSED, (life.node, session, h + index), code) for index in range(len(batch)))
         return
-    known = [name for name in map(table.names.get, batch) if name is not None]
+    known = [name for name in map(table.find, batch) if name is not None]
     own = all(name.form is Form.PRIVATE and name.owner == life.node for name in known)
     entering: list[Part] = []
     for index, (key, mode, flags) in enumerate(asked):
@@ -65,11 +65,11 @@ def _lock_all(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> 
 
 def _prepare(table: Table, key: bytes, node: int, own: bool, out: Effects) -> Name:
     """Bring a name into the form that the multi-lock needs."""
-    name = table.names.get(key)
+    name = table.find(key)
     if name is None:
         if own:
             return table.own(key, node)
-        name = table.names[key] = Name(Form.SHARED, 0, table.applied)
+        name = table.add(key, Form.SHARED, 0)
         table.share(key, name, Resource(table.mint))
     elif name.form is Form.PRIVATE:
         if own:
@@ -154,7 +154,7 @@ def settle(table: Table, key: bytes, out: Effects) -> None:
 
 def grantable(table: Table, key: bytes) -> list[Part] | None:
     """The parts of the multi-lock at the head of this name's queue, if it can be granted now."""
-    name = table.names.get(key)
+    name = table.find(key)
     resource = name.resource if name is not None else None
     if resource is None or not resource.grouped or not resource.waiting:
         return None
@@ -177,7 +177,7 @@ def parts(table: Table, key: bytes, lock: Lock) -> list[Part] | None:
     found: list[Part] = []
     forms: set[Form] = set()
     for each, who in keys_of(key, lock):
-        name = table.names.get(each)
+        name = table.find(each)
         part = name.resource.locks.get(who) if name is not None and name.resource is not None else None
         if name is None or name.resource is None or part is None or part.batch != lock.batch:
             return None
@@ -201,7 +201,7 @@ def refuse(
     out.extend(Effect(What.REFUSED, who, code, cycle=cycle) for _, who in everywhere)
     effects: list[Effect] = []
     for each, who in everywhere:
-        name = table.names.get(each)
+        name = table.find(each)
         if name is None:
             continue
         if name.form is Form.HANDOVER:

@@ -57,11 +57,12 @@ class Name:
     """What is known about one name. The last fields exist at the owner only and are not replicated."""
 
     __slots__ = (
-        "epoch", "fences", "form", "idle_since", "owner", "resource", "run", "run_node", "waiting",
+        "epoch", "era", "fences", "form", "idle_since", "owner", "resource", "run", "run_node", "waiting",
     )  # fmt: skip
 
-    def __init__(self, form: Form, owner: int, epoch: int) -> None:
+    def __init__(self, form: Form, owner: int, epoch: int, era: int = 0) -> None:
         self.form = form
+        self.era = era  #: the last event about all names that has been carried out on this one (``dlm.purge``)
         self.owner = owner  #: node that owns it, or owned it before the handover; 0 when shared
         self.epoch = epoch  #: position at which this ownership began
         self.waiting: list[Op] = []  #: handover: what was ordered since, in order (A4)

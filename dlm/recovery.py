@@ -194,8 +194,8 @@ def primary_view(
     failed = [life for node in ended if not (life := table.lives.pop(node)).gone]
     split = any(said.split for _, said in announcements(view).values())
     done.effects += table.failures.begin(table.spaces, failed, table.applied, table.now, split)
-    # 5, 6: a name is in one form, so both are one walk over the names concerned
-    table.end_lives(ended, done.effects)
+    # 5, 6: both are done name by name; what was of those who have said goodbye went then
+    table.end_lives(failed, done.effects)
     # 7
     begin_lives(table, view, done.effects)
     return done

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dlm import upgrade
-from dlm.history import SILENT, History, Silent
+from dlm.history import SILENT, History, Late, Silent
 from dlm.lock import Effect, Key, Lock, State, Step, What
 from dlm.modes import (
     ALTERNATIVES,
@@ -77,7 +77,7 @@ class Resource:
         self.value, self.valid = value, valid
         self.name = b""  #: its key, for the circles it is part of
         self.waits: Waits | None = None  #: who waits for whom, while all members know the contents
-        self.history: History | Silent = SILENT
+        self.history: History | Late | Silent = SILENT
 
     # -- operations ------------------------------------------------------------------------------------------
 

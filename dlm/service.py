@@ -20,7 +20,7 @@ from typing import Any
 
 import msgpack
 
-from dlm import looking, verbs
+from dlm import looking, verbs, work
 from dlm.agents import agents_of
 from dlm.catchup import Catcher, Kept, Lender, Loan
 from dlm.checks import Checker
@@ -33,7 +33,15 @@ from dlm.options import Configured
 from dlm.prompter import Prompter
 from dlm.recording import Taps
 from dlm.recovery import (
-    NOTHING, Announcement, Chosen, Held, Recovered, announcements, as_if_installed, choose, empty_view,
+    NOTHING,
+    Announcement,
+    Chosen,
+    Held,
+    Recovered,
+    announcements,
+    as_if_installed,
+    choose,
+    empty_view,
     primary_view,
 )  # fmt: skip
 from dlm.table import Table
@@ -75,6 +83,7 @@ class DlmService:
         self.leaving_now = False  #: no new locks, and soon a goodbye
         self._goodbye_due = False  #: the handles have ended, the goodbye is still to be said
         self._reforming = False
+        self._left = work.TURN  #: of what may be done in this turn
 
     # -- the service interface -------------------------------------------------------------------------------
 
@@ -173,6 +182,8 @@ class DlmService:
     def fire(self, now: int) -> None:
         """Time has passed: answers at the horizon, time-outs, yields, give-backs."""
         self._at(now)
+        self._left = work.TURN
+        self._tidy()
         self._say_goodbye()
         self.lease_clock.renew(self.host, now)
         self.prompter.sweep(now)
@@ -184,7 +195,7 @@ class DlmService:
     def next_deadline(self) -> int | None:
         """When ``fire`` wants to be called."""
         home = self.home
-        if self._goodbye_due and home.open:
+        if (self._goodbye_due and home.open) or self.table.dues:
             return home.now
         acting = home.open and not home.holding
         times = [self.lease_clock.next_deadline(self.prompter.waiting)]
@@ -252,7 +263,14 @@ class DlmService:
     # -- the ordered stream ----------------------------------------------------------------------------------
 
     def _at(self, now: int) -> None:
+        if now != self.home.now:
+            self._left = work.TURN
         self.home.now = self.home.table.now = now
+
+    def _tidy(self) -> None:
+        """Some of what an event has left to be done."""
+        if self.table.dues and self._left > 0:
+            self._left = self.table.tidy(self._left)
 
     def _ordered(self, origin: Member, message: Message, position: int) -> None:
         """A message that counts now; ``position`` is its place in the ring."""
@@ -274,11 +292,14 @@ class DlmService:
             effects = self.table.apply(origin, message)
             if effects is None:
                 return
+            self._tidy()
             self._kept.add(position, origin, message)
             self.home.settled.delivered(position, self.table.applied)
             if self.taps:
                 self.taps.mark(self.table)
-            self.checker.applied(self.table)
+            looked = self.checker.applied(self.table)
+            if looked:
+                self.home.send(Kind.LOOK, (looked,))
             own = origin == self._me
             if own:
                 self.home.outbox.applied(message.serial)
@@ -334,7 +355,7 @@ class DlmService:
         if self._catcher is None:
             self._primary = view
         leads = self._me.node == min(chosen.full or said)
-        self.checker.entered(view.id, said, leads)
+        self.checker.entered(view.id, said, chosen.full or said)
         self.home.clearing.entered(leads)
         self.home.stonith.entered(chosen, {node: word.agents for node, (_, word) in said.items()})
         if said.keys() - chosen.going_on and self._me.node in chosen.full:
@@ -371,6 +392,7 @@ class DlmService:
         for origin, message in done.applied:
             if origin == self._me:
                 self.home.outbox.applied(message.serial)
+        self._tidy()
         self.home.resume()
         self.home.outcomes(done.effects)
         for origin, message in done.applied:

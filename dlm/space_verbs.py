@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dlm import arguments, options
-from dlm.messages import split_key
 from dlm.spaces import CREATE, EXCLUSIVE, OPEN
 
 if TYPE_CHECKING:
@@ -51,8 +49,9 @@ def _release(service: DlmService, session: int, rid: int, args: Args) -> None:
 
 def _ls(service: DlmService, session: int, rid: int, args: Args) -> None:
     """All lockspaces, as this node knows them, with the number of names that have locks or have just had some."""
-    names = Counter(split_key(key)[0] for key in service.table.names)
-    rows = [{**space.row(), "names": names[space.name]} for space in service.table.spaces]
+    table = service.table
+    names = {**table.spaces.names, "default": len(table.names) - table.spaces.names.total()}
+    rows = [{**space.row(), "names": names.get(space.name, 0)} for space in table.spaces]
     service.host.reply(session, rid, rows)
 
 

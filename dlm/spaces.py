@@ -13,9 +13,11 @@ count: neither asks anybody.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dlm import purge
 from dlm.arguments import PERMISSIONS, VALUE_LIMIT
 from dlm.messages import Kind, prefix_of
 from dlm.names import Form, Name
@@ -152,6 +154,7 @@ class Spaces:
     def __init__(self) -> None:
         self.by_name: dict[str, Space] = {DEFAULT.name: Space(DEFAULT.name, permissions=DEFAULT.permissions)}
         self.closing = 0
+        self.names: Counter[str] = Counter()  #: for people: some may be gone by now (``dlm.purge``)
         self._special: dict[bytes, Options] = {}  #: by prefix: those that have any
 
     def get(self, name: str) -> Space | None:
@@ -160,6 +163,11 @@ class Spaces:
 
     def __iter__(self) -> Iterator[Space]:
         return (self.by_name[name] for name in sorted(self.by_name))
+
+    def count(self, key: bytes, names: int) -> None:
+        """There are more names in a lockspace, or less; those of ``default`` are all others."""
+        if key[0]:
+            self.names[key[: key.index(0)].decode()] += names
 
     def options(self, key: bytes) -> Options:
         """Those of the lockspace of this name."""
@@ -308,19 +316,42 @@ def _judge(table: Table, space: Space, out: Effects, busy: bool = False) -> None
     out.append(Told(release.node, release.session, release.ticket, space.name, "space_busy" if busy else ""))
 
 
+class SpaceEnded(purge.Due):
+    """A lockspace was released: its names are no more."""
+
+    __slots__ = ("prefix",)
+
+    def __init__(self, table: Table, space: Space) -> None:
+        super().__init__(table)
+        self.prefix = space.prefix
+
+    def carry(self, key: bytes, name: Name) -> bool:
+        """See ``Due``."""
+        return not key.startswith(self.prefix)
+
+
 def _end(table: Table, space: Space, out: Effects) -> None:
-    """The space goes, with all that is in it. Publications on their way find no name (A2)."""
-    for key, name in _names(table, space):
-        if name.form is Form.SHARED and name.resource is not None:
-            table.waits.release(name.resource)
-        table.free(key)
+    """The space goes, with all that is in it. Publications on their way find no name (A2).
+
+    Where somebody waits, that ends at once: it would be in the way of others in the search for deadlocks. And so do
+    vacant names: the list of those is part of the table.
+    """
+    waiting = [resource.name for mine in table.waits.queued.values() for resource in mine.values()]
+    table.dues.append(SpaceEnded(table, space))
+    for key in [*waiting, *table.vacant]:
+        if key.startswith(space.prefix):
+            table.find(key)
     table.spaces.remove(space)
     table.failures.forget(space.name)
     out.append(Ended(space.name))
 
 
-def _names(table: Table, space: Space) -> list[tuple[bytes, Name]]:
-    return [(key, table.names[key]) for key in sorted(table.names) if key.startswith(space.prefix)]
+def _names(table: Table, space: Space) -> Iterator[tuple[bytes, Name]]:
+    for key in list(table.names):
+        if key.startswith(space.prefix):
+            name = table.find(key)
+            if name is not None:
+                yield key, name
 
 
 HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = {

@@ -74,7 +74,7 @@ def tried(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> None
     """FENCE_TRIED: a member claims the work (no attempts yet), has failed in it, or gives it up."""
     node, incarnation, attempts, code, text, over = body
     target, tries = Member(node, incarnation), table.failures.tries
-    if target in table.failures.unfenced():
+    if table.failures.needs_fencing(target):
         before = last_try(table, target)
         given_up = (before.given_up if before is not None else 0) + bool(over)
         tries[target] = Try(life.node, attempts, code, text, bool(over), given_up)

@@ -17,14 +17,12 @@ Rules worth knowing before reading:
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import msgpack
-
-from dlm import checks, failures, multi, spaces, stonith
+from dlm import checks, failures, multi, purge, snapshot, sound, spaces, stonith, work
 from dlm.history import History
+from dlm.life import Life
 from dlm.messages import Kind, Message, Op
 from dlm.modes import ORPHAN
 from dlm.names import FENCE_BLOCK, Fences, Form, Name
@@ -63,23 +61,6 @@ class Look(NamedTuple):
 Effects = list[Effect | Composed | Look | Purge | spaces.Told | spaces.Ask | spaces.Ended | failures.Fate]
 
 
-class Life:
-    """One node as the table knows it: (node, incarnation, admitting ring), and its last applied serial."""
-
-    __slots__ = ("gone", "incarnation", "node", "ring", "serial")
-
-    def __init__(self, node: int, incarnation: int, ring: RingId, serial: int = 0, gone: bool = False) -> None:
-        self.node = node
-        self.incarnation = incarnation
-        self.ring = ring
-        self.serial = serial
-        self.gone = gone  #: it has said goodbye
-
-    def encode(self) -> tuple[Any, ...]:
-        """As a msgpack-able tuple."""
-        return self.node, self.incarnation, tuple(self.ring), self.serial, self.gone
-
-
 class Table:
     """The lock table of node ``me``. Not thread-safe; ``now`` is only remembered for people to read."""
 
@@ -92,6 +73,12 @@ class Table:
         self.lives: dict[int, Life] = {}
         self.names: dict[bytes, Name] = {}
         self.vacant: dict[bytes, None] = {}  #: shared names without locks, by when the last one went
+        self.handovers: dict[bytes, None] = {}  #: names in handover
+        self.forms = [0, 0, 0]  #: how many names have each form; for people: not all may be up to date
+        self.era = 0  #: the last event about all names ..
+        self.dues: list[purge.Due] = []  #: .. and those that are not carried out on every name yet (``dlm.purge``)
+        self._walk: Iterator[int] = iter(())  #: through all names, to carry them out ..
+        self._walked = 0  #: .. up to this one
         self.spaces = spaces.Spaces()
         self.failures = failures.Failures()  #: what others wait for before they get what a failed node had
         self.waits = Waits()  #: who waits for whom in the shared names; follows from those
@@ -131,7 +118,7 @@ class Table:
 
     def operate(self, key: bytes, op: Op, out: Effects) -> None:
         """One operation on one name, by the form the name has at this position (A9)."""
-        name = self.names.get(key)
+        name = self.find(key)
         if name is None:
             if op.kind != Kind.LOCK or op.flags & ORPHAN:
                 self._unknown(op, out)
@@ -238,11 +225,53 @@ class Table:
         elif op.kind == Kind.UNLOCK:
             out.append(Effect(What.GONE, key))
 
+    # -- names -----------------------------------------------------------------------------------------------
+
+    def find(self, key: bytes) -> Name | None:
+        """The name as it is at this position. All who read or change a name that is not this node's own get it
+        here: ``names`` has also some that ought to be otherwise by now (``dlm.purge``).
+        """
+        name = self.names.get(key)
+        if name is None or name.era == self.era:
+            return name
+        return self.bring(key, name)
+
+    def bring(self, key: bytes, name: Name, era: int = -1) -> Name | None:
+        """Carry out on one name what is due, up to this era or all of it; ``None`` if it is no more."""
+        upto = self.era if era < 0 else era
+        for due in self.dues:
+            if name.era < due.era <= upto:
+                name.era = due.era
+                if not due.settle(self, key, name):
+                    return None
+        name.era = max(name.era, upto)
+        return name
+
+    def add(self, key: bytes, form: Form, owner: int) -> Name:
+        """A new name, or a new form of one: nothing is left of what it was."""
+        old = self.names.get(key)
+        if old is not None:
+            self.forms[old.form] -= 1
+        else:
+            self.spaces.count(key, 1)
+        self.forms[form] += 1
+        name = self.names[key] = Name(form, owner, self.applied, self.era)
+        return name
+
+    def forget(self, key: bytes) -> Name:
+        """A name is no more; whoever calls this tells the history."""
+        name = self.names.pop(key)
+        self.forms[name.form] -= 1
+        self.spaces.count(key, -1)
+        self.vacant.pop(key, None)
+        self.handovers.pop(key, None)
+        return name
+
     # -- changes of form -------------------------------------------------------------------------------------
 
     def own(self, key: bytes, node: int, resource: Resource | None = None) -> Name:
         """The name becomes Private to ``node`` at this position, with a block of fence numbers (K14)."""
-        name = self.names[key] = Name(Form.PRIVATE, node, self.applied)
+        name = self.add(key, Form.PRIVATE, node)
         self.history.form(key, "private", node, resource)
         if resource is not None:
             self.waits.release(resource)
@@ -269,6 +298,9 @@ class Table:
     def hand_over(self, key: bytes, name: Name, out: Effects) -> None:
         """Private -> Handover. The owner composes its publication here and nowhere else (A3)."""
         name.form = Form.HANDOVER
+        self.forms[Form.PRIVATE] -= 1
+        self.forms[Form.HANDOVER] += 1
+        self.handovers[key] = None
         self.history.form(key, "handover", name.owner, name.resource)
         if name.resource is not None:
             resource, name.resource, name.fences = name.resource, None, None
@@ -279,14 +311,16 @@ class Table:
     def share(self, key: bytes, name: Name, resource: Resource) -> None:
         """The name becomes Shared with these contents."""
         self.history.form(key, "shared", name.owner, resource)
+        self.forms[name.form] -= 1
+        self.forms[Form.SHARED] += 1
+        self.handovers.pop(key, None)
         name.share(resource)
         self.waits.take(key, resource)
         resource.history = self.history
 
     def free(self, key: bytes) -> None:
         """The name is no more."""
-        self.vacant.pop(key, None)
-        self.history.freed(key, self.names.pop(key))
+        self.history.freed(key, self.forget(key))
 
     def _vacate(self, key: bytes, resource: Resource) -> None:
         """The last lock of a shared name has gone, and the value block with it (L10). The name stays shared, else
@@ -298,7 +332,7 @@ class Table:
             if len(self.vacant) > VACANT_KEPT:
                 self.free(next(iter(self.vacant)))
 
-    def _publish(self, key: bytes, name: Name, resource: Resource, out: Effects) -> None:
+    def publish(self, key: bytes, name: Name, resource: Resource, out: Effects) -> None:
         """Handover -> Shared, then what has waited, in order, except operations of ended lives (A4, A7)."""
         waiting, name.waiting = name.waiting, []
         self.share(key, name, resource)
@@ -320,7 +354,7 @@ class Table:
             resolve(self, out)
         touched, self.touched = self.touched, {}
         for key in touched:
-            name = self.names.get(key)
+            name = self.find(key)
             if name is None or name.resource is None:
                 continue
             if name.form is Form.PRIVATE:
@@ -343,9 +377,9 @@ class Table:
 
     def _on_publish(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
         key, epoch, contents = body
-        name = self.names.get(key)
+        name = self.find(key)
         if name and name.form is Form.HANDOVER and name.owner == life.node and name.epoch == epoch:
-            self._publish(key, name, Resource.decode(contents, self.mint, self.now), out)
+            self.publish(key, name, Resource.decode(contents, self.mint, self.now), out)
 
     def _on_yield(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
         key, epoch = body
@@ -366,11 +400,11 @@ class Table:
     def _on_goodbye(self, life: Life, body: tuple[Any, ...], out: Effects) -> None:
         """The life ends here, cleanly: nobody has to wait for its leases later (D10)."""
         life.gone = True
-        self.end_lives({life.node}, out)
+        self.end_lives([life], out)
 
     def _owned(self, life: Life, key: bytes, epoch: int) -> Name | None:
         """The name, if it is private to this life since ``epoch`` (A2, C10)."""
-        name = self.names.get(key)
+        name = self.find(key)
         if name and name.form is Form.PRIVATE and name.owner == life.node and name.epoch == epoch:
             return name
         return None
@@ -383,39 +417,29 @@ class Table:
         self.applied += 1
         self.numbers = 0
 
-    def end_lives(self, nodes: Iterable[int], out: Effects) -> None:
-        """Drop everything of these lives and grant what becomes possible, name by name in sorted order.
+    def end_lives(self, lives: Iterable[Life], out: Effects) -> None:
+        """These lives have ended at this position: what was theirs goes, and others get it (``dlm.purge``)."""
+        lives = list(lives)
+        purge.end_lives(self, lives, out)
+        spaces.nodes_gone(self, [life.node for life in lives], out)
 
-        Private names become unknown; a handover whose owner is among them becomes Shared and empty, its value
-        block not valid, and then what waited in it is applied (A7). The cost is one look at each name.
+    def tidy(self, units: int) -> int:
+        """Carry out some of what is due on names that nobody has looked at. Returns what is left of the ``units``
+        (``dlm.work``).
         """
-        dead = frozenset(nodes)
-        affected = [key for key, name in self.names.items() if self._concerns(name, dead)]
-        # What has waited in a handover is judged last, when all else is free.
-        affected.sort(key=lambda key: (self.names[key].form is Form.HANDOVER, key))
-        for key in affected:
-            name = self.names[key]
-            self.failures.concern(key, name, dead)
-            if name.form is Form.PRIVATE:
-                self.free(key)
-            elif name.form is Form.HANDOVER:
-                self._publish(key, name, Resource(self.mint, valid=False), out)
-            else:
-                assert name.resource is not None
-                effects: list[Effect] = []
-                name.resource.purge(sorted(dead), effects)
-                out.extend(effects)
-                multi.settle(self, key, out)
-                self.touched[key] = None
-        self.failures.purged()
-        self.sweep(out)
-        spaces.nodes_gone(self, dead, out)
+        if self._walked != self.era:
+            self._walk, self._walked = purge.walk(self, self.era), self.era
+        return work.spend(self._walk, units)[0]
 
-    @staticmethod
-    def _concerns(name: Name, dead: frozenset[int]) -> bool:
-        if name.form is Form.SHARED:
-            return name.resource is not None and not dead.isdisjoint(name.resource.homes)
-        return name.owner in dead
+    @property
+    def purging(self) -> bool:
+        """Whether there may be names that concern a failure and have not been looked at."""
+        return any(isinstance(due, purge.LivesEnded) and due.ending for due in self.dues)
+
+    def complete(self) -> None:
+        """Carry out all that is due, now. It makes no difference but for time and memory."""
+        while self.dues:
+            self.tidy(1 << 62)
 
     # -- the owner's fast path -------------------------------------------------------------------------------
 
@@ -430,58 +454,20 @@ class Table:
 
     def encode(self) -> bytes:
         """The replicated state, without private contents; equal bytes for equal states."""
-        lives = tuple(self.lives[node].encode() for node in sorted(self.lives))
-        names = tuple(self.names[key].encode(key) for key in sorted(self.names))
-        more = tuple(self.vacant), self.spaces.encode(), self.failures.encode(), self.history.rolling.value
-        packed: bytes = msgpack.packb((1, tuple(self.ring), self.applied, self.numbers, lives, names, *more))
-        return packed
+        return snapshot.encode(self)
 
     @classmethod
     def decode(cls, me: int, data: bytes, now: int) -> Table:
         """A table from ``encode``'s bytes, for a node that owns no name in it."""
-        _, ring, applied, numbers, lives, names, vacant, rows, fails, chain = msgpack.unpackb(data, use_list=False)
-        table = cls(me)
-        table.now = now
-        table.ring, table.applied, table.numbers = RingId(*ring), applied, numbers
-        for node, incarnation, admitted, serial, gone in lives:
-            table.lives[node] = Life(node, incarnation, RingId(*admitted), serial, gone)
-        table.spaces, table.vacant = spaces.Spaces.decode(rows), dict.fromkeys(vacant)
-        table.failures = failures.Failures.decode(fails, now)
-        for row in names:
-            name = table.names[row[0]] = Name.decode(row, table.mint, now)
-            if name.resource is not None:
-                table.waits.take(row[0], name.resource)
-                name.resource.history = table.history
-        table.history.began, table.history.rolling = applied, checks.Rolling(chain)
-        table.waits.settled()
-        return table
+        return snapshot.decode(cls(me), data, now)
 
     def digest(self) -> str:
         """A short name of the replicated state, equal at all full members at the same position."""
-        return hashlib.blake2b(self.encode(), digest_size=8).hexdigest()
+        return snapshot.short(self.encode())
 
     def invariants(self) -> None:
         """Assert what must hold after every event. For tests: it looks at everything."""
-        self.waits.invariants(name.resource for name in self.names.values() if name.form is Form.SHARED)
-        self.failures.invariants()
-        for key, name in self.names.items():
-            assert self.spaces.refuses(key) != "no_space", f"{key!r}: in no lockspace"
-            if name.form is Form.SHARED:
-                assert name.resource is not None, f"{key!r}: shared without contents"
-                assert bool(name.resource.locks) != (key in self.vacant), f"{key!r}: wrongly taken for vacant"
-                assert not name.waiting, f"{key!r}: shared with a waiting list"
-            else:
-                mine = name.form is Form.PRIVATE and name.owner == self.me
-                assert (name.resource is not None) == mine, f"{key!r}: contents at the wrong node"
-                assert name.owner in self.lives, f"{key!r}: owned by an ended life"
-            if name.resource is not None:
-                name.resource.invariants()
-                parts = sum(bool(lock.batch) for lock in name.resource.waiting)
-                assert name.resource.grouped == parts, f"{key!r}: parts of multi-locks are miscounted"
-                assert not multi.grantable(self, key), f"{key!r}: a multi-lock could be granted"
-                for node in name.resource.homes:
-                    assert node in self.lives, f"{key!r}: a lock of an ended life"
-                    assert name.form is Form.SHARED or node == name.owner, f"{key!r}: private to another"
+        sound.check(self)
 
 
 _HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = {
@@ -492,6 +478,7 @@ _HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = 
     Kind.REFILL: Table._on_refill,
     Kind.GOODBYE: Table._on_goodbye,
     Kind.PURGE: Table._on_purge,
+    Kind.LOOK: checks.on_look,
     **multi.HANDLERS,
     **spaces.HANDLERS,
     **failures.HANDLERS,

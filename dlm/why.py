@@ -38,7 +38,7 @@ Row = dict[str, Any]
 def explain(service: DlmService, key: bytes) -> Row:
     """The whole answer to ``why``, msgpack-able."""
     table, home = service.table, service.home
-    name = None if key in table.vacant else table.names.get(key)
+    name = None if key in table.vacant else table.find(key)
     space, plain = split_key(key)
     resource = name.resource if name is not None else None
     queue = [] if resource is None else [*resource.converting, *resource.waiting]

@@ -203,8 +203,7 @@ def test_the_checksum_does_not_depend_on_how_a_table_was_got() -> None:
     copy = Table.decode(1, table.encode(), bus.now)
     for each in (table, copy):
         each.begin_epoch(each.ring._replace(seq=each.ring.seq + 4))
-        each.lives = {node: life for node, life in each.lives.items() if node == 1}
-        each.end_lives([2, 3], [])
+        each.end_lives([each.lives.pop(node) for node in (2, 3)], [])
     assert table.digest() == copy.digest()
 
 

@@ -2,18 +2,21 @@
 
 Three nodes apply one order, and work alone on names that are private to them; two more tables follow the same
 order, one late, one from a state transfer in the middle. Every effect is compared with the dumb model, name by
-name; tables at one position must be byte for byte the same, and all invariants hold after every event.
+name; tables at one position must be byte for byte the same, and all invariants hold after every event. What a view
+does to names that nobody waits for, node 1 does at once, node 2 some time later, node 3 only when somebody looks
+(``dlm.purge``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, NamedTuple
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from dlm import purge
 from dlm.messages import TAG, Kind, Message
 from dlm.modes import FORCEUNLOCK, IVVALBLK
 from dlm.recovery import Announcement, primary_view
@@ -24,7 +27,7 @@ from tests.dlm.test_model import BITS, WORDS, lawful, plain, state
 from vsync.types import Entry, Member, RingId, View
 
 NODES = (1, 2, 3)
-NAMES = (b"\0a", b"\0b")
+NAMES = (b"\0a", b"\0b", b"\0c")
 IN_A_ROW = 8  # A5
 
 
@@ -46,7 +49,7 @@ class Step(NamedTuple):
 
 
 KINDS = ["act"] * 14 + ["cancel", "cancel", "unlock", "unlock", "publish", "publish", "publish"]
-KINDS += ["end", "purge", "yield", "give back", "view", "catch up", "take over"]
+KINDS += ["end", "purge", "yield", "give back", "view", "view", "walk", "catch up", "take over"]
 STEPS = st.builds(
     Step,
     kind=st.sampled_from(KINDS),
@@ -93,6 +96,7 @@ class World:
         self.late, self.at = self._first(7), 0
         self.joined: tuple[Table, int] | None = None
         self.names: dict[bytes, Named] = {}
+        self.walk: Iterator[int] = iter(())  #: through the names of table 2
         self.mints = {name: count(1) for name in NAMES}
         self.fences: dict[bytes, list[int]] = {name: [] for name in NAMES}  #: real ones, in the model's order
 
@@ -112,6 +116,8 @@ class World:
                 self.publish()
         elif step.kind == "view":
             self.view(step.node)
+        elif step.kind == "walk":
+            next(self.walk, None)
         elif step.kind == "catch up":
             self.catch_up()
         elif step.kind == "take over":
@@ -300,15 +306,18 @@ class World:
             elif name.form == "handover" and name.owner == dead:
                 done[key] = self._share(key, Model.lose_everything)
             elif name.form == "shared":
+                had = bool(name.model.all())
                 done[key] = name.model.nodes_end([dead])
-                if not name.model.all():
-                    self._vacate(key, name)
+                if had and not name.model.all():
+                    del self.names[key]
         for node in going_on:
             effects = primary_view(self.tables[node], view, frozenset(going_on), (), ()).effects
             self._compose(node, effects)
             said = [each for key in sorted(done) for each in done[key]]
             assert self.seen(None, effects) == said, view
         self.tables[dead] = Table.decode(dead, self.tables[going_on[0]].encode(), 0)
+        self.tables[1].complete()
+        self.walk = purge.walk(self.tables[2], self.tables[2].era)
         self.digests.append(self.tables[1].encode())
 
     def _view(self, going_on: tuple[int, ...], dead: int) -> View:
@@ -349,6 +358,8 @@ class World:
         assert set(self.tables[1].names) == set(self.names)
         for key, name in self.names.items():
             for node in NODES if name.form == "shared" else [name.owner] if name.form == "private" else []:
+                if self.tables[node].names[key].era < self.tables[node].era:
+                    continue
                 resource = self.tables[node].names[key].resource
                 assert resource is not None
                 assert _unnumbered(state(resource)) == _unnumbered(name.model.state())

@@ -61,7 +61,7 @@ def fence(table: Table) -> None:
 
 
 def forgotten(table: Table) -> None:
-    del table.names[b"\0r"]
+    table.forget(b"\0r")
     table.waits.entries.clear()
 
 
@@ -81,7 +81,7 @@ def test_a_flip_is_found_and_mended(flip: Callable[[Table], None], guilty: int) 
         locks._tables.check = lambda node, service: None  # type: ignore[method-assign]  # it would find it first
         flip(locks.lockers[guilty].table)
         busy, other = (clients[node] for node in (1, 2, 3) if node != guilty)
-        for _ in range(10):
+        for _ in range(30):
             operation = locks.lock(busy, b"s", NL)
             locks.lock(other, b"s", NL)  # the name is shared
             cluster.run_until(lambda: operation.ok is not None, 5.0)  # noqa: B023 - at once

@@ -67,7 +67,13 @@ class World:
     def failures(self) -> Any:
         """As ``dlm.failures``: each node has its own copy of what is equal at all."""
         every = [SimpleNamespace(member=C, fences=True, since=-9, space="web")]
-        return SimpleNamespace(unfenced=lambda: list(self.pending), tries={}, every=every)
+
+        def needs(member: Member) -> bool:
+            return member in self.pending
+
+        return SimpleNamespace(
+            unfenced=lambda: list(self.pending), needs_fencing=needs, tries={}, every=every
+        )
 
     def view(self, *nodes: int, full: Sequence[int] = ()) -> None:
         """A primary view of these nodes."""
