@@ -125,3 +125,32 @@ asyncio.run(main())
             client.kill()
             async with locks.lock("held", timeout=LONG_S) as held:
                 assert held.valid
+
+
+@in_loop
+async def test_a_candidate_that_connects_again_outlives_its_daemon(cluster: LocalCluster) -> None:
+    """The loop ends with its session, loudly; the loop around it (docs/recipes.md) leads again."""
+    fences: list[int] = []
+    ended: list[dlm.NotConnected] = []
+
+    async def lead_for_ever() -> None:
+        while True:
+            try:
+                async with dlm.AsyncClient(cluster["a"].url) as locks:
+                    async for term in locks.election("scheduler"):
+                        fences.append(term.fence)
+                        await term.lost
+            except dlm.NotConnected as error:
+                ended.append(error)
+                await asyncio.sleep(0.02)
+
+    leads = asyncio.create_task(lead_for_ever())
+    await soon(lambda: fences, "the first term", LONG_S)
+    cluster.kill("a")
+    await soon(lambda: ended, "the end of the session", LONG_S)
+    cluster.restart("a")
+    await soon(lambda: len(fences) > 1, "the next term", LONG_S)
+    leads.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leads
+    assert fences == sorted(set(fences))

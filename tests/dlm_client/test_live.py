@@ -179,6 +179,35 @@ def test_a_leaving_node_ends_its_handles_first(cluster: LocalCluster) -> None:
             held.release()
 
 
+def test_a_candidate_that_connects_again_outlives_its_daemon(cluster: LocalCluster) -> None:
+    """The loop ends with its session, loudly; the loop around it (docs/recipes.md) leads again."""
+    fences: list[int] = []
+    ended = threading.Event()
+
+    def lead(times: int) -> None:
+        while len(fences) < times:
+            try:
+                with dlm.connect(cluster["a"].url) as locks:
+                    for term in locks.election("scheduler"):
+                        fences.append(term.fence)
+                        if len(fences) == times:
+                            break
+                        term.lost.wait()
+            except dlm.NotConnected:
+                ended.set()
+                ended.wait(0.02)
+
+    thread = threading.Thread(target=lead, args=(2,), daemon=True)
+    thread.start()
+    cluster.wait(lambda: len(fences) == 1, "no first term")
+    cluster.kill("a")
+    assert ended.wait(LONG_S)
+    cluster.restart("a")
+    thread.join(LONG_S)
+    assert not thread.is_alive()
+    assert fences[0] < fences[1]
+
+
 def test_run_ends_its_command_when_the_node_dies(cluster: LocalCluster) -> None:
     arguments = ["--url", cluster["c"].url, "run", "job", "--", "sh", "-c", "echo $DLM_FENCE; exec sleep 1000"]
     with subprocess.Popen(
