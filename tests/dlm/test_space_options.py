@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 from dlm.options import PLAIN, Options
 from dlm.spaces import CREATE, Space, Spaces
 from dlm.table import Table
 from tests.dlm.bus import Bus
+from tests.dlm.told import Told, done
 from vsync.service import Credentials
-from vsync.types import ClusterConfig
 
 ANN, BOB = 1001, 1002
-
-
-class Told(Bus):
-    """Nodes whose configurations say something about lockspaces: ``said[node]``, or ``said[0]``."""
-
-    def __init__(self, said: dict[int, dict[str, Any]], nodes: int = 3) -> None:
-        self.said = said
-        super().__init__(nodes)
-
-    def config(self, node: int) -> ClusterConfig:
-        lockspace = self.said.get(node, self.said.get(0, {}))
-        return replace(super().config(node), sections={"dlm": {"lockspace": lockspace}}, uid=4)
-
-
-def done(bus: Bus, node: int, verb: str, session: int = 1, **args: Any) -> Any:
-    """Call and run; the answer."""
-    rid = bus.call(node, verb, session, **args)
-    bus.run()
-    return bus.result(rid)
 
 
 def user(bus: Bus, node: int, uid: int) -> int:
