@@ -77,7 +77,7 @@ def _quarrel(files: Mapping[int, Roster]) -> str:
         if files[node] != files[one]:
             what = differences(files[node], files[one])
             more = [f"{len(what) - SHOWN} more"] if len(what) > SHOWN else []
-            said.append(f"node {node} {'; '.join(what[:SHOWN] + more)}")
+            said.append(f"that of node {node}: {'; '.join(what[:SHOWN] + more)}")
     if not said:
         return ""
     return f"the [[nodes]] of these nodes' files differ from node {one}'s: {', '.join(said)}: make them alike"

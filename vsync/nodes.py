@@ -34,7 +34,7 @@ VERBS = ("ls", *KINDS)
 OVERTAKEN = "the set of nodes has changed meanwhile: look at vsync nodes, and say it again if it is still wanted"
 LOST = "the view broke before the change was in force: nothing has been changed; say it again"
 NO_QUORUM = "the view is not primary, so nothing can be changed here: {why}"
-DIFFERS = "this host's file {what}; the cluster's own word goes first: paste what vsync nodes export prints"
+DIFFERS = "this host's file: {what}; the cluster's own word goes first: paste what vsync nodes export prints"
 OUTSIDE = "the cluster's nodes do not include this one: run vsync nodes add at a member, or stop it"
 
 
