@@ -30,7 +30,7 @@ def stable(nodes: int = 3, **more: Any) -> Told:
     return Told({0: {"default": {"answer": "stable", **more}}}, nodes)
 
 
-def done(bus: Bus, node: int, verb: str, session: int = 1, **args: Any) -> Any:
+def done(bus: Bus, node: int, verb: str, session: int = 1, /, **args: Any) -> Any:
     """Call and run; the answer."""
     rid = bus.call(node, verb, session, **args)
     bus.run()
