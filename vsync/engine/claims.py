@@ -28,7 +28,7 @@ from vsync.counting import counted, roster_of
 from vsync.engine import contacts
 from vsync.engine.outputs import Configuration
 from vsync.engine.record import Attempt
-from vsync.quorum import base_of, judge, known_lineage, lineage_of, newest_mark
+from vsync.quorum import base_of, judge, known_lineage, lineage_of
 from vsync.roster import Roster
 from vsync.types import NO_RING, Entry, Member, RingId
 from vsync.wire import Claim, Commit
@@ -75,7 +75,7 @@ def correct(e: Engine, forming: Forming) -> None:
     ring, entries = forming.ring.id, entries_of(e, forming)
     others = tuple(attempt for attempt in e.record.attempts if attempt.ring != ring)
     roster = roster_of(entries)
-    contacts.met(e, roster, newest_mark(entries.values()), len(entries))
+    contacts.met(e, roster, entries)
     if not judge(entries).primary or e.config.quorum.policy in ("two_node", "none"):
         e.record = replace(e.record, attempts=others)  # with the next write
         return

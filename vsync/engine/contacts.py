@@ -10,14 +10,15 @@ again that was off while they moved, and one that was removed knows why nobody w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vsync.engine.outputs import Rewire, Send, Tell
 from vsync.errors import FrameError
+from vsync.quorum import known_lineage, newest_mark
 from vsync.roster import Roster
-from vsync.types import Member, Peer, RingId
+from vsync.types import Entry, Member, Peer, RingId
 from vsync.wire import FrameType, Hello, News, encode_news
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def begin(e: Engine, own: Peer) -> None:
     """At the start: the stored roster goes before the file. Where this node is itself, its file knows best."""
     e.file = Roster.of_file(e.config.peers)
     e.own = own
-    e.heard = (e.record.mark, counts_by(e).version)
+    e.heard = News(e.record.lineage, e.record.mark, counts_by(e).packed)
     e.outcast = False
     e.gone = ()
     e.contacts = e.config.peers
@@ -61,7 +62,7 @@ def introduce(e: Engine) -> None:
 def enroll(e: Engine, roster: Roster) -> None:
     """A change was delivered in a primary view: from now on count by ``roster``, and form the next ring by it."""
     e.record = replace(e.record, roster=roster)
-    learn(e, roster, e.record.mark)
+    learn(e, roster, e.record.mark, e.record.lineage)
     introduce(e)
     e.leavers |= _parted(e, roster)
     e.gathering.failed |= _parted(e, roster)
@@ -73,21 +74,22 @@ def _parted(e: Engine, roster: Roster) -> set[Member]:
     return set(e.ring.member_set - {e.me}) if e.me in gone else gone
 
 
-def learn(e: Engine, roster: Roster, mark: RingId) -> None:
+def learn(e: Engine, roster: Roster, mark: RingId, lineage: int) -> None:
     """There is this roster, which goes with this mark: talk to its nodes, if nothing newer is known."""
-    if (mark, roster.version) > e.heard:
-        e.heard = (mark, roster.version)
+    if (mark, roster.version) > (e.heard.mark, _newest(e).version):
+        e.heard = News(lineage, mark, roster.packed)
         _talk_to(e, roster)
 
 
-def met(e: Engine, roster: Roster | None, mark: RingId, count: int) -> None:
-    """A ring of ``count`` nodes is being formed, and this is its newest roster."""
-    if roster is not None and mark.seq:
-        learn(e, roster, mark)
-    elif count > 1 and e.heard > (e.record.mark, counts_by(e).version):
+def met(e: Engine, roster: Roster | None, entries: Mapping[int, Entry]) -> None:
+    """A ring is being formed, with this roster."""
+    mark, lineage = newest_mark(entries.values()), known_lineage(entries.values())
+    if roster is not None and lineage:
+        learn(e, roster, mark, lineage)
+    elif len(entries) > 1 and not mark.seq and e.heard.mark.seq:
         # Nobody here has been in a primary view. What I heard in this life may be known to nobody any more, and to
         # talk to nodes that the others refuse would keep all from ever coming together.
-        e.heard = (e.record.mark, counts_by(e).version)
+        e.heard = News(e.record.lineage, e.record.mark, counts_by(e).packed)
         _talk_to(e, counts_by(e))
 
 
@@ -130,7 +132,7 @@ def stranger(e: Engine, sender: Member, hello: Hello) -> str:
 
 def remind(e: Engine, absent: tuple[int, ...]) -> None:
     """Nodes that are away may have been away for long: all that they know may have moved."""
-    if counts_by(e).version > 1 and e.counters["memb_merge_detect_tx"] % REMIND == 1:
+    if e.counters["memb_merge_detect_tx"] % REMIND == 1 and e.heard.lineage and _newest(e).version > 1:
         e.output(Send(absent, _news(e)))
 
 
@@ -147,8 +149,12 @@ def _behind(e: Engine, sender: Member, hello: Hello) -> bool:
     return True
 
 
+def _newest(e: Engine) -> Roster:
+    return Roster.unpack(e.heard.roster)
+
+
 def _news(e: Engine) -> bytes:
-    return encode_news(e.header(FrameType.NEWS), News(e.record.lineage, e.record.mark, counts_by(e).packed))
+    return encode_news(e.header(FrameType.NEWS), e.heard)
 
 
 def on_news(e: Engine, sender: Member, news: News) -> None:
@@ -159,4 +165,4 @@ def on_news(e: Engine, sender: Member, news: News) -> None:
         roster = Roster.unpack(news.roster)
     except ValueError as error:
         raise FrameError(str(error)) from None
-    learn(e, roster, news.mark)
+    learn(e, roster, news.mark, news.lineage)

@@ -42,6 +42,7 @@ from vsync.wire import (
     FrameType,
     Hello,
     Join,
+    News,
     PacketFlag,
     Probe,
     claimed_sender,
@@ -138,7 +139,7 @@ class Engine:
 
         self.own: Peer  #: this node as its file has it, and all of the file, and what else ``contacts`` keeps
         self.file: Roster
-        self.heard: tuple[RingId, int]  #: mark and version of the newest roster
+        self.heard: News  #: the newest roster, and the mark that it goes with
         self.contacts: tuple[Peer, ...]
         self.outcast: bool  #: the newest roster is without this node
         self.gone: tuple[int, ...]
@@ -375,7 +376,7 @@ class Engine:
         )
         self.hello = replace(self.hello, lineage=lineage)
         if roster is not None:
-            contacts.learn(self, roster, view)
+            contacts.learn(self, roster, view, lineage)
         contacts.introduce(self)
         return Persist(self.record.encode())
 

@@ -50,6 +50,7 @@ class Registrar(Plugin):
         self._rid = FIRST_RID
         self._under: _Under | None = None
         self._retired: dict[int, SimNode] = {}  # hosts whose nodes were removed, with their disks
+        self._last: Roster | None = None  # the last one that was in force, as far as the operator has seen
 
     def begin(self, cluster: SimCluster) -> None:
         self.cluster = cluster
@@ -59,6 +60,7 @@ class Registrar(Plugin):
 
     def settle(self, cluster: SimCluster) -> None:
         self._active = False
+        self._settled = cluster.scheduler.now
 
     def reply(self, node: SimNode, session: int, rid: int, ok: bool, data: Any) -> None:
         under = self._under
@@ -77,7 +79,9 @@ class Registrar(Plugin):
         inside = [n for n in self.cluster.nodes.values() if n.up and n.view is not None and n.view.primary]
         inside = [n for n in inside if n.state == "operational"]
         newest = max(inside, key=lambda n: (n.view.id, n.id) if n.view else ((0, 0), 0), default=None)
-        return None if newest is None else newest.core.roster  # type: ignore[attr-defined]
+        if newest is not None:
+            self._last = newest.core.roster  # type: ignore[attr-defined]
+        return self._last if newest is not None else None
 
     def disorder(self) -> str:
         """Empty if no command is under way and exactly the nodes of the roster run."""
@@ -104,7 +108,22 @@ class Registrar(Plugin):
             for peer in roster.peers:
                 if peer.node not in cluster.nodes:
                     self._host(peer, roster).start()
+        elif not self._active and now > self._settled + cluster.patience:
+            self._write_files()
         cluster.scheduler.after(cluster.options.timing.token, self._tidy)
+
+    def _write_files(self) -> None:
+        """Too many disks are lost: what is left are the files, and the operator writes the last roster there."""
+        last = self._last
+        assert last is not None
+        for node in list(self.cluster.nodes.values()):
+            peer = last.peer(node.id)
+            if peer is None or (node.config.peers != last.peers and not node.may_be_primary):
+                node.crash()
+            if peer is None:
+                self._retired[node.id] = self.cluster.dismiss(node.id)
+            elif not node.up:
+                self.cluster.enlist(peer, last.peers, node).start()
 
     # -- what the operator does --------------------------------------------------------------
 

@@ -126,6 +126,7 @@ def _calm(cluster: SimCluster, nemesis: Nemesis, traffic: Traffic, measured: Mea
         if isinstance(plugin, Registrar):
             _put_in_order(cluster, plugin)
     cluster.run_until(lambda: all(n.up and not n.leaving for n in nodes), 10.0, "the end of every leave")
+    cluster.options = replace(options, nodes=len(nodes))  # the bounds are for those who are there
     _converge(cluster, measured)
     check_installed(cluster.checkers.views)
     _say_last(cluster, measured)
