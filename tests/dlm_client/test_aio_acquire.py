@@ -405,6 +405,18 @@ async def test_a_cancelled_wait_for_several_is_withdrawn_as_a_whole() -> None:
 
 
 @in_loop
+async def test_several_without_a_lease_are_given_back() -> None:
+    async with opened() as (channel, locks):
+        channel.script["lock_all"] = lambda args: grant_all(channel, args)
+        channel.page = (1, 0)
+        with pytest.raises(dlm.LockTimeout, match="without a lease"):
+            await locks.acquire_all("a", "b", timeout=0.02)
+        assert channel.verbs() == ["lock_all", "unlock_all"]
+        assert all(handle.released for handle in locks.session.handles())
+        gc.collect()  # nobody complains of a handle that was not released
+
+
+@in_loop
 async def test_a_part_that_converts_is_released_after_its_conversion() -> None:
     async with opened() as (channel, locks):
         channel.script["lock_all"] = lambda args: grant_all(channel, args)
