@@ -256,6 +256,11 @@ class Core:
         """See ``NodesHost.outcast``."""
         return self.engine.outcast
 
+    @property
+    def gone(self) -> tuple[int, ...]:
+        """See ``NodesHost.gone``."""
+        return self.engine.gone
+
     def in_view(self) -> bool:
         """See ``NodesHost.in_view``."""
         return self.view is not None and self.view.id == self.engine.ring.id

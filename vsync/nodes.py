@@ -31,6 +31,7 @@ __all__ = ["NodesHost", "NodesService"]
 
 TAG = 3
 VERBS = ("ls", *KINDS)
+BUSY = "another change is on its way: it must be in force first; wait a moment and say it again"
 OVERTAKEN = "the set of nodes has changed meanwhile: look at vsync nodes, and say it again if it is still wanted"
 LOST = "the view broke before the change was in force: nothing has been changed; say it again"
 NO_QUORUM = "the view is not primary, so nothing can be changed here: {why}"
@@ -54,6 +55,11 @@ class NodesHost(Host, Protocol):
     @property
     def outcast(self) -> bool:
         """Whether the newest roster that the node has heard of is without it."""
+        ...
+
+    @property
+    def gone(self) -> tuple[int, ...]:
+        """Ids that were removed, as far as the node has heard."""
         ...
 
     def in_view(self) -> bool:
@@ -148,6 +154,9 @@ class NodesService:
             why = judge(view.entries).why if view is not None else "there is none yet"
             self._no(session, rid, "no_quorum", NO_QUORUM.format(why=why))
             return
+        if self._changed_in == view.id:
+            self._no(session, rid, "busy", BUSY)
+            return
         if change.kind == "remove" and change.node == self.host.me.node:
             raise Refused("a node cannot see the end of its own removal: say it at another node")
         after = changed(roster, change, self._situation(view))
@@ -170,7 +179,6 @@ class NodesService:
             stays=(lambda after: True) if overridden else partial(_stays, view),
             excludes=quorum.policy not in ("two_node", "none"),
             lone=quorum.auto_tie_breaker,
-            under_way=self._changed_in == view.id,
         )
 
     # ------------------------------------------------------------ the ordered stream
@@ -190,7 +198,7 @@ class NodesService:
             return  # if others have applied it, the next view says so
         if not view.primary:
             self._end(serial, command, "no_quorum", NO_QUORUM.format(why=judge(view.entries).why))
-        elif digest != self.host.roster.digest:
+        elif digest != self.host.roster.digest or self._changed_in == view.id:
             self._end(serial, command, "overtaken", OVERTAKEN)
         else:
             try:
@@ -255,7 +263,7 @@ class NodesService:
         remedy = DIFFERS.format(what="; ".join(differs)) if differs else ""
         if self.host.outcast:
             remedy = OUTSIDE
-            if self.host.me.node in roster.gone:
+            if self.host.me.node in self.host.gone:
                 remedy = REMOVED.format(node=self.host.me.node)
         return {
             "version": roster.version,

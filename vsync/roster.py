@@ -190,7 +190,6 @@ class Situation:
     stays: Callable[[Roster], bool] = field(default=lambda roster: True)
     excludes: bool = True
     lone: bool = False
-    under_way: bool = False  #: a change was made in this view already
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +209,10 @@ class _Case:
         assert found is not None
         return found
 
+    @property
+    def stays_put(self) -> bool:
+        return self.old is not None and self.new.addresses == self.old.addresses
+
     def clash(self, of: Callable[[Peer], Sequence[str]]) -> list[str]:
         others = {text: p.name for p in self.after.peers if p.node != self.change.node for text in of(p)}
         return [f"{text} is {others[text]}'s" for text in of(self.new) if text in others]
@@ -225,8 +228,6 @@ def _overlaps(c: _Case) -> bool:
 
 #: What must hold: for which kinds, what, and what is said if it does not. In this order.
 RULES: tuple[tuple[tuple[str, ...], Callable[[_Case], object], str], ...] = (
-    (KINDS, lambda c: not c.situation.under_way,
-     "another change is on its way: it must be in force first; wait a moment and say it again"),
     (("add",), lambda c: c.old is None,
      "node {node} belongs to the cluster already; for another machine in its place: vsync nodes replace {node}"),
     (("remove", "replace", "set"), lambda c: c.old is not None,
@@ -250,10 +251,15 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[_Case], object], str], ...] = (
      "no node would have a vote, so no view could ever be primary: give another one a vote first"),
     (("replace",), lambda c: c.change.node not in c.situation.present,
      "node {node} is a member of the view: stop its vsyncd first; to change only its votes: vsync nodes set"),
+    (("set",), lambda c: c.change.node not in c.situation.present or c.stays_put,
+     "node {node} is a member of the view, and would be looked for where it is not: stop its vsyncd first"),
     (KINDS, lambda c: len(c.after.packed) <= MAX_BYTES, "there is no room for so many nodes and addresses"),
     (KINDS, _overlaps,
      "a majority before and a majority after it could have no node in common, and both act: change the votes of "
      "node {node} one by one (vsync nodes set {node} --votes N)"),
+    (("add",), lambda c: c.situation.stays(c.after),
+     "a new node has no vote before it has joined, and those that are present would have too few: add it with "
+     "--votes 0, and when it is a member: vsync nodes set {node} --votes N"),
     (KINDS, lambda c: c.situation.stays(c.after),
      "the nodes that are present would have too few votes after it, and the cluster would stop: start others "
      "first, or take fewer votes"),

@@ -40,7 +40,6 @@ def add(node: int, **what: Any) -> Change:
 LINKS = Roster(1, tuple(peer(n, 1, f"a{n}:1", f"b{n}:1") for n in (1, 2)), (0, 0))
 LARGE = Roster(1, tuple(peer(n) for n in range(1, 200)), (0,) * 199)
 REFUSED = [
-    (roster(1, 1, 1), add(4), Situation(under_way=True), "another change is on its way"),
     (roster(1, 1, 1), add(2), Situation(), "node 2 belongs to the cluster already"),
     (roster(1, 1, 1), change("remove", 4), Situation(), "there is no node 4"),
     (roster(1, 1, 1), change("replace", 4), Situation(), "there is no node 4"),
@@ -61,6 +60,8 @@ REFUSED = [
     (roster(1, 1, 1), change("replace", 1), Situation(present=(1, 2)), "node 1 is a member of the view"),
     (roster(1, 1, 1), change("set", 1, votes=3), Situation(), "could have no node in common"),
     (roster(1, 1, 1), change("remove", 1), Situation(stays=lambda after: False), "would have too few votes"),
+    (roster(1), add(2), Situation(stays=lambda after: False), "add it with --votes 0, and when it is a"),
+    (roster(1, 1), change("set", 1, addresses=("a:1",)), Situation(present=(1,)), "looked for where it is not"),
     (roster(1, 0), change("remove", 1), Situation(), "no node would have a vote"),
     (roster(1, 0), change("set", 1, votes=0), Situation(), "no node would have a vote"),
     (roster(1), change("remove", 1), Situation(), "node 1 is the only one"),

@@ -97,9 +97,9 @@ class QuorumRules:
         if len(clusters) > 1:
             if view.primary:
                 raise Violation("CHAIN-C7", f"primary view {view.id} has nodes of lineages {sorted(clusters)}")
-        elif any(entry.differs for entry in view.entries.values()):
+        elif any(entry.differs for entry in view.entries.values()) or not set(roster.nodes) & set(view.nodes):
             if view.primary:
-                raise Violation("CHAIN-C8", f"primary view {view.id} of nodes whose files differ")
+                raise Violation("CHAIN-C8", f"primary view {view.id} of strangers, or of nodes whose files differ")
         elif (counted or everybody) != view.primary:
             raise Violation(
                 "QUO-Q1", f"view {view.id} of nodes {view.nodes} has {said} and primary={view.primary}"
