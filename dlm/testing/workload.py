@@ -14,9 +14,11 @@ from random import Random
 from typing import Any
 
 from dlm.modes import ALTMODE, COMPATIBLE, CW, DEMOTED, EX, NAMES, NONE, PR, VALNOTVALID
+from dlm.options import PLAIN
 from dlm.plugin import service as make_service
 from dlm.service import DlmService
 from dlm.testing.clients import Client, Handle, Operation, Page
+from dlm.testing.failing import Failing, FailureRules, sections
 from dlm.testing.habits import Habits, LockOptions
 from dlm.testing.losses import FreezeRules, LossRules
 from dlm.testing.rules import (
@@ -28,7 +30,7 @@ from dlm.testing.rules import (
     ValueRules,
     WholeRules,
 )
-from vsync.service import Service
+from vsync.service import Service, Spawn
 from vsync.testing.cluster import SimCluster
 from vsync.testing.node import SimNode
 from vsync.testing.plugin import Plugin
@@ -89,9 +91,14 @@ class LockPlugin(Plugin):
             options = cluster.options
             self.options = LockOptions.draw(self._seed, options.chaos, options.timing.token)
         self._habits = Habits(self, self.options, self._rng)
+        self._failing = Failing(self, self.options.space, Random(f"locks/failing/{self._seed}"))
 
     def services(self, config: ClusterConfig) -> Sequence[Service]:
         """A lock manager for a process that starts."""
+        assert self.options is not None
+        if self.options.space != PLAIN:
+            names = [peer.name for peer in config.peers]
+            config = replace(config, sections=sections(self.options.space, names))
         locker = make_service(config)
         assert isinstance(locker, DlmService)
         self.lockers[config.node] = locker
@@ -105,6 +112,7 @@ class LockPlugin(Plugin):
         assert self.options is not None
         upkeep = self.lockers[node.id].upkeep
         upkeep.yield_after, upkeep.give_back_after = self.options.contended, self.options.idle
+        FailureRules.watch(node.id, self.lockers[node.id])
         self._habits.started(node)
 
     def may_stand_still(self, node: SimNode) -> bool:
@@ -129,6 +137,18 @@ class LockPlugin(Plugin):
                 self._forget_whole(client)
         # connected clients are those of running daemons
         self.clients = [c for c in self.clients if c.connected]
+
+    def program(self, node: SimNode, wanted: Spawn) -> tuple[int, int | None, bytes] | None:
+        """A fence agent."""
+        return self._failing.program(node, wanted)
+
+    def switched_off(self, node: SimNode) -> None:
+        """The whole host: its daemon, and the clients with all that they believe."""
+        for client in [client for client in self.clients if client.node is node]:
+            client.alive = False
+        self.clients = [client for client in self.clients if client.alive]
+        self._forget_orphans(lambda orphan: orphan.client.node is node)
+        self._holders.switched_off(node)
 
     def reply(self, node: SimNode, session: int, rid: int, ok: bool, data: Any) -> None:
         """ANSWER: each operation is answered once."""
@@ -171,8 +191,11 @@ class LockPlugin(Plugin):
         generation, deadline = locker.lease(0)
         step = self.cluster.options.timing.lease // PAGE_STEP
         if generation != page.generation or deadline < page.deadline or deadline >= page.deadline + step:
-            lapsed = generation != page.generation or node.clock() >= page.deadline
+            ended = generation != page.generation
+            lapsed = ended or node.clock() >= page.deadline
             page.generation, page.deadline = generation, deadline
+            if ended:
+                LossRules.check(node.id, locker, self.clients)
             if lapsed:
                 self._check_resumed(node)
         self._tables.check(node.id, locker)
@@ -209,6 +232,9 @@ class LockPlugin(Plugin):
                 return f"node {node} has messages under way"
         if self._habits.over and (left := self.with_orphans()):
             return f"node {left[0].id} has orphans"
+        waiting = [node for node, locker in self._running() if locker.table.failures]
+        if self._habits.over and waiting:
+            return f"node {waiting[0]} still waits after a failure"
         if self._habits.over and len({(x.table.ring, x.table.applied) for _, x in self._running()}) > 1:
             return "the tables stand at different positions"
         return ""
