@@ -68,9 +68,16 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 class Stage:
     """A cluster of three with short timers and clients that do what the test says."""
 
-    def __init__(self, seed: int = 1, drift_ppm: int = 0, timing: Timing | None = None) -> None:
-        self.locks = LockPlugin(seed, IDLE)
-        options = replace(quiet(seed, 3, timing or scaled(0.2)), drift_ppm=drift_ppm)
+    def __init__(
+        self,
+        seed: int = 1,
+        drift_ppm: int = 0,
+        timing: Timing | None = None,
+        nodes: int = 3,
+        habits: LockOptions = IDLE,
+    ) -> None:
+        self.locks = LockPlugin(seed, habits)
+        options = replace(quiet(seed, nodes, timing or scaled(0.2)), drift_ppm=drift_ppm)
         self.cluster = SimCluster(options=options, plugins=[self.locks])
         self.cluster.__enter__()
         self.cluster.settle()
@@ -154,128 +161,7 @@ class TestFrames:
 
 
 class TestScenarios:
-    """Pitfalls §8, those that need a whole cluster."""
-
-    def test_c1_a_blip_of_all_links_with_traffic(self) -> None:
-        """Frozen halves have different prefixes; the longest goes on, no two tables differ."""
-        for seed in range(6):
-            stage = Stage(seed=seed)
-            held, _ = stage.holding(2)
-            waiting = [stage.locks.lock(stage.client(node), b"r") for node in (1, 3, 2)]
-            stage.cluster.advance(0.0015 * seed)
-            stage.cluster.partition()
-            stage.cluster.advance(1.0)
-            stage.cluster.heal()
-            stage.cluster.advance(3.0)
-            stage.locks.end(held)
-            for operation in stage.in_some_order(waiting):
-                stage.locks.unlock(operation.handle)
-            stage.end()
-
-    def test_c4_a_node_dies_while_all_are_apart(self) -> None:
-        """Its locks go although no view ever says that it left (purge by membership)."""
-        stage = Stage()
-        stage.holding(1)
-        other = stage.client(2)
-        stage.cluster.partition()
-        stage.cluster.advance(1.0)
-        stage.cluster.crash(1)
-        stage.cluster.heal()
-        operation = stage.locks.lock(other, b"r")
-        stage.granted(operation)
-        stage.end()
-
-    def test_d1_killed_right_after_a_grant_that_nobody_else_has_seen(self) -> None:
-        """The rule HolderRules watches: the survivors wait for a lease they know nothing of."""
-        for steps in range(0, 40, 2):
-            stage = Stage(seed=steps)
-            operation = stage.locks.lock(stage.client(1), b"r")
-            other = stage.client(2)
-            for _ in range(steps):
-                stage.cluster.scheduler.step(10**9)
-            stage.cluster.crash(1)
-            later = stage.locks.lock(other, b"r")
-            stage.granted(later)
-            if operation.ok:
-                assert later.handle.fence > operation.handle.fence
-            stage.end()
-
-    def test_d3_two_of_three_restart_inside_a_lease(self) -> None:
-        """They have an empty table and know of no lock, but they know that they do not know."""
-        stage = Stage()
-        _, held = stage.holding(1)
-        stage.cluster.partition({1}, {2, 3})
-        for node in (2, 3):
-            stage.cluster.crash(node)
-            stage.cluster.restart(node)
-        stage.until(lambda: stage.cluster[2].view is not None and stage.cluster[2].view.primary)
-        operation = stage.locks.lock(stage.client(2), b"r")
-        stage.granted(operation)
-        assert not held.valid()
-        stage.end()
-
-    def test_c5_all_that_knew_of_the_newer_state_restart(self) -> None:
-        """1 holds, is cut off, loses its lock to 2; then 2 and 3 restart and meet 1, who must not go on."""
-        stage = Stage()
-        _, held = stage.holding(1)
-        stage.cluster.partition({1}, {2, 3})
-        stage.granted(stage.locks.lock(stage.client(2), b"r"))
-        for node in (2, 3):
-            stage.cluster.crash(node)
-        stage.cluster.heal()
-        for node in (2, 3):
-            stage.cluster.restart(node)
-        stage.cluster.settle()
-        stage.cluster.advance(1.0)
-        assert not held.valid()
-
-    def test_c3_the_ring_breaks_between_two_installations(self) -> None:
-        """3 holds; 1 and 2 form a primary view without it, that only one of them has installed when it breaks. It
-        may grant 3's lock to its own client. So the other, which meets 3, must not go on with what 3 has."""
-        stage = Stage()
-        _, held = stage.holding(3)
-        stage.cluster.network.options = replace(stage.cluster.network.options, cut_in_flight=True)
-        stage.cluster.partition({1, 2}, {3})
-        both = [stage.cluster[node] for node in (1, 2)]
-        stage.until(lambda: any(node.core.view.nodes == (1, 2) and node.core.view.primary for node in both))
-        first = next(node for node in both if node.core.view.nodes == (1, 2))
-        other = next(node for node in both if node is not first)
-        assert other.core.view.nodes == (1, 2, 3)
-        operation = stage.locks.lock(stage.client(first.id), b"r")
-        stage.cluster.partition({first.id}, {other.id, 3})
-        stage.until(lambda: other.core.view.nodes == tuple(sorted((other.id, 3))))
-        assert other.core.view.primary
-        stage.until(lambda: held.over)
-        stage.granted(stage.locks.lock(stage.client(other.id), b"r"))
-        assert operation.ok is None
-        stage.end()
-
-    def test_d2_clocks_that_drift(self) -> None:
-        """The horizon outlasts the lease by what two clocks may drift apart; a busy ring leaves no slack."""
-        for seed in range(16):
-            stage = Stage(seed, drift_ppm=10_000, timing=Timing())
-            _, held = stage.holding(1)
-            operation = stage.locks.lock(stage.client(2), b"r")
-            for _ in range(60):
-                for node in stage.cluster.nodes.values():
-                    node.send(b"traffic")
-                stage.cluster.advance(0.002)
-            stage.cluster[1].pause()  # a stopped daemon notices nothing; its client goes by the page
-            stage.granted(operation)
-            assert not held.valid()
-            stage.end()
-
-    def test_d9_an_evicted_holder_stays_evicted(self) -> None:
-        stage = Stage()
-        _, held = stage.holding(1)
-        stage.cluster.partition({1}, {2, 3})
-        operation = stage.locks.lock(stage.client(2), b"r")
-        stage.granted(operation)
-        stage.cluster.heal()
-        stage.cluster.settle()
-        assert held.over, "the client has been told"
-        assert operation.handle.valid()
-        stage.end()
+    """What operators expect; those of the pitfalls are in ``scenarios/test_pitfalls_*.py``."""
 
     def test_a_holder_keeps_its_lock_over_another_nodes_death(self) -> None:
         stage = Stage()
