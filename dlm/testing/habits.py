@@ -11,7 +11,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from dlm.modes import EX, MODES, NL, PR, PW, QUECVT_FROM
+from dlm.options import PLAIN, Options
 from dlm.testing.clients import Client, Handle
+from dlm.testing.failing import drawn
 from dlm.upkeep import GIVE_BACK_AFTER_US, YIELD_AFTER_US
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class LockOptions:
     yielding: float = 0.0  #: chance that a client makes room when it is told that others wait
     contended: int = YIELD_AFTER_US  #: µs until a private name with waiters is yielded
     idle: int = GIVE_BACK_AFTER_US  #: µs until a private name without locks is given back
+    space: Options = PLAIN  #: of lockspace ``default``
 
     @staticmethod
     def draw(seed: int, chaos: int, token: int) -> LockOptions:
@@ -57,6 +60,7 @@ class LockOptions:
             together=rng.choice([0.0, 0.1, 0.4]),
             contended=rng.choice([YIELD_AFTER_US, token // 5, token // 20]),
             idle=rng.choice([GIVE_BACK_AFTER_US, token, token // 10]),
+            space=drawn(rng, token),
         )
 
 

@@ -30,6 +30,7 @@ from vsync.testing.violation import Violation
 from vsync.types import RingId, View
 
 if TYPE_CHECKING:
+    from vsync.testing.node import SimNode
     from dlm.service import DlmService
     from dlm.table import Effects, Table
 
@@ -49,6 +50,11 @@ class HolderRules:
         if handle not in others:
             others.append(handle)
         self.check(handle)
+
+    def switched_off(self, node: SimNode) -> None:
+        """The host with everybody who ran there is off."""
+        for handle in (each for believed in self._believed.values() for each in believed):
+            handle.over = handle.over or handle.client.node is node
 
     def check(self, handle: Handle) -> None:
         """Nobody else has a valid incompatible handle at this instant. Raises ``Violation``."""
