@@ -137,7 +137,8 @@ class AsyncElection(ElectionBase):
         self.session = client.session
         self._client = client
         self._terms: list[AsyncTerm] = []
-        self._resigned: Future[None] = Future()  #: done, and replaced, by ``resign``
+        self._resigned = 0  #: how often
+        self._stops: set[Future[None]] = set()  #: of the campaigns under way
 
     # -- leading
 
@@ -158,21 +159,28 @@ class AsyncElection(ElectionBase):
         """End this candidate's terms and candidacy, when this is called; a waiting ``campaign`` raises
         ``LockCancelled``, a loop ends. Awaited, the next one may lead. It may be a candidate again.
         """
-        resigned, self._resigned = self._resigned, Future()
-        resigned.set_result(None)
+        self._resigned += 1
+        for stop in self._stops:
+            stop.set_result(None)
+        self._stops.clear()
         return self._freed([freed for term in list(self._terms) if (freed := term.step_down()[1]) is not None])
 
     async def _freed(self, futures: list[Future[None]]) -> None:
         for future in futures:
             await self.session.done(future)
 
-    async def _campaign(self, deadline: Deadline, resigned: Future[None]) -> AsyncTerm:
-        bell = await self._open_bell(deadline)
+    async def _campaign(self, deadline: Deadline, resigned: int) -> AsyncTerm:
+        stop: Future[None] = Future()
+        self._stops.add(stop)
         try:
-            held = await self._win(deadline, resigned)
-        except BaseException:
-            bell.close()
-            raise
+            bell = await self._open_bell(deadline)
+            try:
+                held = await self._win(deadline, stop)
+            except BaseException:
+                bell.close()
+                raise
+        finally:
+            self._stops.discard(stop)
         term = AsyncTerm(self, held, bell)
         self._terms.append(term)
         try:
@@ -183,12 +191,12 @@ class AsyncElection(ElectionBase):
         except BaseException:
             term.step_down()
             raise
-        if resigned.done():  # by somebody who did not see the term yet
+        if resigned != self._resigned:  # by somebody who did not see the term yet
             term.step_down()
             raise self._cancelled()
         return term
 
-    async def _win(self, deadline: Deadline, resigned: Future[None]) -> AsyncHeld:
+    async def _win(self, deadline: Deadline, stop: Future[None]) -> AsyncHeld:
         if deadline.timeout == 0:
             asked = ask(self.session, self._key, Mode.EX, Flag.NOQUEUE, no_quorum="fail")
             patient = Deadline(TRY_PATIENCE_S)
@@ -196,8 +204,8 @@ class AsyncElection(ElectionBase):
             asked = ask(self.session, self._key, Mode.EX)
             patient = deadline
         try:
-            if await first_of(self.session, [asked], patient, resigned) is None:
-                raise self._cancelled() if resigned.done() else self._not_won(deadline.timeout)
+            if await first_of(self.session, [asked], patient, stop) is None:
+                raise self._cancelled() if stop.done() else self._not_won(deadline.timeout)
             return await asked.take(deadline)
         except BaseException:
             asked.withdraw()
@@ -266,7 +274,7 @@ class AsyncElection(ElectionBase):
 class _Terms:
     """What ``async for`` goes through. Not a generator: that would end its term some time after ``break``."""
 
-    def __init__(self, election: AsyncElection, resigned: Future[None]) -> None:
+    def __init__(self, election: AsyncElection, resigned: int) -> None:
         self._election = election
         self._resigned = resigned
         self._term: AsyncTerm | None = None
@@ -279,7 +287,7 @@ class _Terms:
         if last is not None:
             with suppress(LockLost):
                 await last.resign()
-        while not self._resigned.done():
+        while self._resigned == self._election._resigned:
             try:
                 self._term = await self._election._campaign(Deadline(None), self._resigned)
                 return self._term
