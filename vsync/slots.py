@@ -17,6 +17,7 @@ refused.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -74,6 +75,8 @@ class Slots:
         """Replace the record; it is on disk on return. After an ``OSError`` the old one counts."""
         if len(body) > SLOT - _SECTOR:
             raise OSError(f"it has {len(body)} bytes, and there is room for {SLOT - _SECTOR}")
+        if not os.fstat(self._fd).st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "the file was removed")
         number = self._number + 1
         head = _HEAD.pack(_MAGIC, number, len(body), zlib.crc32(body))
         header = head + _SUM.pack(zlib.crc32(head))

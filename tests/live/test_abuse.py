@@ -202,7 +202,7 @@ def test_a_node_nobody_has_configured_is_refused_and_named(unharmed: LocalCluste
         for name in "abc":
             node = unharmed[name]
             line = until(lambda node=node: log_lines(node, "bad_frame node=9"), "the complaint")[0]
-            assert f"node 9 at 127.0.0.1:{port} is not in this node's configuration: list it" in line
+            assert f"node 9 at 127.0.0.1:{port} is not in this node's configuration: run vsync nodes add" in line
 
 
 def test_a_second_daemon_at_a_nodes_own_address_does_not_start(unharmed: LocalCluster, tmp_path: Path) -> None:

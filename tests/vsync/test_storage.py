@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,16 @@ def test_a_failed_write_keeps_the_old_record(tmp_path: Path, monkeypatch: pytest
     again = StateDirectory(tmp_path, "c", 1)
     assert again.record == b"old"
     again.close()
+
+
+def test_a_removed_record_is_not_written_into_the_void(tmp_path: Path) -> None:
+    """The file is open, so the write would succeed, and be forgotten with the process (EVS-E6)."""
+    state = StateDirectory(tmp_path / "s", "c", 1)
+    state.write(b"old")
+    shutil.rmtree(tmp_path / "s")
+    with pytest.raises(StateDirectoryError, match="record cannot be written: the file was removed"):
+        state.write(b"new")
+    state.close()
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
