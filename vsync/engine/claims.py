@@ -146,8 +146,11 @@ def resolve(e: Engine, forming: Forming) -> None:
             )
     own = forming.entries[e.me.node].real
     forming.first = next((claimed for claimed in e.claims if claimed.ring.id == own), None)
-    for claim in forming.entries[e.me.node].claims:
-        e.note("attempt_resolved", ring=str(claim.ring), real=claim.ring not in missed)
+    claimed = [claim.ring for claim in forming.entries[e.me.node].claims]
+    for ring in claimed:
+        e.note("attempt_resolved", ring=str(ring), real=ring not in missed)
+    # Who missed it may die, and others still claim it: then this node must say so.
+    e.missed = (*e.missed, *(ring for ring in reversed(claimed) if ring in missed - {*e.missed}))[-MISSED:]
     _forget(e, missed)
 
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from vsync.engine.record import Record
-from vsync.quorum import Says
+from vsync.quorum import Says, newest_mark
 from vsync.testing.cluster import SimCluster
 from vsync.testing.options import LinkOptions, quiet, scaled
-from vsync.testing.trace import Noted
+from vsync.testing.trace import Noted, Viewed
 from vsync.types import QuorumConfig, RingId, View
 from vsync.wire import MAX_RING_SEQ
 
@@ -189,6 +189,23 @@ class TestC3:
         assert attempt not in chain.views(2)
         assert chain.resolved(2) == [(str(attempt), False)]
         assert view.entries[2].mark == view.entries[3].mark < attempt
+        chain.end()
+
+    def test_who_has_learned_that_it_is_void_remembers_that(self) -> None:
+        """Found here (seed 336 with changes of the set of nodes): 3, who missed it, tells 2 and then dies."""
+        chain = Chain()
+        attempt = chain.missed_by_3()
+        alone = len(chain.views(1))
+        chain.cluster.heal()
+        for other in (2, 3):
+            chain.cluster.network.cut(1, other)  # 1 hears them, and so does not ring alone soon
+        chain.until(lambda: chain.view(2).nodes == (2, 3) and chain.view(3).nodes == (2, 3))
+        chain.restart(3)
+        chain.cluster.heal()
+        chain.until(lambda: all(len(chain.view(node).nodes) == 3 for node in (1, 2)))
+        assert len(chain.views(1)) == alone + 1
+        assert chain.resolved(1) == chain.resolved(2)[:1] == [(str(attempt), False)]
+        assert attempt not in chain.views(1) + chain.views(2)
         chain.end()
 
     def test_all_reached_it_and_nobody_installed(self) -> None:
@@ -424,6 +441,51 @@ class TestC5:
         assert any("ring sequence" in why and "does not fit 31 bits" in why for why in whys), whys
         chain.cluster.crash(3)
         chain.cluster[3].disk.wipe()
+        chain.end()
+
+
+class TestC6:
+    """From a primary view into a primary view is no proof of being current."""
+
+    def test_who_noticed_nothing_is_behind(self) -> None:
+        """1 and 2 stand still while 3, 4 and 5 go on; then 3 goes, and the four others are a majority. By their own
+        lights 1 and 2 come from the last primary view; the mark of 4 and 5 tells all that there was another.
+        """
+        chain = Chain(5)
+        first = chain.view(1).id
+        for node in (1, 2):
+            chain.cluster[node].pause()
+        last = chain.together(3, 4, 5, primary=True)
+        for node in (1, 2):
+            chain.cluster[node].resume()
+        chain.cluster.crash(3)
+        view = chain.together(1, 2, 4, 5, primary=True)
+        assert view.entries[1].old_ring == view.entries[2].old_ring == first
+        assert {node: entry.mark for node, entry in view.entries.items()} == {
+            1: first, 2: first, 4: last.id, 5: last.id,
+        }  # fmt: skip
+        assert newest_mark(view.entries.values()) == last.id
+        chain.end()
+
+
+class TestC9:
+    """There is no time between a view and what it means."""
+
+    def test_all_know_with_the_view(self) -> None:
+        """Everybody has everybody's word as soon as it has the view, before any message of it (K1)."""
+        chain = Chain(5)
+        known: list[tuple[int, RingId, bool, int]] = []
+
+        def note(event: Viewed) -> None:
+            view, node = event.view, event.who.node
+            if view.nodes == (2, 3, 4) and not view.transitional:
+                sent = len(chain.cluster[node].delivered)
+                known.append((node, newest_mark(view.entries.values()), view.primary, sent))
+
+        chain.cluster.trace.subscribe(Viewed, note)
+        last = chain.view(1).id
+        chain.together(2, 3, 4, primary=True)
+        assert sorted(known) == [(node, last, True, 0) for node in (2, 3, 4)]
         chain.end()
 
 
