@@ -93,7 +93,7 @@ class Habits:
 
     @staticmethod
     def _read(client: Client) -> None:
-        if client.alive:
+        if client.alive and client.inbox:
             client.inbox.popleft()()
 
     def told_to_make_room(self, handle: Handle) -> None:
@@ -211,6 +211,8 @@ class Habits:
         plugin, timing = self._plugin, self._plugin.cluster.options.timing
         for client in list(plugin.clients):
             client.lag = 0
+            while client.inbox:
+                self._read(client)
             if not client.connected:
                 continue
             for handle in list(client.handles.values()):
