@@ -10,8 +10,11 @@ Lockspaces that want this answer when what they answer is settled (``Options.set
 only the failed node had heard of, and the table knows every name that is concerned.
 
 Under a policy that lets two parts of a cluster act at once (``two_node``, ``none``) every name of every lockspace
-is concerned (lockspace ``EVERYWHERE``) until the other side is fenced: it may have given anything to anybody. For a
-table that begins empty all configured nodes that are absent count as failed (incarnation 0).
+is concerned (lockspace ``EVERYWHERE``) until the other side is fenced: it may have given anything to anybody.
+
+Of a table that begins empty nobody knows what was held before. Configured nodes that are absent then are *unseen*:
+they may still hold locks in lockspaces of the same names, on a host that hangs. Under those policies, and for each
+lockspace that is made with fencing, they count as failed (incarnation 0), with every name concerned.
 
 Failures are part of the replicated state, but for ``since`` and ``lately``. Pure.
 """
@@ -28,7 +31,7 @@ from dlm.options import FENCING, words
 from vsync.types import Member
 
 if TYPE_CHECKING:
-    from dlm.spaces import Spaces
+    from dlm.spaces import Space, Spaces
     from dlm.table import Effects, Life, Table
 
 __all__ = ["EVERYWHERE", "HANDLERS", "Begun", "Failure", "Failures", "Fate", "Freed"]
@@ -48,7 +51,7 @@ class Failure:
         self.position = position  #: of the view that ended it
         self.needs = needs  #: FENCING, RECOVERY, DELAY: what is still to come
         self.since = since  #: local clock when this node learnt of it; not replicated
-        self.keys: dict[bytes, None] = {}  #: the names concerned; none for ``EVERYWHERE``
+        self.keys: dict[bytes, None] = {}  #: the names concerned, unless it is ``whole``
 
     @property
     def member(self) -> Member:
@@ -61,9 +64,14 @@ class Failure:
         return self.space, self.node, self.incarnation, self.position
 
     @property
+    def whole(self) -> bool:
+        """Whether every name of its lockspace, or of all, is concerned."""
+        return self.space == EVERYWHERE or not self.incarnation
+
+    @property
     def matters(self) -> bool:
         """Whether any name is concerned, as far as names have been looked at (``dlm.purge``)."""
-        return bool(self.keys) or self.space == EVERYWHERE
+        return bool(self.keys) or self.whole
 
     @property
     def fences(self) -> bool:
@@ -78,7 +86,7 @@ class Failure:
             "incarnation": self.incarnation,
             "position": self.position,
             "needs": words(self.needs),
-            "names": None if self.space == EVERYWHERE else len(self.keys),
+            "names": None if self.whole else len(self.keys),
             "since_us": now - self.since,
         }
 
@@ -110,7 +118,9 @@ class Failures:
 
     def __init__(self) -> None:
         self.every: list[Failure] = []  #: in the order of their positions
-        self.everywhere: list[Failure] = []  #: those of them that concern every name
+        self.everywhere: list[Failure] = []  #: those of them that concern every name ..
+        self.whole: dict[bytes, list[Failure]] = {}  #: .. and every name of a lockspace, by its prefix
+        self.unseen: dict[int, None] = {}  #: nodes that were absent when the table began, and since
         self.tries: dict[Member, Any] = {}
         #: What ended lives held or owned, in lockspaces that settle: it waits for the horizon. Not replicated.
         self.lately: dict[bytes, None] = {}
@@ -124,11 +134,14 @@ class Failures:
 
     def waiting(self, key: bytes) -> list[Failure]:
         """The failures that keep grants of this name from being told."""
-        return [*self._by_key.get(key, ()), *self.everywhere]
+        whole = self.whole.get(key[: key.index(0) + 1], ()) if self.whole else ()
+        return [*self._by_key.get(key, ()), *whole, *self.everywhere]
 
     def concerns(self, key: bytes) -> bool:
         """Whether there is one."""
-        return bool(self.everywhere) or key in self._by_key
+        if self.everywhere or key in self._by_key:
+            return True
+        return bool(self.whole) and key[: key.index(0) + 1] in self.whole
 
     def needs_fencing(self, member: Member) -> bool:
         """Whether it does, if any name turns out to be concerned: all members agree about that at each position."""
@@ -169,9 +182,21 @@ class Failures:
         self._ending = endings
         return [Begun(tuple(begun))] if begun else []
 
-    def absent(self, nodes: Iterable[int], position: int, now: int) -> None:
-        """The table begins empty, and these nodes may act elsewhere."""
-        self._add([Failure(EVERYWHERE, node, 0, position, FENCING, now) for node in sorted(nodes)])
+    def absent(self, spaces: Spaces, nodes: Iterable[int], position: int, now: int, split: bool) -> None:
+        """The table begins empty, and these nodes are not there; ``split``: they may act elsewhere."""
+        self.unseen = dict.fromkeys(sorted(nodes))
+        if split:
+            self._add([Failure(EVERYWHERE, node, 0, position, FENCING, now) for node in self.unseen])
+        for space in spaces:
+            self.made(space, position, now)
+
+    def made(self, space: Space, position: int, now: int) -> list[Begun]:
+        """A lockspace has been made: who is unseen may hold locks in one that had its name before."""
+        known = {failure.node for failure in self.everywhere}
+        nodes = [node for node in self.unseen if node not in known] if space.options.fencing else []
+        begun = [Failure(space.name, node, 0, position, FENCING, now) for node in nodes]
+        self._add(begun)
+        return [Begun(tuple(begun))] if begun else []
 
     def ending(self) -> Ending:
         """What is to be given to ``concern`` for all names that there are now. To be asked for once."""
@@ -209,6 +234,8 @@ class Failures:
         """What these lives of a node needed has come, for one lockspace or ``EVERYWHERE``; ``upto``: only failures
         up to this position. ``None`` if nobody has waited for it.
         """
+        if space == EVERYWHERE and bits & FENCING:
+            self.unseen.pop(node, None)
         found = [
             each
             for each in self.every
@@ -243,34 +270,36 @@ class Failures:
             self.every.append(failure)
             if failure.space == EVERYWHERE:
                 self.everywhere.append(failure)
+            elif failure.whole:
+                self.whole.setdefault(prefix_of(failure.space), []).append(failure)
 
     def _remove(self, failure: Failure) -> None:
         self.every.remove(failure)
         if failure.space == EVERYWHERE:
             self.everywhere.remove(failure)
+        elif failure.whole:
+            _take(self.whole, prefix_of(failure.space), failure)
         for key in failure.keys:
-            left = self._by_key[key]
-            left.remove(failure)
-            if not left:
-                del self._by_key[key]
+            _take(self._by_key, key, failure)
 
     # -- snapshots and checks
 
     def mark(self) -> tuple[Any, ...]:
         """The replicated part without the names."""
-        return tuple((*each.name, each.needs) for each in self.every)
+        return tuple((*each.name, each.needs) for each in self.every), tuple(self.unseen)
 
     def encode(self) -> tuple[Any, ...]:
         """The replicated part, as a msgpack-able tuple."""
         rows = tuple((*each.name, each.needs, tuple(sorted(each.keys))) for each in self.every)
         tries = tuple((*member, tuple(self.tries[member])) for member in sorted(self.tries))
-        return rows, tries
+        return rows, tries, tuple(self.unseen)
 
     @classmethod
     def decode(cls, data: tuple[Any, ...], now: int) -> Failures:
         """The inverse of ``encode``."""
         self = cls()
-        rows, tries = data
+        rows, tries, unseen = data
+        self.unseen = dict.fromkeys(unseen)
         for space, node, incarnation, position, needs, keys in rows:
             failure = Failure(space, node, incarnation, position, needs, now)
             failure.keys = dict.fromkeys(keys)
@@ -297,6 +326,10 @@ class Failures:
         """Assert what must hold after every event. For tests."""
         assert all(each.needs for each in self.every), "a failure needs nothing and is still there"
         assert self.everywhere == [each for each in self.every if each.space == EVERYWHERE]
+        whole = [each for found in self.whole.values() for each in found]
+        assert {each.name for each in whole} == {
+            each.name for each in self.every if each.whole and each not in self.everywhere
+        }
         by_key: dict[bytes, list[Failure]] = {}
         for each in self.every:
             for key in each.keys:
@@ -304,6 +337,13 @@ class Failures:
                 by_key.setdefault(key, []).append(each)
         counted = {key: sorted(each.name for each in found) for key, found in self._by_key.items()}
         assert counted == {key: sorted(each.name for each in found) for key, found in by_key.items()}
+
+
+def _take(index: dict[bytes, list[Failure]], key: bytes, failure: Failure) -> None:
+    left = index[key]
+    left.remove(failure)
+    if not left:
+        del index[key]
 
 
 def _on_cleared(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> None:

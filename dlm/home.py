@@ -46,7 +46,7 @@ class Home:
         self.table = Table(host.me.node)
         self.settled = Settled()
         self.clearing = Clearing(self)
-        self.stonith = Stonith(self, host.config, agents or {})
+        self.stonith = Stonith(self, agents or {})
         self.outbox = Outbox()
         self.sessions: dict[int, Session] = {}
         self.now = 0

@@ -52,14 +52,16 @@ class Announcement:
     members: tuple[Member, ...] = ()
     kept: int = 0
     options: Options = PLAIN  #: what its configuration says of lockspace ``default``
-    split: tuple[int, ...] = ()  #: all configured nodes, if its policy lets two parts of the cluster act at once
+    split: bool = False  #: its policy lets two parts of the cluster act at once
+    nodes: tuple[int, ...] = ()  #: that it has configured
     agents: tuple[int, ...] = ()  #: the nodes that it can fence
 
     def encode(self) -> bytes:
         """Small bytes for the commit token."""
         row = (tuple(self.ring), self.applied, self.complete, tuple(self.life), self.waiting)
         members = tuple(tuple(member) for member in self.members)
-        packed: bytes = msgpack.packb((*row, members, self.kept, tuple(self.options), self.split, self.agents))
+        more = tuple(self.options), self.split, self.nodes, self.agents
+        packed: bytes = msgpack.packb((*row, members, self.kept, *more))
         return packed
 
     @classmethod
@@ -218,8 +220,9 @@ def empty_view(me: int, view: View) -> Table:
         table.spaces.set_options(table.spaces.by_name["default"], lowest.options)
     table.begin_epoch(view.id)
     begin_lives(table, view, [])
-    elsewhere = {node for said in every for node in said.split} - set(table.lives)
-    table.failures.absent(elsewhere, table.applied, table.now)
+    absent = {node for said in every for node in said.nodes} - set(table.lives)
+    split = any(said.split for said in every)
+    table.failures.absent(table.spaces, absent, table.applied, table.now, split)
     return table
 
 

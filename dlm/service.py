@@ -117,7 +117,8 @@ class DlmService:
             members=members,
             kept=self._kept.offer if self._complete else NOTHING,
             options=self.configured.options("default"),
-            split=() if self.config.quorum.excludes else tuple(peer.node for peer in self.config.peers),
+            split=not self.config.quorum.excludes,
+            nodes=tuple(peer.node for peer in self.host.config.peers),
             agents=tuple(sorted(self._agents)),
         )
         for view in attempts:

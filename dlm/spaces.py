@@ -244,6 +244,8 @@ def _on_create(table: Table, life: Life, body: tuple[Any, ...], out: Effects) ->
     name, session, ticket, how, uid, gid, permissions, value_limit, options = body
     space = Space(name, uid, gid, permissions, value_limit, table.applied, Options(*options))
     out.append(Told(life.node, session, ticket, name, table.spaces.create(space, how)))
+    if table.spaces.get(name) is space:
+        out.extend(table.failures.made(space, table.applied, table.now))
 
 
 def _on_set(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> None:

@@ -107,12 +107,11 @@ class Job:
 class Stonith:
     """The fencing of one node's service: its agents, and its work. ``jobs`` are by the life that failed."""
 
-    def __init__(self, home: Home, config: ClusterConfig, agents: Mapping[int, Agent]) -> None:
+    def __init__(self, home: Home, agents: Mapping[int, Agent]) -> None:
         self.agents = dict(agents)
         self.jobs: dict[Member, Job] = {}
         self._home = home
         self._host = home.host
-        self._config = config
         self._me = home.host.me.node
         self._order: dict[int, tuple[int, ...]] = {}  #: by node: those with an agent for it, who first of all
         self._leaving = False
@@ -333,6 +332,10 @@ class Stonith:
         return f"{text}: {row['said']}" if row["said"] else text
 
     # -- details
+
+    @property
+    def _config(self) -> ClusterConfig:
+        return self._host.config  # nodes come and go
 
     def _pending(self) -> list[Member]:
         return self._home.table.failures.unfenced()

@@ -210,6 +210,71 @@ def test_a_joiner_gets_to_know_what_was_tried() -> None:
     bus.check_at_rest()
 
 
+def anew(section: dict[str, Any] | None = None) -> FencedBus:
+    """Nodes 1 and 2 were restarted while node 3 was away: their table is empty."""
+    bus = FencedBus(section=section)
+    for node in (1, 2, 3):
+        bus.kill(node)
+    for node in (1, 2):
+        bus.boot(node)
+    bus.view([1, 2])
+    bus.run()
+    return bus
+
+
+def test_a_table_that_begins_empty_may_have_forgotten_somebody() -> None:
+    bus = anew()
+    rid, _ = bus.lock(2, b"R", EX)
+    bus.advance(STARTUP_US - SECOND)
+    assert not bus.granted(rid)
+    assert bus.runs == []
+    bus.advance(2 * SECOND)
+    assert [run.target for run in bus.runs] == ["n3"]
+    assert bus.granted(rid)
+    bus.check_at_rest()
+
+
+def test_who_was_forgotten_comes_back() -> None:
+    bus = anew()
+    rid, _ = bus.lock(2, b"R", EX)
+    bus.advance(SECOND)
+    bus.boot(3)
+    bus.view([1, 2, 3])
+    bus.advance(HORIZON)
+    assert bus.granted(rid)
+    bus.advance(2 * STARTUP_US)
+    assert bus.runs == []
+    bus.call(1, "space_create", space="web", fencing=True)
+    bus.run()
+    assert bus.rows(1) == []
+    bus.check_at_rest()
+
+
+def test_lockspaces_that_are_made_later_may_have_been_there_before() -> None:
+    bus = anew({"lockspace": {}})
+    plain, _ = bus.lock(2, b"R", EX)
+    bus.advance(HORIZON)
+    assert bus.granted(plain)
+    assert bus.rows(1) == []
+    bus.call(2, "space_create", space="web", fencing=True)
+    bus.run()
+    rid, _ = bus.lock(2, b"R", EX, space="web")
+    bus.advance(SECOND)
+    assert not bus.granted(rid)
+    assert [row["spaces"] for row in bus.rows(1)] == [["web"]]
+    other, _ = bus.lock(2, b"S", EX)
+    bus.run()
+    assert bus.granted(other)
+    ack = bus.call(1, "fence_ack", node=3)
+    bus.run()
+    assert bus.result(ack) == {"node": 3}
+    assert bus.granted(rid)
+    bus.call(2, "space_create", space="more", fencing=True)
+    bus.run()
+    assert bus.rows(1) == []  # somebody has said that it is down
+    bus.check_at_rest()
+
+
 # -- operators
 
 

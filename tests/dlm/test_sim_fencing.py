@@ -199,6 +199,22 @@ def test_an_operator_says_that_it_is_down() -> None:
     scene.end()
 
 
+def test_a_host_that_hung_while_all_others_started_anew() -> None:
+    """Nobody remembers that it holds anything, and its clock stands still: no lease helps."""
+    scene = Scene()
+    scene.cluster[3].pause(frozen=True)
+    for node in (1, 2):
+        scene.cluster.crash(node)
+    for node in (1, 2):
+        scene.cluster.restart(node)
+    scene.cluster.advance(3)
+    again = scene.ask(1)
+    scene.until(lambda: again.ok is not None, 60)
+    assert again.ok
+    assert (scene.locks.runs, scene.locks.off) == ([(1, 3)], [3])
+    scene.end()
+
+
 def test_all_hosts_fail_and_nobody_is_left_to_fence() -> None:
     """What waited for a fencing in a state that nobody has any more does not wait in the next one."""
     scene = Scene()

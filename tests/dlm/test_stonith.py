@@ -35,6 +35,7 @@ class Machine:
         self.me = Member(node, 1)
         host: Any = SimpleNamespace(
             me=self.me,
+            config=ClusterConfig("t", node, peers),
             spawn=lambda service, ticket, argv, stdin, time: self.running.update({ticket: (argv, stdin, time)}),
             kill=lambda service, ticket: self.killed.append(ticket),
             event=lambda name, **fields: self.events.append((name, fields)),
@@ -49,7 +50,7 @@ class Machine:
             table=SimpleNamespace(failures=self.failures),
             send=lambda kind, body: self.sent.append((kind, body)),
         )
-        self.stonith = Stonith(self.home, ClusterConfig("t", node, peers), agents)
+        self.stonith = Stonith(self.home, agents)
 
 
 class World:
