@@ -45,7 +45,7 @@ def test_d1_killed_right_after_a_grant_that_nobody_else_has_seen(shared: bool) -
             assert later.handle.fence > operation.handle.fence
             assert not operation.handle.valid()
         stage.end()
-    assert 2 < told < 16
+    assert told > 2
 
 
 @pytest.mark.parametrize("late", [1.0, 2.0])
