@@ -21,7 +21,7 @@ Failures are part of the replicated state, but for ``since`` and ``lately``. Pur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlm.messages import Kind, prefix_of
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dlm.spaces import Space, Spaces
     from dlm.table import Effects, Life, Table
 
-__all__ = ["EVERYWHERE", "HANDLERS", "Begun", "Failure", "Failures", "Fate", "Freed"]
+__all__ = ["EVERYWHERE", "HANDLERS", "Begun", "Failure", "Failures", "Fate", "Freed", "concerned"]
 
 EVERYWHERE = "*"  #: all lockspaces
 
@@ -220,9 +220,8 @@ class Failures:
             if had:
                 self.lately[key] = None
                 failure = ending[prefix]
-                if failure is not None and failure.needs:
-                    failure.keys[key] = None
-                    self._by_key.setdefault(key, []).append(failure)
+                if failure is not None:
+                    self._concern(failure, key)
 
     def returned(self, node: int, incarnation: int) -> Freed | None:
         """The node is back with a later life, and has itself ended what it had before: it need not be fenced."""
@@ -289,29 +288,38 @@ class Failures:
         return tuple((*each.name, each.needs) for each in self.every), tuple(self.unseen)
 
     def encode(self) -> tuple[Any, ...]:
-        """The replicated part, as a msgpack-able tuple."""
-        rows = tuple((*each.name, each.needs, tuple(sorted(each.keys))) for each in self.every)
+        """The replicated part but for the names, as a msgpack-able tuple."""
         tries = tuple((*member, tuple(self.tries[member])) for member in sorted(self.tries))
-        return rows, tries, tuple(self.unseen)
+        return *self.mark(), tries
 
     @classmethod
     def decode(cls, data: tuple[Any, ...], now: int) -> Failures:
         """The inverse of ``encode``."""
         self = cls()
-        rows, tries, unseen = data
+        rows, unseen, tries = data
         self.unseen = dict.fromkeys(unseen)
-        for space, node, incarnation, position, needs, keys in rows:
-            failure = Failure(space, node, incarnation, position, needs, now)
-            failure.keys = dict.fromkeys(keys)
-            self._add([failure])
-            for key in keys:
-                self._by_key.setdefault(key, []).append(failure)
+        for space, node, incarnation, position, needs in rows:
+            self._add([Failure(space, node, incarnation, position, needs, now)])
         self.tries = {Member(node, incarnation): row for node, incarnation, row in tries}
         return self
+
+    def put_concerned(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A row of ``concerned``, for a copy. Returns it as it is now known."""
+        *name, key = row
+        failure = next(each for each in self.every if each.name == tuple(name))
+        self._concern(failure, key)
+        return *failure.name, next(reversed(failure.keys))
+
+    def _concern(self, failure: Failure, key: bytes) -> None:
+        failure.keys[key] = None
+        if failure.needs:
+            self._by_key.setdefault(key, []).append(failure)
 
     def clone(self, endings: Iterable[Ending]) -> tuple[Failures, list[Ending]]:
         """The same once more, for somebody who wants to know what ``concern`` would do."""
         clone = Failures.decode(self.encode(), 0)
+        for row in concerned(self.every):
+            clone.put_concerned(row)
         by_name = {each.name: each for each in clone.every}
         translated: list[Ending] = [
             {
@@ -337,6 +345,13 @@ class Failures:
                 by_key.setdefault(key, []).append(each)
         counted = {key: sorted(each.name for each in found) for key, found in self._by_key.items()}
         assert counted == {key: sorted(each.name for each in found) for key, found in by_key.items()}
+
+
+def concerned(failures: Iterable[Failure]) -> Iterator[tuple[str, int, int, int, bytes]]:
+    """The names that these concern, each with the name of the failure."""
+    for failure in failures:
+        for key in list(failure.keys):
+            yield *failure.name, key
 
 
 def _take(index: dict[bytes, list[Failure]], key: bytes, failure: Failure) -> None:

@@ -38,6 +38,8 @@ class Due:
 
     __slots__ = ("era", "late")
 
+    holds = False  #: it is carried out only on names that somebody looks at, and ends by itself
+
     def __init__(self, table: Table) -> None:
         table.era += 1
         self.era = table.era
@@ -129,7 +131,7 @@ def end_lives(table: Table, lives: Sequence[Life], out: Effects) -> None:
 def walk(table: Table, era: int) -> Iterator[int]:
     """Bring all names up to this era, one at a time; gives the cost of each, in ``dlm.work.ITEM``ths of an item.
 
-    Afterwards nothing up to it is due any more.
+    Afterwards nothing up to it is due any more, but for what ``holds``.
     """
     for key in list(table.names):
         name = table.names.get(key)
@@ -139,4 +141,4 @@ def walk(table: Table, era: int) -> Iterator[int]:
         locks = len(name.resource.locks) if name.resource is not None else 0
         left = table.bring(key, name, era)
         yield 1 if left is not None and (left.resource is None or len(left.resource.locks) == locks) else ITEM
-    table.dues = [due for due in table.dues if due.era > era]
+    table.dues = [due for due in table.dues if due.era > era or due.holds]

@@ -44,8 +44,9 @@ from dlm.recovery import (
     empty_view,
     primary_view,
 )  # fmt: skip
+from dlm.snapshot import Damage
 from dlm.table import Table
-from dlm.transfer import DamagedState, Donor, Joiner
+from dlm.transfer import Donor, Joiner
 from dlm.upkeep import Upkeep
 from vsync.errors import Backpressure
 from vsync.service import Credentials, Host
@@ -147,7 +148,7 @@ class DlmService:
         held, self._held = self._held, []
         self.home.holding = True  # what the view decides is told after the horizon is known
         old, self._view = self._view, view
-        self._donor = self._joiner = self._lender = self._catcher = None
+        self._end_transfers()
         if view.primary:
             self._enter_primary(old, view, held, now)
         else:
@@ -185,9 +186,11 @@ class DlmService:
         self._at(now)
         self._left = work.TURN
         self._tidy()
+        self._replay()
         self._say_goodbye()
         self.lease_clock.renew(self.host, now)
         self.prompter.sweep(now)
+        self._feed()
         if not self.home.holding:
             self.home.run_timers()
         if self.home.open and not self.home.holding:
@@ -196,7 +199,8 @@ class DlmService:
     def next_deadline(self) -> int | None:
         """When ``fire`` wants to be called."""
         home = self.home
-        if (self._goodbye_due and home.open) or self.table.dues:
+        joined = self._joiner is not None and self._joiner.whole
+        if (self._goodbye_due and home.open) or self.table.overdue or joined:
             return home.now
         acting = home.open and not home.holding
         times = [self.lease_clock.next_deadline(self.prompter.waiting)]
@@ -270,7 +274,7 @@ class DlmService:
 
     def _tidy(self) -> None:
         """Some of what an event has left to be done."""
-        if self.table.dues and self._left > 0:
+        if self.table.overdue and self._left > 0:
             self._left = self.table.tidy(self._left)
 
     def _ordered(self, origin: Member, message: Message, position: int) -> None:
@@ -286,7 +290,7 @@ class DlmService:
         elif self._catcher is not None:
             self._catcher.log.append((position, origin, message))
         elif self._joiner is not None:
-            self._joiner.log(origin, message)
+            self._joiner.log(position, origin, message)
         elif self._complete:
             if self.taps:
                 self.taps.message(origin, message)
@@ -321,7 +325,7 @@ class DlmService:
         """No lock state and no life from now on: a view will bring both."""
         self.lease_clock.running = False
         self.taps.over(reason)
-        self._donor = self._joiner = self._lender = self._catcher = None
+        self._end_transfers()
         self._complete = False
         self.checker.left()
         self.home.new_life(NO_RING, Table(self._me.node), reason)
@@ -359,8 +363,8 @@ class DlmService:
         self.checker.entered(view.id, said, chosen.full or said)
         self.home.clearing.entered(leads)
         self.home.stonith.entered(chosen, {node: word.agents for node, (_, word) in said.items()})
-        if said.keys() - chosen.going_on and self._me.node in chosen.full:
-            self._donor = Donor(view.id, self.table.encode(), sending=leads)
+        if said.keys() - chosen.going_on and leads and chosen.full:
+            self._donor = Donor(view.id, self.table, now)
         if self._complete and not self.home.linked:
             self.home.link()
         self.prompter.view()
@@ -447,7 +451,7 @@ class DlmService:
         self.home.new_life(view.id, table, "evicted")
         self.home.frozen = False
         self._complete = not full
-        self._joiner = Joiner(view.id) if full else None
+        self._joiner = Joiner(view.id, self._me.node, self.home.now) if full else None
         self._kept.begin(table.applied)
         self.home.settled.whole(table.applied)
 
@@ -478,6 +482,8 @@ class DlmService:
         """Send what is due for those who lack something."""
         if self.home.frozen:
             return
+        if self._donor is not None:
+            self._donor.refill(self.home.now)
         sources: list[Lender | Donor] = [each for each in (self._lender, self._donor) if each is not None]
         try:
             for source in sources:
@@ -494,18 +500,35 @@ class DlmService:
                 self._donor = None
             else:
                 self._feed()
-        elif self._joiner is not None and self._joiner.on_chunk(message):
+        elif self._joiner is not None:
             try:
-                table = self._joiner.finish(self._me.node, self.home.now)
-            except DamagedState as damage:
+                self._joiner.on_chunk(message, position)
+            except Damage as damage:
                 self._again(str(damage))
                 return
-            self.home.table, self._joiner, self._complete, self._damaged = table, None, True, 0
-            self._kept.begin(table.applied, whole=False)
-            self.home.settled.delivered(position, table.applied)
-            table.history.resize(self.config.history)
-            self.home.link()
-            self.host.event("dlm.caught_up", applied=self.table.applied, names=len(self.table.names))
+            self._replay()
+
+    def _replay(self) -> None:
+        """The state is there: some of what was ordered since, until nothing is left of it (E3)."""
+        joiner = self._joiner
+        if joiner is None or not joiner.whole:
+            return
+        self._left, done = joiner.catch_up(self._left, self.home.now)
+        if not done:
+            return
+        table = self.home.table = joiner.table
+        self._joiner, self._complete, self._damaged = None, True, 0
+        self._kept.begin(table.applied, whole=False)
+        self.home.settled.delivered(joiner.position, table.applied)
+        table.history.resize(self.config.history)
+        self.home.link()
+        self.host.event("dlm.caught_up", applied=table.applied, names=len(table.names))
+
+    def _end_transfers(self) -> None:
+        """Another view, or no state: nothing of what was on its way is of use."""
+        if self._donor is not None:
+            self._donor.drop()
+        self._donor = self._joiner = self._lender = self._catcher = None
 
     def _again(self, damage: str) -> None:
         """The table has come damaged: another view brings another transfer."""

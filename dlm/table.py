@@ -206,6 +206,7 @@ class Table:
 
     def refuse(self, resource: Resource, lock: Lock, cycle: tuple[Step, ...], out: Effects) -> None:
         """A queued lock is part of a deadlock, and fails: it alone, or with all of its multi-lock (D3)."""
+        self.find(resource.name)
         if lock.batch:
             multi.refuse(self, resource.name, lock, "deadlock", out, cycle)
             return
@@ -329,8 +330,8 @@ class Table:
         resource.value, resource.valid = b"", True
         if key not in self.vacant:
             self.vacant[key] = None
-            if len(self.vacant) > VACANT_KEPT:
-                self.free(next(iter(self.vacant)))
+            if len(self.vacant) > VACANT_KEPT and self.find(eldest := next(iter(self.vacant))) is not None:
+                self.free(eldest)
 
     def publish(self, key: bytes, name: Name, resource: Resource, out: Effects) -> None:
         """Handover -> Shared, then what has waited, in order, except operations of ended lives (A4, A7)."""
@@ -427,9 +428,22 @@ class Table:
         """Carry out some of what is due on names that nobody has looked at. Returns what is left of the ``units``
         (``dlm.work``).
         """
-        if self._walked != self.era:
-            self._walk, self._walked = purge.walk(self, self.era), self.era
+        if self._walked != self.overdue:
+            self._walk, self._walked = purge.walk(self, self.overdue), self.overdue
         return work.spend(self._walk, units)[0]
+
+    @property
+    def overdue(self) -> int:
+        """The era up to which all names are to be brought when there is time; 0 if they need not.
+
+        What comes behind a copy that is being made is not: the copy would have to write down all names for that.
+        """
+        era = 0
+        for due in self.dues:
+            if due.holds:
+                break
+            era = due.era
+        return era
 
     @property
     def purging(self) -> bool:
@@ -438,7 +452,7 @@ class Table:
 
     def complete(self) -> None:
         """Carry out all that is due, now. It makes no difference but for time and memory."""
-        while self.dues:
+        while self.overdue:
             self.tidy(1 << 62)
 
     # -- the owner's fast path -------------------------------------------------------------------------------
@@ -463,7 +477,7 @@ class Table:
 
     def digest(self) -> str:
         """A short name of the replicated state, equal at all full members at the same position."""
-        return snapshot.short(self.encode())
+        return snapshot.digest(self)
 
     def invariants(self) -> None:
         """Assert what must hold after every event. For tests: it looks at everything."""

@@ -1,109 +1,153 @@
 """State for joiners: the table as it was at their view, in chunks, while all go on (pitfalls K15, E1–E5).
 
-One position per joiner: its view. Every full member keeps the encoded table of that position until all chunks
-have been delivered; the lowest full member sends them. If it dies there is another view, and with it another
-transfer, from another donor, so a partial state is never used (E5). The joiner logs the ordered messages from
-its view on and replays them after installing. Chunks are ordered messages, but their content does not depend
-on where they fall.
+One position per joiner: its view. The lowest full member, the *donor*, makes a copy of that position
+(``dlm.snapshot``) and multicasts it in chunks. If it dies there is another view, and with it another transfer from
+its beginning, so a partial state is never used (E5), and nobody but the donor needs to copy anything. The joiner
+logs the ordered messages from its view on, and applies them when the state is whole, a few at a time; what is
+ordered meanwhile goes to the end of the log. Chunks are ordered messages, but their content does not depend on
+where they fall.
+
+The donor takes its time: ``ROWS`` names in a chunk, ``RATE`` names a second, so that those who use locks meanwhile
+do not notice (design §5.3). What a chunk costs the joiner, several times as much as the donor, delays the token.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections import deque
 from collections.abc import Iterator
 
+from dlm import work
 from dlm.messages import Kind, Message, encode
 from dlm.recovery import Held
+from dlm.snapshot import Copy, Damage, Reader
 from dlm.table import Table
+from dlm.work import ITEM
 from vsync.types import Member, RingId
 
-__all__ = ["CHUNK_SIZE", "DamagedState", "Donor", "Joiner", "digest"]
+__all__ = ["CHUNK_SIZE", "RATE", "ROWS", "Donor", "Joiner"]
 
-CHUNK_SIZE = 256 * 1024  #: bytes of snapshot in one message
-WINDOW = 4  #: chunks under way at once; paces the donor
-
-
-class DamagedState(Exception):
-    """What has come is not the donor's table."""
-
-
-def digest(snapshot: bytes) -> bytes:
-    """What tells one encoded table from another."""
-    return hashlib.blake2b(snapshot, digest_size=16).digest()
+CHUNK_SIZE = 16 * 1024  #: about so many bytes in one message, and no more ..
+ROWS = 100  #: .. than so many names, but for one that is larger
+LARGEST = 256 * 1024  #: a larger name is sent in pieces of this size
+WINDOW = 4  #: chunks under way at once
+RATE = 20_000  #: names a second
+BURST = 4 * ROWS  #: names at once, so that a small table is sent at once
 
 
 class Donor:
-    """A full member's part: the snapshot, and how far it has got. Only the donor itself sends."""
+    """The part of the member that sends."""
 
-    def __init__(self, ring: RingId, snapshot: bytes, sending: bool) -> None:
+    def __init__(self, ring: RingId, table: Table, now: int) -> None:
         self.ring = ring
-        self.sending = sending
-        self._snapshot = snapshot
-        self.total = max(1, -(-len(snapshot) // CHUNK_SIZE))
-        self.sent = 0
-        self.delivered = 0
+        self._copy = Copy(table)
+        self._objects = self._copy.pieces()
+        self._next = b""  #: of the stream, not sent yet
+        self._last = False  #: the stream is at its end
+        self._sent = self._delivered = 0
+        self._credit, self._at = BURST, now
+        self._rest = next(self._objects)  # the head is of this position
 
     @property
     def done(self) -> bool:
         """Whether every chunk has been delivered."""
-        return self.delivered >= self.total
+        return self._last and not self._next and self._delivered == self._sent
+
+    def drop(self) -> None:
+        """There is another view."""
+        self._copy.drop()
+
+    def next_deadline(self) -> int | None:
+        """When there is something to send again, as far as that depends on time."""
+        if self._next or self._last or self._credit >= ROWS or self._sent >= self._delivered + WINDOW:
+            return None
+        return self._at + (ROWS - self._credit) * 1_000_000 // RATE
+
+    def refill(self, now: int) -> None:
+        """Time has passed: more may be sent."""
+        gained = (now - self._at) * RATE // 1_000_000
+        if gained > 0:
+            self._credit, self._at = min(BURST, self._credit + gained), now
 
     def due(self) -> Iterator[bytes]:
         """The chunks that may be submitted now; call ``was_sent`` after each that was accepted."""
-        while self.sending and self.sent < min(self.total, self.delivered + WINDOW):
-            piece = self._snapshot[self.sent * CHUNK_SIZE : (self.sent + 1) * CHUNK_SIZE]
-            whole = digest(self._snapshot) if self.sent + 1 == self.total else b""
-            yield encode(Kind.CHUNK, self.ring, 0, (*self.ring, self.sent, self.total, piece, whole))
+        while self._sent < self._delivered + WINDOW and self._fill():
+            last = self._last and len(self._next) <= LARGEST
+            yield encode(Kind.CHUNK, self.ring, 0, (*self.ring, self._sent, last, self._next[:LARGEST]))
 
     def was_sent(self) -> None:
         """The last chunk from ``due`` was accepted."""
-        self.sent += 1
+        self._sent += 1
+        self._next = self._next[LARGEST:]
+
+    def _fill(self) -> bool:
+        """See to it that there is a chunk to be sent."""
+        if self._next:
+            return True
+        self._next, self._rest = self._rest, b""
+        found = b""
+        while not found and not self._last and self._credit >= ROWS:
+            found = self._take()
+        self._next += found
+        return bool(self._next)
+
+    def _take(self) -> bytes:
+        """The objects of the next names; of names that have gone meanwhile there is nothing."""
+        parts: list[bytes] = []
+        size = 0
+        while size < CHUNK_SIZE and len(parts) < ROWS:
+            each = next(self._objects, None)
+            if each is None:
+                self._last = True
+                break
+            parts.append(each)
+            size += len(each)
+        self._credit -= len(parts)
+        return b"".join(parts)
 
     def on_chunk(self, message: Message) -> None:
         """A chunk was delivered."""
-        if message.body[:2] == tuple(self.ring) and message.body[2] == self.delivered:
-            self.delivered += 1
+        if message.body[:2] == tuple(self.ring) and message.body[2] == self._delivered:
+            self._delivered += 1
 
 
 class Joiner:
-    """A joining member's part: chunks, and the log of ordered messages since its view."""
+    """A joining member's part: what has come, and the log of ordered messages since its view."""
 
-    def __init__(self, ring: RingId) -> None:
+    def __init__(self, ring: RingId, me: int, now: int) -> None:
         self.ring = ring
-        self._pieces: list[bytes] = []
-        self._log: list[Held] = []
-        self._digest = b""
-        self.total = 0
+        self.table = Table(me)
+        self.received = 0  #: chunks
+        self.position = 0  #: in the ring, of the last message that came
+        self._reader = Reader(self.table, now)
+        self._log: deque[Held] = deque()
 
     @property
-    def received(self) -> int:
-        """Chunks so far."""
-        return len(self._pieces)
+    def whole(self) -> bool:
+        """Whether the state is there, and only the log has to be applied."""
+        return self._reader.whole
 
-    def log(self, origin: Member, message: Message) -> None:
-        """An ordered message that the snapshot does not contain."""
+    def log(self, position: int, origin: Member, message: Message) -> None:
+        """An ordered message that the state does not contain."""
+        self.position = position
         self._log.append((origin, message))
 
-    def on_chunk(self, message: Message) -> bool:
-        """Take a chunk; true when the snapshot is whole."""
-        seq, rep, index, total, piece, whole = message.body
-        if (seq, rep) == tuple(self.ring) and index == len(self._pieces):
-            self._pieces.append(piece)
-            self.total, self._digest = total, whole
-        return 0 < self.total == len(self._pieces)
+    def on_chunk(self, message: Message, position: int) -> None:
+        """Take a chunk. Raises ``Damage`` if what was read is not, byte for byte, what was sent."""
+        seq, rep, index, last, piece = message.body
+        if (seq, rep) != tuple(self.ring) or index != self.received:
+            return
+        self.received += 1
+        self.position = position
+        self._reader.feed(piece)
+        if last and not self.whole:
+            raise Damage("it ends before its end")
 
-    def finish(self, me: int, now: int) -> Table:
-        """The table at the position of the last message logged.
+    def catch_up(self, units: int, now: int) -> tuple[int, bool]:
+        """Apply some of the log. Returns what is left of the ``units``, and whether all was applied."""
+        self.table.now = now
+        return work.spend(self._applying(), units)
 
-        Raises ``DamagedState`` unless the table read is, byte for byte, the one that was sent (R4, S60).
-        """
-        try:
-            table = Table.decode(me, b"".join(self._pieces), now)
-            same = digest(table.encode()) == self._digest
-        except Exception as error:
-            raise DamagedState(f"it cannot be read: {error!r}") from error
-        if not same:
-            raise DamagedState("what was read is not what was sent")
-        for origin, message in self._log:
-            table.apply(origin, message)
-        return table
+    def _applying(self) -> Iterator[int]:
+        while self._log:
+            self.table.apply(*self._log.popleft())
+            yield ITEM

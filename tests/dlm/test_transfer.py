@@ -7,9 +7,12 @@ import random
 import pytest
 
 from dlm import transfer
-from dlm.messages import Kind, decode, encode, key_of
+from dlm.messages import Kind, Message, decode, encode, key_of
 from dlm.modes import EX, NL, PR
-from dlm.transfer import Donor, Joiner
+from dlm.names import Form
+from dlm.table import Table
+from dlm.transfer import BURST, RATE, ROWS, WINDOW, Donor, Joiner
+from dlm.work import ITEM
 from tests.dlm.bus import LEASE, MS, Bus
 from vsync.types import RingId
 
@@ -143,27 +146,153 @@ def test_a_joiner_that_falls_out_starts_again(small_chunks: None) -> None:
     assert bus[3].service.complete
 
 
-def test_chunks_of_another_transfer_are_ignored() -> None:
-    ring, other = RingId(10, 1), RingId(13, 1)
-    joiner = Joiner(ring)
-    wrong = decode(encode(Kind.CHUNK, other, 0, (*other, 0, 1, b"x", b"")))
-    late = decode(encode(Kind.CHUNK, ring, 0, (*ring, 1, 2, b"x", b"")))
-    assert not joiner.on_chunk(wrong)
-    assert not joiner.on_chunk(late)
-    assert joiner.received == 0
+RING, OTHER = RingId(10, 1), RingId(13, 1)
 
 
-def test_a_donor_paces_itself() -> None:
-    ring = RingId(10, 1)
-    donor = Donor(ring, bytes(transfer.CHUNK_SIZE * 10), sending=True)
+def table_of(names: int) -> Table:
+    """A table with names that others own."""
+    table = Table(1)
+    table.begin_epoch(RING)
+    for number in range(names):
+        table.own(key_of("default", b"n%d" % number), 2)
+    return table
+
+
+def send(donor: Donor) -> list[Message]:
+    """What it may send now, ordered."""
     sent = []
     for chunk in donor.due():
         sent.append(decode(chunk))
         donor.was_sent()
-    assert 0 < len(sent) < 10
-    while not donor.done:
-        donor.on_chunk(sent[donor.delivered])
-        for chunk in donor.due():
-            sent.append(decode(chunk))
-            donor.was_sent()
-    assert len(sent) == 10
+    return sent
+
+
+def test_chunks_of_another_transfer_are_ignored() -> None:
+    joiner = Joiner(RING, 3, 0)
+    wrong = decode(encode(Kind.CHUNK, OTHER, 0, (*OTHER, 0, False, b"x")))
+    late = decode(encode(Kind.CHUNK, RING, 0, (*RING, 1, True, b"x")))
+    joiner.on_chunk(wrong, 1)
+    joiner.on_chunk(late, 2)
+    assert joiner.received == 0
+    assert not joiner.whole
+
+
+class TestPace:
+    def test_a_small_table_goes_at_once(self) -> None:
+        table = table_of(BURST - ROWS)
+        donor, joiner = Donor(RING, table, 0), Joiner(RING, 3, 0)
+        chunks = send(donor)
+        assert len(chunks) == BURST // ROWS
+        for chunk in chunks:
+            donor.on_chunk(chunk)
+            joiner.on_chunk(chunk, 1)
+        assert donor.done
+        assert joiner.whole
+        assert joiner.table.encode() == table.encode()
+
+    def test_a_large_one_takes_its_time(self) -> None:
+        names = 10 * BURST
+        table = table_of(names)
+        now, sent, most = 0, 0, 0
+        donor, joiner = Donor(RING, table, now), Joiner(RING, 3, 0)
+        while not donor.done:
+            chunks = send(donor)
+            assert len(chunks) <= WINDOW
+            for chunk in chunks:
+                donor.on_chunk(chunk)
+                before = len(joiner.table.names)
+                joiner.on_chunk(chunk, 1)
+                most = max(most, len(joiner.table.names) - before)
+                sent += len(joiner.table.names) - before
+            due = donor.next_deadline()
+            if due is not None:
+                assert due > now
+                assert not send(donor)
+                now = due
+                donor.refill(now)
+        assert sent == names
+        assert most <= ROWS
+        assert joiner.whole
+        assert abs(now - (names - BURST) * 1_000_000 / RATE) < 20_000
+
+    def test_time_alone_does_not_fill_the_send_queue(self) -> None:
+        donor = Donor(RING, table_of(10 * BURST), 0)
+        first = send(donor)
+        donor.refill(100_000_000)
+        assert len(first) == WINDOW
+        assert send(donor) == []
+        donor.on_chunk(first[0])
+        assert len(send(donor)) == 1
+
+    def test_a_large_name_goes_in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(transfer, "LARGEST", 100)
+        table = table_of(20)
+        donor, joiner = Donor(RING, table, 0), Joiner(RING, 3, 0)
+        count = 0
+        while not donor.done:
+            for chunk in send(donor):
+                assert len(chunk.body[4]) <= 100
+                donor.on_chunk(chunk)
+                joiner.on_chunk(chunk, 1)
+                count += 1
+        assert count > 1
+        assert joiner.table.encode() == table.encode()
+
+    def test_the_log_is_applied_in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("dlm.work.TURN", 5 * ITEM)
+        bus = populated()
+        bus.boot(3)
+        bus.view([1, 2, 3])
+        chunks = [payload for payload in bus[1].queue if decode(payload).kind == Kind.CHUNK]
+        bus[1].queue[:] = [payload for payload in bus[1].queue if payload not in chunks]
+        for number in range(100):  # all before the state comes
+            bus.lock(2, b"s%d" % (number % 12), NL, expedite=True)
+        bus.sequence()
+        bus.deliver()
+        assert bus[3].ring is not None
+        bus[3].ring.log += [(bus[1].me, payload) for payload in chunks]
+        bus.deliver()
+        service, turns = bus[3].service, 0
+        while not service.complete:
+            assert service.next_deadline() == bus.now
+            if not turns:
+                bus.lock(2, b"s1", NL, expedite=True)
+                bus.sequence()
+                bus.deliver()  # it goes to the end of the log
+            turns += 1
+            service.fire(bus.now)
+        assert 10 < turns < 40
+        bus.run()
+        bus.check_at_rest()
+
+
+def test_the_copy_ends_with_the_view(small_chunks: None) -> None:
+    bus = populated()
+    bus.boot(3)
+    bus.view([1, 2, 3])
+    assert [due.holds for due in bus[1].table.dues] == [True]
+    assert not bus[2].table.dues  # it would begin from the beginning
+    bus.view([1, 2])
+    assert not bus[1].table.dues
+    bus.view([1, 2, 3])
+    bus.run()
+    assert not bus[1].table.dues
+    bus.check_at_rest()
+
+
+def test_names_of_the_dead_are_purged_while_a_state_is_copied(small_chunks: None) -> None:
+    """A view with both: the copy is of what the purge leaves, and waits for nothing."""
+    bus = populated(5)
+    bus.kill(2)
+    bus.boot(3)
+    bus.view([1, 3, 4, 5])
+    assert any(due.holds for due in bus[1].table.dues)
+    assert not bus[1].table.overdue
+    assert not any(2 in name.resource.homes for name in bus[1].table.names.values() if name.resource)
+    while not bus[3].service.complete:
+        bus.lock(4, b"s3", NL)
+        bus.sequence()
+        bus.deliver()
+    bus.run()
+    bus.check_at_rest()
+    assert all(name.form is not Form.PRIVATE or name.owner != 2 for name in bus[3].table.names.values())
