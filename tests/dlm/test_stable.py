@@ -302,6 +302,24 @@ class TestValueBlocks:
         bus.advance(2 * LEASE)
         assert bus.result(read)["value_valid"] is False
 
+    def test_c14_neither_the_grant_nor_the_release_has_reached_anybody(self) -> None:
+        """The survivors know of no write, and find the old value valid: nobody may have been told of another one."""
+        bus = Bus()
+        done(bus, 1, "unlock", h=self.writer(bus), valblk=True, value=b"v1")
+        grant, h = bus.lock(1)
+        bus.sequence()
+        bus.deliver(1)
+        assert bus.granted(grant)
+        rid = bus.call(1, "unlock", h=h, valblk=True, value=b"v2")
+        bus.sequence()
+        bus.deliver(1)
+        bus.kill(1)
+        bus.view([2, 3])
+        read, _ = bus.lock(2, mode=PR, valblk=True)
+        bus.advance(2 * LEASE)
+        assert (bus.result(read)["value"], bus.result(read)["value_valid"]) == (b"v1", True)
+        assert bus.result(rid) is None
+
     def test_a_release_that_writes_nothing_does_not_wait(self) -> None:
         bus = Bus()
         h = self.writer(bus)
