@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from dlm.service import DlmService
 from dlm.testing.clients import Operation
 from dlm.testing.workload import LockOptions, LockPlugin
 from vsync.service import Service, Spawn
-from vsync.testing import SimCluster, quiet
+from vsync.testing import SimCluster, draw, quiet, run
 from vsync.testing.node import SimNode
 from vsync.testing.options import scaled
 from vsync.testing.violation import Violation
@@ -26,10 +27,12 @@ Result = tuple[int, int | None]  #: after how many µs, exit code
 
 
 class Power(LockPlugin):
-    """Lock traffic by script, and agents that switch hosts off. ``agent`` says what the next one does."""
+    """Lock traffic, and agents that switch hosts off. ``agent`` says what the next one does."""
 
-    def __init__(self, seed: int, fenced: Sequence[int], fencing: bool) -> None:
-        super().__init__(seed, IDLE)
+    def __init__(
+        self, seed: int, fenced: Sequence[int], fencing: bool = True, options: LockOptions | None = IDLE
+    ) -> None:
+        super().__init__(seed, options)
         table = {"agent": "fence_sim", "timeout_s": 3, "retries": 1}
         self._section = {
             "lockspace": {"default": {"fencing": fencing}},
@@ -70,6 +73,57 @@ class Power(LockPlugin):
             self.answers.append((ok, data))
         else:
             super().reply(node, session, rid, ok, data)
+
+
+class Chaos(Power):
+    """Any traffic, agents that work at times, and hosts whose clocks stand still at any time."""
+
+    def __init__(self, seed: int, nodes: int) -> None:
+        super().__init__(seed, range(1, nodes + 1), options=None)
+        self._power = Random(f"power/{seed}")
+        self._calm = False
+        self.agent = self._any
+
+    def _any(self, actor: int, target: int) -> Result:
+        slow = self._power.choice([1_000, 100_000, SECOND])
+        return self._power.choice([(slow, 0), (slow, 0), (slow, 0), (slow, 1), (10 * SECOND, None)])
+
+    def may_stand_still(self, node: SimNode) -> bool:
+        return True
+
+    def _switch_off(self, node: SimNode) -> None:
+        if not self._calm:
+            super()._switch_off(node)
+            self.cluster.scheduler.after(self._power.choice([20_000, 300_000]), node.start)
+
+    def settle(self, cluster: SimCluster) -> None:
+        """All hosts are there again: who is not fenced by now comes back by itself."""
+        self._calm = True
+        self.agent = lambda actor, target: (1_000, 1)
+        super().settle(cluster)
+
+
+def chaos(seeds: Sequence[int]) -> int:
+    """Run these; how many hosts were switched off."""
+    off = 0
+    for seed in seeds:
+        nodes = (5, 3, 5, 4)[seed % 4]
+        power = Chaos(seed, nodes)
+        result = run(replace(draw(seed, nodes), frozen=0.8, pause=4), [power])
+        assert result.violation is None, f"seed {seed}: {result.violation}"
+        off += len(power.off)
+    return off
+
+
+def test_no_two_holders_whatever_clocks_do() -> None:
+    """With fencing exclusion rests on no clock at all."""
+    chaos(range(1, 4))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_no_two_holders_in_many_runs() -> None:
+    assert chaos(range(100, 200)) > 20
 
 
 class Scene:
