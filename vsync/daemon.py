@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import vsync
 from vsync.config import DEFAULT_CONFIG, Settings, load, with_paths
 from vsync.errors import VsyncError
+from vsync.garbage import spare_survivors
 from vsync.logs import configure, get_logger
 from vsync.node import Node
 from vsync.plugins import load_services
@@ -94,6 +95,7 @@ def _check(file: str, settings: Settings) -> int:
 
 
 def _serve(settings: Settings) -> int:
+    spare_survivors()
     events = _Events()
     daemon = settings.daemon
     node = Node(

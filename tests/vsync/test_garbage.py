@@ -1,0 +1,56 @@
+"""What the collector of cycles may cost a node that has much to remember."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from vsync import garbage
+
+
+class Knot:
+    """Part of a cycle."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+@pytest.fixture
+def spared() -> object:
+    """As in a daemon; afterwards as it was."""
+    garbage.spare_survivors()
+    garbage.spare_survivors()
+    assert gc.callbacks.count(garbage._after) == 1
+    yield
+    gc.callbacks.remove(garbage._after)
+    gc.unfreeze()
+
+
+def test_a_full_collection_looks_at_nothing_twice(spared: object) -> None:
+    gc.collect()
+    before = gc.get_freeze_count()
+    kept = [[number] for number in range(10_000)]
+    gc.collect()
+    assert gc.get_freeze_count() >= before + len(kept)
+    assert len(gc.get_objects()) < 10_000  # those that a collection would look at
+
+
+def test_cycles_go_as_ever(spared: object) -> None:
+    gc.collect()
+    gone = weakref.ref(Knot())
+    assert gone() is not None
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_nobody_refers_to_goes_though_it_was_spared(spared: object) -> None:
+    class Kept:
+        pass
+
+    kept = Kept()
+    gone = weakref.ref(kept)
+    gc.collect()
+    del kept
+    assert gone() is None
