@@ -119,6 +119,7 @@ class Stonith:
         self._running: dict[int, Member] = {}  #: by ticket
         self._fenced: dict[Member, bool] = {}  #: by agents here, and not cleared yet; whether that was said
         self._asked: list[tuple[int, int, Member]] = []  #: (session, request, whom) of operators who said so
+        self._checks: dict[int, tuple[int, int, int]] = {}  #: by ticket: (session, request, node)
 
     # -- what the service tells
 
@@ -189,6 +190,9 @@ class Stonith:
 
     def spawned(self, ticket: int, code: int | None, output: bytes) -> None:
         """An agent has ended."""
+        if ticket in self._checks:
+            self._checked(ticket, code, output)
+            return
         target = self._running.pop(ticket, None)
         if target is None:
             return
@@ -282,6 +286,22 @@ class Stonith:
         if targets:
             self._asked.append((session, rid, targets[-1]))
         return len(targets)
+
+    def check(self, session: int, rid: int, node: int) -> bool:
+        """Ask the agent for a node how that is: nothing is switched. False: there is no agent."""
+        agent = self.agents.get(node)
+        if agent is None:
+            return False
+        self._ticket += 1
+        self._checks[self._ticket] = session, rid, node
+        stdin = agent.stdin.replace(f"action={agent.action}\n".encode(), b"action=status\n", 1)
+        self._host.spawn("dlm", self._ticket, [agent.program], stdin, agent.timeout)
+        return True
+
+    def _checked(self, ticket: int, code: int | None, output: bytes) -> None:
+        session, rid, node = self._checks.pop(ticket)
+        said = gist(self.agents[node], output)
+        self._host.reply(session, rid, {"node": node, "exit": code, "said": said})
 
     def _answer(self, pending: list[Member]) -> None:
         asked, self._asked = self._asked, []

@@ -1,12 +1,14 @@
-"""``dlm fences``, ``dlm fence-ack NODE``: nodes that have failed and are not known to be down.
+"""``dlm fences``, ``dlm fence-ack``: nodes that failed and are not known to be down. ``dlm fence-check``: agents.
 
 Exit codes as in ``dlm.cli.commands``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -16,7 +18,7 @@ from dlm.cli.table import print_table, printable
 from vsync import ipc
 from vsync.errors import NotConnected, RequestFailed
 
-__all__ = ["fence_ack", "fences"]
+__all__ = ["fence_ack", "fence_check", "fences"]
 
 SCHEMA = 1  #: "v" in JSON
 COLUMNS = ("NODE", "ID", "SINCE", "ACTOR", "STATE", "FAILED", "EXIT", "SAID")
@@ -65,6 +67,26 @@ def fence_ack(url: str | None, node: str, yes: bool) -> int:
     return 0
 
 
+@click.command("fence-check")
+@click.argument("node")
+@click.pass_obj
+def fence_check(url: str | None, node: str) -> int:
+    """Ask the agent for NODE (name or id) how it is, from this host's node: nothing is switched.
+
+    For root and the daemon's user. Exit code 1 if the agent does not know.
+    """
+    with _channel(url) as channel:
+        rows = channel.call("node", "members", {})
+        found = [row for row in rows if node in (row["name"], str(row["id"]))]
+        if not found:
+            raise click.UsageError(f"there is no node {node!r}; there are {', '.join(row['name'] for row in rows)}")
+        done = channel.call("dlm", "fence_check", {"node": found[0]["id"]})
+    name, state = found[0]["name"], {0: "on", 2: "off"}.get(done["exit"])
+    failed = "failed" if done["exit"] is None else f"exit {done['exit']}"
+    click.echo(f"{printable(name)}: {state or failed}{': ' if done['said'] else ''}{printable(done['said'])}")
+    return 0 if state else 1
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     state = row["step"] or ("no agent" if row["actor"] is None else "its work")
     if row["due_us"]:
@@ -78,12 +100,19 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 def _call(url: str | None, verb: str, args: dict[str, Any]) -> Any:
     """Ask this host's node. Raises ``DLMError``."""
+    with _channel(url) as channel:
+        return channel.call("dlm", verb, args)
+
+
+@contextlib.contextmanager
+def _channel(url: str | None) -> Iterator[ipc.Channel]:
+    """A session with this host's node. Raises ``DLMError``, also for what is refused within."""
     try:
         channel = ipc.connect(url, "dlm fence")
     except NotConnected as error:
         raise dlm.NotConnected(str(error), url=url or "") from error
     try:
-        return channel.call("dlm", verb, args)
+        yield channel
     except RequestFailed as error:
         if error.code == "no_quorum":
             raise dlm.NoQuorum(str(error)) from error

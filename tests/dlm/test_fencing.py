@@ -309,6 +309,18 @@ def test_a_minority_cannot_declare_others_dead() -> None:
     assert bus.result(bus.call(1, "fence_ack", node=3)) == "no_quorum"
 
 
+def test_agents_can_be_tried() -> None:
+    bus = FencedBus(fenced=[3])
+    bus.agent = lambda run: (SECOND, 2, b"Status: OFF") if run.action == "status" else refused(run)
+    asked = [bus.call(1, "fence_check", node=node) for node in (2, 3)]
+    bus[1].service.open(9, Credentials(4711, 78, 0, "dlm fence"), bus.now)
+    asked.append(bus.call(1, "fence_check", session=9, node=3))
+    bus.advance(2 * SECOND)
+    off = {"node": 3, "exit": 2, "said": "Status: OFF"}
+    assert [bus.result(rid) for rid in asked] == ["unknown", off, "permission"]
+    assert bus.runs == [Run(1, "n3", "status", {"plug": "4"})]
+
+
 # -- policies under which both parts of a cut cluster are primary
 
 

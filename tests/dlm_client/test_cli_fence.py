@@ -43,6 +43,8 @@ def daemon(channel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         channel.url, channel.closed = url, False
         return channel
 
+    call = channel.call  # it knows the lock manager only
+    monkeypatch.setattr(channel, "call", lambda service, verb, args: call("dlm", verb, args))
     monkeypatch.setattr(ipc, "connect", connect)
     return channel
 
@@ -110,3 +112,23 @@ def test_no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ipc, "connect", connect)
     assert main(["fences"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "line", "exit_code"),
+    [
+        (0, "", "c: on", 0),
+        (2, "Status: OFF", "c: off: Status: OFF", 0),
+        (1, "no route\x1b", "c: exit 1: no route\\x1b", 1),
+        (None, "no end in time", "c: failed: no end in time", 1),
+    ],
+)
+def test_an_agent_is_tried(
+    daemon: Any, code: int | None, said: str, line: str, exit_code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.script["members"] = lambda args: [{"id": 1, "name": "a"}, {"id": 3, "name": "c"}]
+    daemon.script["fence_check"] = lambda args: {"node": args["node"], "exit": code, "said": said}
+    assert main(["fence-check", "c"]) == exit_code
+    assert capsys.readouterr().out == f"{line}\n"
+    assert daemon.last("fence_check") == {"node": 3}
+    assert main(["fence-check", "x"]) == 2
