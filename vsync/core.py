@@ -419,15 +419,17 @@ class Core:
         assert own is not None
         record = self.engine.record
         views = [_view(configuration) for configuration in attempts]
-        mark, lineage, bases, roster = record.mark, record.lineage, record.bases, self.roster
+        mark, lineage, bases = record.mark, record.lineage, record.bases
+        names: tuple[tuple[RingId, bytes], ...] = ((mark, self.roster.digest),)
+        pending = record.pending
         for attempt in reached:
             mark, lineage, bases = attempt.ring, attempt.lineage, (attempt.base, *bases)
-            roster = attempt.roster or roster
+            names = ((mark, (attempt.roster or self.roster).digest), *names)
         for view in views:
             if view.primary:
                 mark, lineage = view.id, lineage_of(view.id, view.entries)
                 bases = (base_of(view.entries), *bases)
-                roster = roster_of(view.entries) or roster
+                names, pending = ((mark, (roster_of(view.entries) or self.roster).digest),), False
         announcements = {s.tag: s.announce(views) for s in self.services}
         voting = [p for p in self.config.peers if p.votes]
         configured = len(self.config.peers), min(p.node for p in voting), int(terms_of(self.config.quorum))
@@ -435,7 +437,7 @@ class Core:
         says = self._says(views)
         if reached and not record.lineage and not reached[-1].sure:
             says |= Says.UNSURE
-        row = own.votes, announcements, expected, mark, lineage, bases, *configured, int(says), roster.digest
+        row = own.votes, announcements, expected, mark, lineage, bases, *configured, int(says), names, int(pending)
         packed: bytes = msgpack.packb(row)
         return packed
 
@@ -514,13 +516,15 @@ def decode_upper(raw: bytes) -> tuple[Any, ...]:
     """Read a member's entry; nonsense counts as nothing at all, the same at every member."""
     try:
         row = msgpack.unpackb(raw, strict_map_key=False)
-        votes, announcements, expected, (seq, rep), lineage, bases, *rest, digest = row
+        votes, announcements, expected, (seq, rep), lineage, bases, *rest, names, pending = row
         read = tuple(tuple((node, vote) for node, vote in base) for base in bases)
         pairs = (number for base in read for pair in base for number in pair)
-        numbers = (votes, expected, seq, rep, lineage, *rest, *pairs)
-        if len(rest) == 4 and all(type(n) is int and n >= 0 for n in numbers) and type(digest) is bytes:
+        named = tuple((RingId(*ring), bytes(digest)) for ring, digest in names)
+        marks = (number for ring, _ in named for number in ring)
+        numbers = (votes, expected, seq, rep, lineage, *rest, *pairs, *marks, pending)
+        if len(rest) == 4 and named and all(type(n) is int and n >= 0 for n in numbers):
             said = {int(k): bytes(v) for k, v in announcements.items()}
-            return votes, said, expected, RingId(seq, rep), lineage, read, *rest, digest
+            return votes, said, expected, RingId(seq, rep), lineage, read, *rest, named, pending
     except Exception:  # noqa: BLE001 - whatever a peer's bytes do to the decoder
         pass
     return (0, {})

@@ -25,7 +25,7 @@ from vsync.errors import Backpressure, ConfigError
 from vsync.quorum import REMOVED, Says, base_of, judge
 from vsync.roster import KINDS, Change, Refused, Roster, Situation, changed, differences
 from vsync.service import Credentials, Host
-from vsync.types import ClusterConfig, Member, Peer, View
+from vsync.types import ClusterConfig, Entry, Member, Peer, View
 
 __all__ = ["NodesHost", "NodesService"]
 
@@ -308,11 +308,13 @@ class NodesService:
 
 def _stays(view: View, after: Roster) -> bool:
     """Whether those of this view's members that are left would be a primary view by the new roster."""
-    bases, digest = (base_of(view.entries),), after.digest
+    bases, names = (base_of(view.entries),), ((view.id, after.digest),)
     entries = {
-        node: replace(view.entries[node], mark=view.id, bases=bases, lineage=1, says=0, digest=digest)
-        for node in view.nodes
-        if after.peer(node)
+        entry.member.node: Entry(
+            entry.member, view.id, 0, {}, mark=view.id, lineage=1, bases=bases, terms=entry.terms, names=names
+        )
+        for entry in view.entries.values()
+        if after.peer(entry.member.node)
     }
     return bool(entries) and judge(counted(entries, {after.digest: after})).primary
 

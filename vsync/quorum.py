@@ -167,7 +167,18 @@ def _electorates(voters: list[Entry], terms: Terms, expected: int) -> list[_Elec
     if terms & Terms.LAST_MAN_STANDING and newest.mark.seq and newest.bases:
         bases = [dict(base) for base in newest.bases]
         return [(base, sum(base.values()), min((n for n in base if base[n]), default=0)) for base in bases]
-    return [({entry.member.node: entry.votes for entry in voters}, expected, newest.first)]
+    return [({entry.member.node: entry.votes for entry in voters}, expected, newest.first), *_others(newest)]
+
+
+def _others(entry: Entry) -> list[_Electorate]:
+    """By rosters that may be what counts, too (``vsync.counting``); who is another machine there has no vote."""
+    known = entry.roster
+    found = []
+    for roster in entry.also:
+        votes = {n: v for n, v in roster.votes.items() if known is not None and known.birth(n) == roster.birth(n)}
+        first = min((node for node, vote in roster.votes.items() if vote), default=0)
+        found.append((votes, sum(roster.votes.values()), first))
+    return found
 
 
 def _poll(voters: list[Entry], electorate: _Electorate, terms: Terms) -> Verdict:

@@ -175,10 +175,14 @@ class Entry:
     first: int = 0  #: the lowest of them that has a vote
     terms: int = 0  #: its policy (``quorum.Terms``)
     says: int = 0  #: ``quorum.Says``
-    digest: bytes = b""  #: of the roster that the member has stored with its mark, or that its file gives
+    #: by digest: the roster that the member has stored with its mark, or that its file gives; and before that those
+    #: of attempts that a former life may have reached, the newest first. Each with the mark that it goes with.
+    names: tuple[tuple[RingId, bytes], ...] = ()
+    pending: int = 0  #: 1: it was changed in the view of that mark, and is not in force yet
     #: the roster by which all entries of this view are counted: ``votes``, ``expected_votes``, ``nodes`` and
     #: ``first`` are then what it says, not what the member does (``vsync.counting``)
     roster: Roster | None = None
+    also: tuple[Roster, ...] = ()  #: others that may be what counts: the view must be primary by each of them, too
     differs: str = ""  #: in what the members' files differ, if nothing has been agreed yet
 
 

@@ -255,7 +255,8 @@ class TestRecord:
 
 def entry(node: int, by: Roster, mark: int = 5, **more: Any) -> Entry:
     ring = RingId(mark, 1) if mark else NO_RING
-    return Entry(Member(node, 1), NO_RING, 1, {}, mark=ring, lineage=7 if mark else 0, digest=by.digest, **more)
+    named = {"names": ((ring, by.digest),), **more}
+    return Entry(Member(node, 1), NO_RING, 1, {}, mark=ring, lineage=7 if mark else 0, **named)
 
 
 def view(*pairs: tuple[int, Roster] | tuple[int, Roster, int]) -> dict[int, Entry]:
@@ -265,6 +266,7 @@ def view(*pairs: tuple[int, Roster] | tuple[int, Roster, int]) -> dict[int, Entr
 
 THREE, FOUR = roster(1, 1, 1, version=1), roster(1, 1, 1, 1, version=2)
 FOUR = replace(FOUR, born=(1, 1, 1, 2))
+KNOWN = {THREE.digest: THREE, FOUR.digest: FOUR}
 
 
 class TestCounting:
@@ -341,6 +343,32 @@ class TestCounting:
     def test_a_roster_that_nobody_has_sent(self) -> None:
         entries = counted({1: entry(1, THREE), 2: entry(2, FOUR)}, {THREE.digest: THREE})
         assert judge(entries).why == "node 2 counts by a roster that nobody has sent"
+
+    def test_a_guess_that_is_older_than_what_was_in_force(self) -> None:
+        """Found here (seed 404): 1 crashed in its first lap around a ring that nobody ever came to be in."""
+        guess = (RingId(9, 1), THREE.digest), (RingId(4, 1), THREE.digest)
+        entries = counted({1: entry(1, THREE, 9, names=guess), 2: entry(2, FOUR), 3: entry(3, FOUR)}, KNOWN)
+        assert roster_of(entries) == FOUR
+        assert judge(entries).why == "3 of 4 votes"
+
+    def test_a_guess_may_be_what_counts_if_the_change_was_not_in_force(self) -> None:
+        """Then by both, and the change is forgotten, as it would be had that view come to be."""
+        guess = (RingId(9, 1), THREE.digest), (RingId(4, 1), THREE.digest)
+        doubt, told = entry(1, THREE, 9, names=guess), entry(2, FOUR, pending=1)
+        entries = counted({1: doubt, 2: told}, KNOWN)
+        assert roster_of(entries) == THREE
+        assert {each.also for each in entries.values()} == {(FOUR,)}
+        assert judge(entries).why == "only 2 of 4 votes"
+        entries = counted({1: doubt, 2: told, 3: entry(3, THREE)}, KNOWN)
+        assert judge(entries).primary
+
+    def test_a_guess_may_be_newer(self) -> None:
+        guess = (RingId(9, 1), FOUR.digest), (RingId(4, 1), THREE.digest)
+        entries = counted({1: entry(1, FOUR, 9, names=guess), 2: entry(2, THREE)}, KNOWN)
+        assert roster_of(entries) == FOUR
+        assert not judge(entries).primary
+        entries = counted({1: entry(1, FOUR, 9, names=guess), 2: entry(2, THREE), 3: entry(3, THREE)}, KNOWN)
+        assert judge(entries).primary
 
     def test_entries_without_rosters_stay_as_they_are(self) -> None:
         plain = {1: Entry(Member(1, 1), NO_RING, 3, {})}

@@ -61,7 +61,7 @@ def introduce(e: Engine) -> None:
 
 def enroll(e: Engine, roster: Roster) -> None:
     """A change was delivered in a primary view: from now on count by ``roster``, and form the next ring by it."""
-    e.record = replace(e.record, roster=roster)
+    e.record = replace(e.record, roster=roster, pending=True)
     learn(e, roster, e.record.mark, e.record.lineage)
     introduce(e)
     e.leavers |= _parted(e, roster)

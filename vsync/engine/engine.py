@@ -372,7 +372,13 @@ class Engine:
             bases += tuple(a.base for a in reversed(self.record.attempts) if a.ring < view) + self.record.bases
         open_ones = tuple(attempt for attempt in self.record.attempts if attempt.ring > view)
         self.record = replace(
-            self.record, attempts=open_ones, mark=view, lineage=lineage, bases=bases, roster=roster
+            self.record,
+            attempts=open_ones,
+            mark=view,
+            lineage=lineage,
+            bases=bases,
+            roster=roster,
+            pending=False,
         )
         self.hello = replace(self.hello, lineage=lineage)
         if roster is not None:

@@ -45,6 +45,7 @@ class Record:
     lineage: int = 0
     bases: tuple[tuple[tuple[int, int], ...], ...] = ()
     roster: Roster | None = None
+    pending: bool = False  #: it was changed in the view of the mark; none has been counted by it yet
 
     @property
     def cluster(self) -> int:
@@ -57,8 +58,8 @@ class Record:
         rosters = sorted({roster.packed for roster in named if roster is not None})
         places = [None if roster is None else rosters.index(roster.packed) for roster in named]
         attempts = [(*attempt[:4], place) for attempt, place in zip(self.attempts, places[1:], strict=True)]
-        row = (VERSION, self.ring_seq, attempts, self.mark, self.lineage, self.bases, places[0], rosters)
-        packed: bytes = msgpack.packb(row)
+        known = self.mark, self.lineage, self.bases, places[0], rosters, self.pending
+        packed: bytes = msgpack.packb((VERSION, self.ring_seq, attempts, *known))
         return packed
 
     @classmethod
@@ -67,14 +68,15 @@ class Record:
         try:
             version, seq, attempts, mark, lineage, bases, *more = msgpack.unpackb(stored)
             if version == WITHOUT_ROSTER and not more:
-                attempts, more, version = [(*attempt, None) for attempt in attempts], [None, []], VERSION
-            place, packed = more
+                attempts, more, version = [(*attempt, None) for attempt in attempts], [None, [], 0], VERSION
+            place, packed, pending = more
             rosters = {number: Roster.unpack(each) for number, each in enumerate(packed)} | {None: None}
             made = tuple(
                 Attempt(RingId(*ring), int(name), _pairs(votes), bool(sure), rosters[at])
                 for ring, name, votes, sure, at in attempts
             )
-            record = cls(seq, made, RingId(*mark), int(lineage), tuple(map(_pairs, bases)), rosters[place])
+            known = RingId(*mark), int(lineage), tuple(map(_pairs, bases)), rosters[place], bool(pending)
+            record = cls(seq, made, *known)
         except Exception as error:
             raise ValueError(f"the stored ring record is unreadable: {error!r}") from error
         if version != VERSION or type(seq) is not int or not 0 <= seq < MAX_RING_SEQ:

@@ -108,13 +108,15 @@ class QuorumRules:
         return _Primary(view, knows, anew=not counted) if view.primary else None
 
     def _roster(self, view: View) -> Roster:
-        """By which the view is counted; it must be that of somebody who was in the newest primary view."""
+        """By which the view is counted: not an older one than that of whoever was in the newest primary view."""
         rosters = {entry.roster for entry in view.entries.values()} - {None}
-        marks = {node: view.entries[node].mark for node in self._voters(view)}
-        newest = {view.entries[node].digest for node in marks if marks[node] == max(marks.values())}
-        if len(rosters) > 1 or any(newest and r and r.version > 1 and r.digest not in newest for r in rosters):
+        roster = next((roster for roster in rosters if roster), self._file)
+        names = {view.entries[node].names[-1] for node in self._voters(view) if view.entries[node].names}
+        newest = {digest for mark, digest in names if mark == max(names)[0]}
+        also = {other.digest for entry in view.entries.values() for other in (roster, *entry.also)}
+        if len(rosters) > 1 or (newest and roster.version > 1 and not newest & also):
             raise Violation("CHAIN-C8", f"view {view.id} of {view.nodes} is not counted by its newest roster")
-        return next((roster for roster in rosters if roster), self._file)
+        return roster
 
     def _count(self, view: View, roster: Roster) -> tuple[bool, str]:
         """Whether those of its members that may vote have the votes that it takes."""
@@ -143,7 +145,7 @@ class QuorumRules:
 
     def _electorates(self, newest: Entry, roster: Roster) -> list[dict[int, int]]:
         if self._quorum.policy != "last_man_standing" or not newest.mark.seq:
-            return [roster.votes]
+            return [roster.votes, *(other.votes for other in newest.also)]
         return [dict(base) for base in newest.bases]
 
     def _link(self, primary: _Primary) -> None:
