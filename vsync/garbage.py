@@ -13,14 +13,17 @@ from collections.abc import Mapping
 __all__ = ["spare_survivors"]
 
 OLDEST = 2  #: generation: what a full collection looks at, beside all that is younger
+THRESHOLDS = 700, 5, 2  #: new objects, then collections of one generation before one of the next: 10000 objects
 
 
 def spare_survivors() -> None:
-    """From now on each object of this process is part of one full collection at most. For programs that are nothing
-    but a node: it is for the whole process. Idempotent.
+    """From now on each object of this process is part of one full collection at most, and each of those takes a few
+    ms. For programs that are nothing but a node: it is for the whole process. Idempotent.
     """
     if _after not in gc.callbacks:
         gc.callbacks.append(_after)
+        gc.set_threshold(*THRESHOLDS)
+        gc.collect()
 
 
 def _after(phase: str, info: Mapping[str, int]) -> None:

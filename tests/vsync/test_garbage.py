@@ -20,11 +20,13 @@ class Knot:
 @pytest.fixture
 def spared() -> object:
     """As in a daemon; afterwards as it was."""
+    before = gc.get_threshold()
     garbage.spare_survivors()
     garbage.spare_survivors()
     assert gc.callbacks.count(garbage._after) == 1
     yield
     gc.callbacks.remove(garbage._after)
+    gc.set_threshold(*before)
     gc.unfreeze()
 
 
@@ -35,6 +37,22 @@ def test_a_full_collection_looks_at_nothing_twice(spared: object) -> None:
     gc.collect()
     assert gc.get_freeze_count() >= before + len(kept)
     assert len(gc.get_objects()) < 10_000  # those that a collection would look at
+
+
+def test_a_full_collection_comes_often_enough_to_be_short(spared: object) -> None:
+    looked: list[int] = []
+
+    def before(phase: str, info: dict[str, int]) -> None:
+        if (phase, info["generation"]) == ("start", garbage.OLDEST):
+            looked.append(len(gc.get_objects()))
+
+    gc.callbacks.append(before)
+    try:
+        kept = [[[number]] for number in range(50_000)]
+    finally:
+        gc.callbacks.remove(before)
+    assert len(looked) > 3
+    assert max(looked[1:]) < 30_000 < len(kept)
 
 
 def test_cycles_go_as_ever(spared: object) -> None:
