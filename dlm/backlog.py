@@ -22,6 +22,7 @@ class Backlog:
     def __init__(self) -> None:
         self.soon: Waiting = {}  #: for a view, a lease, or the horizon
         self.unsettled: Waiting = {}  #: until all members have what decided it
+        self.unsettled_since = 0  #: when the first of those, or of ``writes``, came
         self.failed: Waiting = {}  #: for what a failure needs
         #: Releases that have written value blocks: (position of the table, session, request).
         self.writes: deque[tuple[int, int, int]] = deque()
@@ -33,10 +34,21 @@ class Backlog:
         for waiting in (self.soon, self.unsettled, self.failed):
             yield from waiting.values()
 
-    def add(self, handle: Handle, why: str) -> None:
+    def add(self, handle: Handle, why: str, now: int) -> None:
         """Keep it, for this reason of ``dlm.withheld``."""
+        if why == STABLE:
+            self._one_more(now)
         waiting = self.unsettled if why == STABLE else self.failed if why == FAILURE else self.soon
         waiting[handle.session, handle.h] = handle
+
+    def wrote(self, position: int, session: int, rid: int, now: int) -> None:
+        """Keep the answer to a release that has written a value block at this position of the table."""
+        self._one_more(now)
+        self.writes.append((position, session, rid))
+
+    def _one_more(self, now: int) -> None:
+        if not self.unsettled and not self.writes:
+            self.unsettled_since = now
 
     def forget(self, handle: Handle) -> None:
         """The handle has ended."""

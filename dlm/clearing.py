@@ -87,7 +87,7 @@ class Clearing:
         for failure in list(home.table.failures.every) if self._leads else ():
             if not failure.matters and not home.table.purging:
                 self._clear(failure, failure.needs, "no name is concerned")
-            elif failure.needs & DELAY and now >= self._due(failure):
+            elif failure.needs & DELAY and now >= self.due(failure):
                 self._clear(failure, DELAY, "lock_delay")
         self._tell_watchers()
 
@@ -97,11 +97,12 @@ class Clearing:
         if not failures or not self._leads:
             return None
         waiting = [each for each in failures.every if each.needs & DELAY and (each.name, DELAY) not in self._said]
-        return min(map(self._due, waiting), default=None)
+        return min(map(self.due, waiting), default=None)
 
     # -- lock_delay
 
-    def _due(self, failure: Failure) -> int:
+    def due(self, failure: Failure) -> int:
+        """When its ``lock_delay`` is over, by this node's clock."""
         return failure.since + stretched(self.delay(failure))
 
     def delay(self, failure: Failure) -> int:

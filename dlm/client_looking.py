@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dlm import answers
 from dlm.events import HeldAt, NameHistory
-from dlm.reasons import Why
+from dlm.reasons import Why, Withheld
 
 if TYPE_CHECKING:
     from dlm.session import Session
@@ -34,6 +34,10 @@ class ClientLooking:
         key = answers.name_bytes(name)
         args = {"name": key, "space": self._session.space, "position": position}
         return HeldAt.from_answer(self._session.call("held_at", args, key))
+
+    def waiting(self) -> list[Withheld]:
+        """What answers in this lockspace wait for at this node, beside other locks: most important first."""
+        return [Withheld.from_row(row) for row in self._session.call("waiting", {"space": self._session.space})]
 
     def why(self, name: str | bytes) -> Why:
         """Who waits for ``name``, blocked by whom, and what those wait for in turn; what keeps the node from

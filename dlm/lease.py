@@ -36,6 +36,8 @@ class Lease:
         self.deadline = 0
         self.horizon = 0
         self.blind = 0  #: until then nothing is known of what the vanished nodes held
+        self.waits_since = 0  #: when the horizon came up
+        self.entered = 0  #: the last regular view, or the end of catching up
         self.vanished: tuple[int, ...] = ()  #: the nodes that the horizon is there for, if they are known
         self.why = ""  #: what people are told if they are not
         self.settled = 0  #: before the horizon: private names owned since this position need not wait (K10)
@@ -94,7 +96,7 @@ class Lease:
 
     def _wait(self, until: int, applied: int, now: int, gone: tuple[int, ...], why: str = "") -> None:
         if now >= self.horizon:
-            self.vanished = ()
+            self.vanished, self.waits_since = (), now
         self.vanished, self.why = tuple(sorted({*self.vanished, *gone})), why
         self.settled = min(self.settled, applied) if now < self.horizon else applied
         if not applied:
@@ -104,7 +106,7 @@ class Lease:
     def installed(self, host: Host, view: View, current: bool, now: int) -> None:
         """A regular view is in force; ``current``: it is primary and this node's life is admitted."""
         self._forming = False
-        self._last_token = now
+        self._last_token = self.entered = now
         self._alone = len(view.members) == 1
         self.running = view.primary and current
         if not self.running:
@@ -113,7 +115,7 @@ class Lease:
 
     def admitted(self, host: Host, current: bool, now: int) -> None:
         """The node has caught up in a primary view (K4); ``current``: its handles may be valid again."""
-        self.running = current
+        self.running, self.entered = current, now
         self.renew(host, now)
 
     def new_generation(self) -> None:

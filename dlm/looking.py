@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlm import arguments, history, queries, why
+from dlm import arguments, history, queries, waiting, why
 from dlm.messages import key_of
 from dlm.names import Form
 
@@ -44,6 +44,7 @@ def status(service: DlmService) -> dict[str, Any]:
         "deadlocks": table.waits.found,
         "lost": home.teller.lost,
         "deferred": len(home.teller.backlog),
+        "waiting": waiting.records(service),
         "fences": home.stonith.rows(),
         "generation": service.lease_clock.generation,
         "lease_left_ms": max(0, service.lease_clock.deadline - home.now) // 1000,
@@ -89,6 +90,11 @@ def _why(service: DlmService, session: int, rid: int, args: Args) -> None:
     service.host.reply(session, rid, why.explain(service, key))
 
 
+def _waiting(service: DlmService, session: int, rid: int, args: Args) -> None:
+    """What answers in a lockspace wait for, at this node."""
+    service.host.reply(session, rid, waiting.records(service, _seen(service, session, args)))
+
+
 def _record(service: DlmService, session: int, rid: int, args: Args) -> None:
     """For administrators: everybody's names, programs and value blocks are in it."""
     if service.home.sessions[session].who.uid not in (0, service.host.config.uid):
@@ -129,6 +135,7 @@ VERBS: dict[str, Callable[[DlmService, int, int, Args], None]] = {
     "history": _history,
     "held_at": _held_at,
     "why": _why,
+    "waiting": _waiting,
     "record": _record,
     "record_read": _record_read,
     "record_end": _record_end,

@@ -160,24 +160,36 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """Something that keeps the node from answering: ``no_quorum``, ``joining``, ``no_lease``, ``leaving``, or
-    ``horizon``, which ends in ``left_s`` seconds and is there because ``nodes`` vanished.
+    """What keeps the node from answering, since ``since_s`` seconds and for ``left_s`` more (``None``: not known):
+    ``quorum``, ``catch-up``, ``transfer``, ``lease``, ``leaving``, ``horizon``, ``fencing``, ``recovery``,
+    ``delay`` or ``stable`` (docs/failures.md). ``nodes`` are those that it is about, ``space`` is the lockspace
+    (``None``: not only one), ``remedy`` says what to do.
     """
 
     reason: str
     text: str
+    remedy: str
+    since_s: float | None
     left_s: float | None
     nodes: tuple[int, ...]
+    space: str | None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Withheld:
         """From the daemon's answer."""
-        left = None if row["left_us"] is None else row["left_us"] / 1e6
-        return cls(row["reason"], row["text"], left, tuple(row["nodes"]))
+        since, left = (None if row[key] is None else row[key] / 1e6 for key in ("since_us", "until_us"))
+        return cls(row["for"], row["text"], row["remedy"], since, left, tuple(row["nodes"]), row["space"])
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
-        return {"reason": self.reason, "text": self.text, "left_s": self.left_s, "nodes": list(self.nodes)}
+        times = {"since_s": self.since_s, "left_s": self.left_s}
+        about = {"nodes": list(self.nodes), "space": self.space}
+        return {"for": self.reason, "text": self.text, "remedy": self.remedy, **times, **about}
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield self.text
+        yield f"  {self.remedy}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +241,7 @@ class Why:
 
     def lines(self) -> Iterator[str]:
         """For people."""
-        yield from (each.text for each in self.withheld)
+        yield from (line for each in self.withheld for line in each.lines())
         if self.untold:
             many = self.untold > 1
             yield f"{self.untold} answer{'s' if many else ''} about this name wait{'' if many else 's'} for that"

@@ -88,7 +88,7 @@ class Teller:
 
     def keep(self, handle: Handle, effect: Effect) -> None:
         """It may not: look at it again when that can have changed."""
-        self.backlog.add(handle, withheld.reason(self._home, handle, effect))
+        self.backlog.add(handle, withheld.reason(self._home, handle, effect), self._home.now)
 
     def tell(self, handle: Handle, effect: Effect) -> None:
         """Answer the request of a handle."""
@@ -154,7 +154,7 @@ class Teller:
         table, settled = self._home.table, self._home.settled
         wrote = handle.writes and table.history.last_write == table.applied
         if handle.unlock_rid and wrote and table.applied > settled.applied:
-            self.backlog.writes.append((table.applied, handle.session, handle.unlock_rid))
+            self.backlog.wrote(table.applied, handle.session, handle.unlock_rid, self._home.now)
         elif handle.unlock_rid:
             self._host.reply(handle.session, handle.unlock_rid, {})
 

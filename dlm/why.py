@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from dlm import waiting
 from dlm.graph import blockers
 from dlm.history import FORMS
 from dlm.lock import Key, Lock, State
@@ -24,7 +25,7 @@ from dlm.table import Table
 if TYPE_CHECKING:
     from dlm.service import DlmService
 
-__all__ = ["MAX_BLOCKERS", "MAX_DEPTH", "MAX_WAITS", "explain", "withheld"]
+__all__ = ["MAX_BLOCKERS", "MAX_DEPTH", "MAX_WAITS", "explain"]
 
 MAX_WAITS = 20  #: waiting locks of one name
 MAX_BLOCKERS = 10  #: of one of them
@@ -56,7 +57,7 @@ def explain(service: DlmService, key: bytes) -> Row:
         "waits": waits,
         "others": len(queue) - len(waits),
         "untold": untold,
-        "withheld": withheld(service),
+        "withheld": waiting.records(service, key=key),
     }
 
 
@@ -138,28 +139,3 @@ def _granted(table: Table) -> dict[tuple[bytes, Key], int]:
         for row, at, *_ in ring
         if row[2] in ("granted", "converted")
     }
-
-
-def withheld(service: DlmService) -> list[Row]:
-    """What keeps this node from giving answers, whatever the table says: most important first."""
-    lease, now = service.lease_clock, service.home.now
-    found: list[Row] = []
-    state = service.status()["state"]
-    if state == "no quorum":
-        found.append(_reason("no_quorum", "no answers: this node is not in the primary component"))
-    elif state == "joining":
-        found.append(_reason("joining", "no answers: this node has not got the lock table from the others yet"))
-    elif not lease.valid(now):
-        found.append(_reason("no_lease", "grants wait: this node has no lease, it does not hear from the ring"))
-    if service.leaving_now:
-        found.append(_reason("leaving", "this node is leaving the cluster: no new locks"))
-    if now < lease.horizon:
-        left, nodes = lease.horizon - now, sorted(lease.vanished)
-        who = f"node{'s' if len(nodes) > 1 else ''} {', '.join(map(str, nodes))} vanished" if nodes else lease.why
-        text = f"answers wait until the horizon because {who}: {left / 1e6:.1f} s left"
-        found.append({**_reason("horizon", text), "left_us": left, "nodes": nodes})
-    return found
-
-
-def _reason(reason: str, text: str) -> Row:
-    return {"reason": reason, "text": text, "left_us": None, "nodes": []}

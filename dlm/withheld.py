@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dlm.handle import Handle
     from dlm.home import Home
 
-__all__ = ["FAILURE", "HORIZON", "LEASE", "STABLE", "VIEW", "kept", "reason", "settles_after"]
+__all__ = ["FAILURE", "HORIZON", "LEASE", "STABLE", "VIEW", "kept", "known", "reason", "settles_after"]
 
 VIEW = "view"  #: no primary view, or one that is just being installed
 LEASE = "lease"
@@ -72,14 +72,14 @@ def reason(home: Home, handle: Handle, effect: Effect) -> str:
     lease, table, key = home.lease, home.table, handle.key
     if not lease.valid(home.now):
         return LEASE
-    if home.now < lease.horizon and not _known(home, handle):
+    if home.now < lease.horizon and not known(home, key):
         return HORIZON
     return FAILURE if table.failures and table.failures.concerns(key) else ""
 
 
-def _known(home: Home, handle: Handle) -> bool:
+def known(home: Home, key: bytes) -> bool:
     """Whether the vanished nodes cannot hold this name in secret, so that it need not wait for the horizon."""
-    lease, table, key = home.lease, home.table, handle.key
+    lease, table = home.lease, home.table
     if table.spaces.options(key).settles:
         return home.now >= lease.blind and key not in table.failures.lately
     name = table.names.get(key)

@@ -8,7 +8,7 @@ from dlm import answers
 from dlm.aio.session import Part
 from dlm.events import HeldAt, NameHistory
 from dlm.info import Holder, LockInfo
-from dlm.reasons import Why
+from dlm.reasons import Why, Withheld
 
 __all__ = ["AsyncLooking"]
 
@@ -72,6 +72,10 @@ class AsyncLooking(Part):
         key = answers.name_bytes(name)
         args = {"name": key, "space": self.session.space, "position": position}
         return HeldAt.from_answer(await self.session.call("held_at", args, key))
+
+    async def waiting(self) -> list[Withheld]:
+        """What answers in this lockspace wait for at this node; see ``Client.waiting``."""
+        return [Withheld.from_row(row) for row in await self.session.call("waiting", {"space": self.session.space})]
 
     async def why(self, name: str | bytes) -> Why:
         """Who waits for ``name``, blocked by whom, and what those wait for in turn; what keeps the node from

@@ -91,11 +91,14 @@ _in_space = click.option(
 def ls(url: str | None, prefix: str, space_name: str, as_json: bool) -> int:
     """List names with locks, those that begin with PREFIX."""
     with dlm.connect(url, space=space_name, create=False) as locks:
-        rows = locks.ls(prefix)
+        rows, waiting = locks.ls(prefix), locks.waiting()
     if as_json:
-        _print_json({"v": SCHEMA, "locks": [row.to_json() for row in rows]})
+        plain = [each.to_json() for each in waiting]
+        _print_json({"v": SCHEMA, "locks": [row.to_json() for row in rows], "waiting": plain})
     else:
         print_table(COLUMNS, [cells_of(row) for row in rows])
+        for line in (line for each in waiting for line in each.lines()):
+            click.echo(printable(line))
     return 0
 
 

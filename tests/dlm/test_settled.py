@@ -52,7 +52,7 @@ class TestBacklog:
         backlog = Backlog()
         handles = [handle(h, after=h) for h in range(1, 6)]
         for each, why in zip(handles, (HORIZON, STABLE, LEASE, STABLE, FAILURE), strict=True):
-            backlog.add(each, why)
+            backlog.add(each, why, 7)
         assert len(backlog) == len(list(backlog)) == 5
         assert backlog.take_settled(1) == []
         assert backlog.take_settled(2) == [handles[1]]
@@ -64,21 +64,23 @@ class TestBacklog:
     def test_who_has_gone_is_forgotten(self) -> None:
         backlog = Backlog()
         first, second = handle(1), handle(2)
-        backlog.add(first, FAILURE)
-        backlog.add(second, FAILURE)
+        backlog.add(first, FAILURE, 7)
+        backlog.add(second, FAILURE, 7)
         backlog.forget(first)
         backlog.forget(first)
         assert backlog.take_failed() == [second]
 
     def test_another_handle_of_that_number_stays(self) -> None:
         backlog = Backlog()
-        backlog.add(handle(1), STABLE)
+        backlog.add(handle(1), STABLE, 7)
         backlog.forget(handle(1))
         assert len(backlog) == 1
 
     def test_releases_that_have_written(self) -> None:
         backlog = Backlog()
-        backlog.writes.extend([(3, 1, 10), (5, 2, 11)])
+        backlog.wrote(3, 1, 10, now=7)
+        backlog.wrote(5, 2, 11, now=9)
+        assert backlog.unsettled_since == 7
         assert list(backlog.take_writes(2)) == []
         assert list(backlog.take_writes(3)) == [(1, 10)]
         assert list(backlog.take_writes(None)) == [(2, 11)]

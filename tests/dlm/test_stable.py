@@ -303,7 +303,7 @@ class TestValueBlocks:
         assert bus.result(read)["value_valid"] is False
 
     def test_c14_neither_the_grant_nor_the_release_has_reached_anybody(self) -> None:
-        """The survivors know of no write, and find the old value valid: nobody may have been told of another one."""
+        """The survivors know of no write, and find the old value valid: nobody was told of another one."""
         bus = Bus()
         done(bus, 1, "unlock", h=self.writer(bus), valblk=True, value=b"v1")
         grant, h = bus.lock(1)

@@ -156,7 +156,7 @@ class TestWithheld:
     def test_no_quorum(self) -> None:
         bus = Bus()
         bus.view([1])
-        assert [each.reason for each in why(bus, 1).withheld] == ["no_quorum", "horizon"]
+        assert [each.reason for each in why(bus, 1).withheld] == ["quorum", "horizon"]
 
     def test_joining_and_a_cold_start(self) -> None:
         bus = Bus(bootstrap=False)
@@ -164,7 +164,7 @@ class TestWithheld:
         assert [each.reason for each in why(bus, 1).withheld] == ["horizon"]
         assert "the cluster has just started" in str(why(bus, 1))
         bus.view([1, 2, 3])
-        assert why(bus, 3).withheld[0].reason == "joining"
+        assert why(bus, 3).withheld[0].reason == "transfer"
 
     def test_leaving(self) -> None:
         bus = Bus()

@@ -88,15 +88,23 @@ def view_line(view: ClusterView) -> str:
 
 
 def _section(name: str, section: Mapping[str, Any]) -> None:
-    """A service's status, whatever it is: numbers and words as they are, collections by their size."""
+    """A service's status, whatever it is: numbers and words as they are, collections by their size; but for what it
+    waits for (``waiting``: rows with ``text`` and ``remedy``), which is what people look for.
+    """
     parts = []
+    waiting = section.get("waiting")
     for key, value in section.items():
+        if key == "waiting":
+            continue
         if isinstance(value, Mapping | list | tuple):
             parts.append(f"{key}[{len(value)}]")
         elif value is not None and value != 0:
             parts.append(f"{key}={value}")
     if parts:
         click.echo(f"{name}: {'  '.join(parts)}")
+    for row in waiting if isinstance(waiting, list | tuple) else ():
+        click.echo(f"{name}: {row['text']}")
+        click.echo(f"{' ' * len(name)}  {row['remedy']}")
 
 
 def _duration(us: int | None) -> str:

@@ -125,6 +125,20 @@ def test_status_shows_what_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert f"Refused node 2: {why}" in capsys.readouterr().out.splitlines()
 
 
+def test_status_shows_what_a_service_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
+    waiting = [{"text": "waiting for the fencing of node 3 since 41 s", "remedy": "dlm fence-ack c"}]
+    render.status({
+        "cluster": "prod", "node": {"name": "alpha", "id": 1}, "view": None, "nodes": [],
+        "services": {"dlm": {"state": "running", "fences": [1], "waiting": waiting}},
+        "ring": {"state": "operational", "delivered": 0, "queue": 0, "refused": [], "counters": {}},
+    })  # fmt: skip
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "dlm: state=running  fences[1]",
+        "dlm: waiting for the fencing of node 3 since 41 s",
+        "     dlm fence-ack c",
+    ]
+
+
 @pytest.mark.parametrize("command", ["status", "members"])
 def test_not_primary_is_3(minority: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--url", minority]) == 3
