@@ -261,7 +261,7 @@ class Loop:
                 if output.name in DUMP_ON and self._dumps is not None:
                     self._dumps.start(output.name)
             elif isinstance(output, Rewire):
-                self._transport.rewire(output.peers, output.gone)
+                self._transport.rewire(output.peers)
             elif isinstance(output, Tell):
                 self._transport.tell(output.node, output.address, output.frame)
             elif isinstance(output, Spawn):

@@ -117,8 +117,9 @@ class LocalCluster:
         if key:
             create_key_file(self.folder / KEY_FILE)
             self.settings.setdefault("key", KEY_FILE)
+        self._timing = dict(timing or {})
         for node in self.nodes:
-            node.config.write_text(self._configuration(node, timing or {}))
+            node.config.write_text(self._configuration(node, self._timing))
 
     # -- life and death
 
@@ -159,6 +160,24 @@ class LocalCluster:
         if node.running:
             raise ValueError(f"node {name} is running")
         self._start(node)
+
+    def enlist(self) -> LocalNode:
+        """One node more, with a file that lists all; ``restart`` starts it. The others know nothing of it."""
+        links = len(self.nodes[0].addresses)
+        node = self._node(len(self.nodes), free_ports(1)[0], links)
+        self.nodes.append(node)
+        node.config.write_text(self._configuration(node, self._timing))
+        return node
+
+    def move(self, name: str) -> LocalNode:
+        """Give a node that does not run new ports and an empty disk, and tell its file."""
+        node = self[name]
+        if node.running:
+            raise ValueError(f"node {name} is running")
+        node.addresses = self._node(node.id - 1, free_ports(1)[0], len(node.addresses)).addresses
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        node.config.write_text(self._configuration(node, self._timing))
+        return node
 
     def close(self) -> None:
         """End all processes, gracefully if they can, and remove the folder if it was made here. Idempotent.

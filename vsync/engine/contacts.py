@@ -98,10 +98,11 @@ def _talk_to(e: Engine, roster: Roster) -> None:
     own = roster.peer(e.me.node) or replace(e.own, votes=0)
     others = [peer for peer in roster.peers if peer.node != e.me.node]
     peers = tuple(sorted((*others, replace(own, addresses=e.own.addresses)), key=lambda peer: peer.node))
-    if (peers, roster.gone) != (e.contacts, e.gone):
-        e.contacts, e.gone = peers, roster.gone
+    e.gone = roster.gone
+    if peers != e.contacts:
+        e.contacts = peers
         e.config = replace(e.config, peers=peers)
-        e.output(Rewire(peers, roster.gone))
+        e.output(Rewire(peers))
         e.note("nodes_known", version=roster.version, nodes=list(roster.nodes), removed=e.outcast)
 
 

@@ -26,13 +26,9 @@ class Send:
 
 @dataclass(slots=True)
 class Rewire:
-    """From now on these are the nodes to talk to, this one included; links to others can go.
-
-    Nodes that were removed (``gone``) may still say something, and be told.
-    """
+    """From now on these are the nodes to talk to, this one included; links to others can go."""
 
     peers: tuple[Peer, ...]
-    gone: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

@@ -41,10 +41,10 @@ class Transport(Protocol):
         """Send ``frame`` to these nodes, or drop it (full queue, unknown node, peer absent); never blocks."""
         ...
 
-    def rewire(self, peers: Sequence[Peer], gone: Sequence[int] = ()) -> None:
+    def rewire(self, peers: Sequence[Peer]) -> None:
         """From now on these are the nodes, this one included: open and close links. Never blocks.
 
-        Those that are ``gone`` have none, but what they say is still handed on.
+        What others say is still handed on.
         """
         ...
 

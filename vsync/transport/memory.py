@@ -85,7 +85,7 @@ class MemoryTransport:
             else:
                 self.counters["frames_dropped"] += 1
 
-    def rewire(self, peers: Sequence[Peer], gone: Sequence[int] = ()) -> None:
+    def rewire(self, peers: Sequence[Peer]) -> None:
         """The hub knows everybody."""
 
     def tell(self, node: int, address: str, frame: bytes) -> None:

@@ -88,7 +88,7 @@ class Mesh(ABC):
 
     # ------------------------------------------------------------ for the loop
 
-    def rewire(self, peers: Sequence[Peer], gone: Sequence[int] = ()) -> None:
+    def rewire(self, peers: Sequence[Peer]) -> None:
         """See ``Transport.rewire``. Nodes whose addresses stay keep their links."""
         wanted = {peer.node: peer for peer in peers if peer.node != self.me.node}
         for node, remote in list(self._remotes.items()):

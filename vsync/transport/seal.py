@@ -38,6 +38,7 @@ _COUNTER_AT = _HEAD + _LIFE.size
 _TAG = 16
 OVERHEAD = _BODY + _TAG  #: bytes a datagram has besides its frame
 WINDOW = 4096
+STRANGERS = 16  #: senders that are not nodes of the cluster, at most: what they say is for the engine to refuse
 _ZEROS = b"\0\0\0\0"
 
 
@@ -104,7 +105,7 @@ class _Life:
 
 
 class Opener:
-    """Opens what ``me`` receives from ``senders``."""
+    """Opens what ``me`` receives from ``senders``, and from a few others that have the cluster's key."""
 
     def __init__(self, key: ClusterKey | None, me: int, senders: frozenset[int]) -> None:
         self._key = key
@@ -115,10 +116,8 @@ class Opener:
         self._by_node: dict[int, _Life] = {}
 
     def admit(self, senders: frozenset[int]) -> None:
-        """From now on open what comes from these, and from nobody else."""
+        """From now on these are the nodes of the cluster."""
         self._senders = senders
-        for node in [node for node in self._by_node if node not in senders]:
-            del self._lives[self._by_node.pop(node).prefix]
 
     def open(self, datagram: memoryview) -> tuple[int, bytes] | None:
         """(sender, frame), or ``None`` for one that came twice or is an older life's.
@@ -153,7 +152,8 @@ class Opener:
     def _meet(self, prefix: bytes) -> _Life | None:
         """A life that is not known: it will be when the datagram turns out to be authentic."""
         node, incarnation, _ = _LIFE.unpack(prefix)
-        if node not in self._senders:
+        strangers = len(self._by_node.keys() - self._senders)
+        if node == self._me or (node not in self._senders and strangers >= STRANGERS and node not in self._by_node):
             raise AuthenticationFailed(f"it says that it is node {node}, which is not configured here")
         known = self._by_node.get(node)
         if known is not None and incarnation < known.incarnation:

@@ -127,10 +127,10 @@ class UdpTransport(Mesh):
         """What fits in one packet of the path to every peer, over every link, as it was when this node started."""
         return max(MIN_PAYLOAD, self._room - OVERHEAD - ENCAPSULATION)
 
-    def rewire(self, peers: Sequence[Peer], gone: Sequence[int] = ()) -> None:
+    def rewire(self, peers: Sequence[Peer]) -> None:
         """See ``Mesh``."""
-        super().rewire(peers, gone)
-        self._opener.admit(frozenset({*self._remotes, *gone}) - {self.me.node})
+        super().rewire(peers)
+        self._opener.admit(frozenset(self._remotes))
 
     def tell(self, node: int, address: str, frame: bytes) -> None:
         """See ``Transport.tell``: from the own port."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vsync.keys import ClusterKey
-from vsync.transport.seal import LANE_AT, OVERHEAD, WINDOW, AuthenticationFailed, Opener, Sealer, Window
+from vsync.transport.seal import LANE_AT, OVERHEAD, STRANGERS, WINDOW, AuthenticationFailed, Opener, Sealer, Window
 
 KEY, OTHER = ClusterKey(bytes(32)), ClusterKey(bytes(31) + b"\1")
 LANE = b"\0"
@@ -77,6 +77,18 @@ def test_a_datagram_for_another_node_or_reflected_to_its_sender_is_refused() -> 
         give(opener(me=3), datagram)
     with pytest.raises(AuthenticationFailed, match="it is node 1, which is not configured"):
         give(opener(me=1), datagram)
+
+
+def test_a_few_strangers_are_heard() -> None:
+    """A node that is not configured here has the key: the engine says why it is refused, and tells it."""
+    receiver = opener()
+    for node in range(10, 10 + STRANGERS):
+        assert give(receiver, Sealer(KEY, node, 1, 9, 2).seal(b"let me in", LANE)) == (node, b"let me in")
+    with pytest.raises(AuthenticationFailed, match="it is node 99, which is not configured"):
+        give(receiver, Sealer(KEY, 99, 1, 9, 2).seal(b"let me in", LANE))
+    assert give(receiver, Sealer(KEY, 3, 1, 9, 2).seal(b"hello", LANE)) == (3, b"hello")
+    receiver.admit(frozenset({1, 3, 10}))
+    assert give(receiver, Sealer(KEY, 99, 1, 9, 2).seal(b"let me in", LANE)) == (99, b"let me in")
 
 
 def test_a_life_that_is_over_is_ignored_even_if_its_datagrams_are_recorded() -> None:
