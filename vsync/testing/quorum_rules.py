@@ -112,7 +112,7 @@ class QuorumRules:
         rosters = {entry.roster for entry in view.entries.values()} - {None}
         roster = next((roster for roster in rosters if roster), self._file)
         names = {view.entries[node].names[-1] for node in self._voters(view) if view.entries[node].names}
-        newest = {digest for mark, digest in names if mark == max(names)[0]}
+        newest = {digest for mark, digest in names if mark == max(names)[0] and mark.seq}
         also = {other.digest for entry in view.entries.values() for other in (roster, *entry.also)}
         if len(rosters) > 1 or (newest and roster.version > 1 and not newest & also):
             raise Violation("CHAIN-C8", f"view {view.id} of {view.nodes} is not counted by its newest roster")

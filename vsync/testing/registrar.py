@@ -114,8 +114,11 @@ class Registrar(Plugin):
 
     def _write_files(self) -> None:
         """Too many disks are lost: what is left are the files, and the operator writes the last roster there."""
-        last = self._last
-        assert last is not None
+        told = [n.core.roster for n in self.cluster.nodes.values() if n.up]  # type: ignore[attr-defined]
+        last = max([*told, *([self._last] if self._last else [])], key=lambda roster: roster.version)
+        for peer in last.peers:
+            if peer.node not in self.cluster.nodes:
+                self._host(peer, last).start()
         for node in list(self.cluster.nodes.values()):
             peer = last.peer(node.id)
             if peer is None or (node.config.peers != last.peers and not node.may_be_primary):

@@ -188,6 +188,7 @@ class ZmqTransport(Mesh):
                     del self._handlers[fd]
             dial.close()
             dial.push.disable_monitor()
+            dial.monitor.close()
             dial.push.close(linger=_LINGER_MS)
         self._dead.discard(node)
         self._plan_retry()
