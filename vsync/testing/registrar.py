@@ -108,12 +108,15 @@ class Registrar(Plugin):
             for peer in roster.peers:
                 if peer.node not in cluster.nodes:
                     self._host(peer, roster).start()
-        elif not self._active and now > self._settled + cluster.patience:
-            self._write_files()
+        elif not self._active and now > self._settled + cluster.patience and cluster.options.lost_disk:
+            self._write_files(anew=now > self._settled + 2 * cluster.patience)
         cluster.scheduler.after(cluster.options.timing.token, self._tidy)
 
-    def _write_files(self) -> None:
-        """Too many disks are lost: what is left are the files, and the operator writes the last roster there."""
+    def _write_files(self, anew: bool) -> None:
+        """Too many disks are lost: what is left are the files, and the operator writes the last roster there.
+
+        ``anew``: that was not enough, so all disks are emptied.
+        """
         told = [n.core.roster for n in self.cluster.nodes.values() if n.up]  # type: ignore[attr-defined]
         last = max([*told, *([self._last] if self._last else [])], key=lambda roster: roster.version)
         for peer in last.peers:
@@ -121,8 +124,10 @@ class Registrar(Plugin):
                 self._host(peer, last).start()
         for node in list(self.cluster.nodes.values()):
             peer = last.peer(node.id)
-            if peer is None or (node.config.peers != last.peers and not node.may_be_primary):
+            if anew or peer is None or (node.config.peers != last.peers and not node.may_be_primary):
                 node.crash()
+            if anew:
+                node.disk.wipe()
             if peer is None:
                 self._retired[node.id] = self.cluster.dismiss(node.id)
             elif not node.up:
@@ -147,7 +152,7 @@ class Registrar(Plugin):
         elif kind == "remove" and len(roster.nodes) > LEAST:
             self._command("remove", rng.choice(roster.nodes))
         elif kind == "replace":
-            self._replace(rng.choice(roster.nodes))
+            self._replace(rng.choice(roster.nodes), roster)
         elif kind == "set":
             peer = rng.choice(roster.peers)
             self._command("set", peer.node, votes=max(peer.votes + rng.choice([-1, 1, 1, 2]), 0))
@@ -171,10 +176,10 @@ class Registrar(Plugin):
     def _host(self, peer: Peer, roster: Roster) -> SimNode:
         return self.cluster.enlist(peer, roster.peers, self._retired.pop(peer.node, None))
 
-    def _replace(self, node: int) -> None:
-        """The machine dies; another one gets its id, now or when the others know."""
+    def _replace(self, node: int, roster: Roster) -> None:
+        """The machine dies, if the others are still a majority; another one gets its id, now or when they know."""
         host = self.cluster.nodes.get(node)
-        if host is None:
+        if host is None or 2 * roster.votes[node] >= sum(roster.votes.values()):
             return
         host.crash()
         host.disk.wipe()
