@@ -218,6 +218,10 @@ class _Case:
         return [f"{text} is {others[text]}'s" for text in of(self.new) if text in others]
 
 
+def _is_address(text: str) -> bool:
+    return bool(_ADDRESS.fullmatch(text)) and 1 <= int(text.rpartition(":")[2]) <= 65535
+
+
 def _same_links(c: _Case) -> bool:
     return len({len(peer.addresses) for peer in c.after.peers}) == 1 and 0 < len(c.new.addresses) <= MAX_LINKS
 
@@ -234,7 +238,7 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[_Case], object], str], ...] = (
      "there is no node {node}: vsync nodes lists them"),
     (("add", "replace", "set"), lambda c: 0 < c.new.node <= MAX_NODE and _NAME.fullmatch(c.new.name),
      "node {node} needs an id up to 4294967295 and a name: up to 63 letters, digits and . _ -"),
-    (("add", "replace", "set"), lambda c: all(_ADDRESS.fullmatch(text) for text in c.new.addresses),
+    (("add", "replace", "set"), lambda c: all(map(_is_address, c.new.addresses)),
      "an address is host:port, as in 10.0.0.4:7410 or [fd00::4]:7410"),
     (("add", "replace", "set"), lambda c: not c.clash(lambda peer: [peer.name]),
      "the name {name} is another node's; each needs its own"),

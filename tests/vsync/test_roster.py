@@ -51,6 +51,7 @@ REFUSED = [
     (roster(1, 1, 1), add(4, name="n1"), Situation(), "the name n1 is another node's"),
     (roster(1, 1, 1), add(4, addresses=("10.0.0.1:7410",)), Situation(), "10.0.0.1:7410 is n1's"),
     (roster(1, 1, 1), add(4, addresses=("10.0.0.4",)), Situation(), "an address is host:port"),
+    (roster(1, 1, 1), add(4, addresses=("10.0.0.4:99999",)), Situation(), "an address is host:port"),
     (roster(1, 1, 1), add(4, addresses=()), Situation(), "the same number of addresses"),
     (roster(1, 1), add(4, addresses=("a:1", "b:1")), Situation(), r"here 1 \(n1\), 1 \(n2\), 2 \(n4\)"),
     (roster(1, 1, 1), add(4, votes=1001), Situation(), "votes are 0 to 1000"),
