@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dlm.messages import Kind
 from dlm.modes import EX
 from dlm.stonith import PAUSE_US, RETRY_US, STARTUP_US
 from tests.dlm.bus import LEASE, MS
@@ -183,6 +184,46 @@ def test_without_quorum_nobody_is_shot() -> None:
     bus.advance(4 * SECOND)
     assert len(bus.runs) == 1
     assert bus.granted(rid)
+
+
+def test_the_actor_leaves_in_the_middle_of_it() -> None:
+    bus, rid = held_at_3(hangs, nodes=3)
+    bus.advance(SECOND)
+    bus[1].service.leaving(bus.now)
+    assert [run.actor for run in bus.killed] == [1]
+    bus.advance(SECOND)
+    assert len(bus.runs) == 1  # it does not begin again
+    bus.kill(1)
+    bus.agent = powered_off
+    bus.view([2], primary=True)
+    bus.advance(SECOND)
+    assert [run.actor for run in bus.runs] == [1, 2]
+    assert bus.granted(rid)
+
+
+def test_a_success_is_told_though_the_actor_was_evicted() -> None:
+    """Its agent has hit, and its word about it was lost with its life; the others' agents do not work."""
+    bus = FencedBus(5, fenced=[5])
+    bus.agent = lambda run: powered_off(run) if run.actor == 1 else refused(run)
+    bus.lock(5, b"R", EX)
+    bus.run()
+    rid, _ = bus.lock(2, b"R", EX)
+    bus.run()
+    bus.kill(5)
+    bus.view([1, 2, 3, 4])
+    bus.run()
+    bus.tokens()  # node 1 runs its agent, and hears that it has hit; its message does not leave
+    bus.tokens()
+    assert bus.kinds(1) == [Kind.CLEARED]
+    bus.view([1])
+    bus.view([2, 3, 4])
+    bus.advance(HORIZON)
+    assert not bus.granted(rid)
+    bus.view([1, 2, 3, 4])
+    bus.advance(HORIZON)
+    assert [run.actor for run in bus.runs if run.actor == 1] == [1]
+    assert bus.granted(rid)
+    bus.check_at_rest()
 
 
 def test_a_joiner_gets_to_know_what_was_tried() -> None:
