@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from dlm.agents import Agent, agents_of, gist, unfenced_peers
+from dlm.service import DlmService
 from vsync.config import load
+from vsync.core import Core
 from vsync.errors import ConfigError
+from vsync.recorder import Recorder
 from vsync.types import ClusterConfig, Peer, QuorumConfig
 
 SECOND = 1_000_000
@@ -179,3 +182,19 @@ def test_the_agent_on_the_page(tmp_path: Path) -> None:
         assert run("reboot") == (0, "Success: Powered OFF\n")
         assert victim.wait(60) == -9
     assert run("monitor") == (2, "")
+
+
+def test_secrets_are_in_no_recording_and_no_commit_token() -> None:
+    table = {"agent": "x", "options": {"passwd": "hunter2"}}
+    settings = config(**dict.fromkeys("abc", table))
+    recorder = Recorder(1 << 20)
+    node = Core(settings, 1, [DlmService(settings)], None, recorder=recorder)
+    node.start(1)
+    for now in range(100_000, 3_000_000, 100_000):  # alone, it forms rings
+        node.fire(now)
+    outputs = repr(node.take_outputs())
+    assert "Persist" in outputs
+    assert "hunter2" not in outputs + repr(node.status())
+    recording = b"".join(recorder.take().chunks())
+    assert b"127.0.0.1" in recording
+    assert b"hunter2" not in recording
