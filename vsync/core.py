@@ -398,6 +398,9 @@ class Core:
 
     def _say_alone(self) -> None:
         """Whoever reads this node's log should not need to guess: a refusal stands in the others' logs only."""
+        if self.outcast:
+            self.event("alone", why=self.nodes.status()["remedy"])
+            return
         others = ", ".join(f"{p.name} ({p.addresses[0]})" for p in self.config.peers if p.node != self.me.node)
         why = f"no ring with {others}: they are not running or not reachable, or refuse this node (see their logs)"
         self.event("alone", why=why)

@@ -95,10 +95,12 @@ class NodesService:
         self._commands: dict[int, _Command] = {}
         self._serial = 0
         self._changed_in: object = None  #: the view in which a change was made
+        self._in_force = 0  #: the version that the last primary view was counted by
 
     def attach(self, host: Host, now: int) -> None:
         """Remember where effects go; say so if the file is not what counts."""
         self.host: NodesHost = host  # type: ignore[assignment]
+        self._in_force = self.host.roster.version
         if self.host.roster.version and (what := self._differs()):
             self.host.event("nodes_differ", what=what, remedy=DIFFERS.format(what="; ".join(what)))
 
@@ -220,8 +222,12 @@ class NodesService:
         """A primary view is in force with the roster that counts: answer those whose change it is, or is not."""
         if view.transitional or not view.primary:
             return
+        roster = self.host.roster
+        if roster.version != self._in_force:
+            self._in_force = roster.version
+            self.host.event("nodes_in_force", version=roster.version, nodes=list(roster.nodes))
         for serial, command in sorted(self._commands.items()):
-            if self.host.roster == command.after:
+            if roster == command.after:
                 del self._commands[serial]
                 self.host.reply(command.session, command.rid, self.listing())
             elif command.delivered:

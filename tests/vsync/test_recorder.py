@@ -101,6 +101,32 @@ def test_a_simulated_fault_replays_the_same(recordings: list[Recording]) -> None
     assert judge(again) == []
 
 
+@pytest.mark.parametrize("limit", [LARGE, 100_000])
+def test_changes_of_the_set_of_nodes_replay(limit: int) -> None:
+    """A node comes, one gets another vote, one goes; with a small limit the first checkpoint lies in between."""
+    recorders = Recorders(limit)
+    with SimCluster(n=3, seed=4, core_factory=recorders) as cluster:
+        cluster.settle()
+        new = Peer(4, "n4", ("127.0.0.1:7004",))
+        cluster.enlist(new, (Peer(1, "n1", ("127.0.0.1:7001",)),)).start()
+        for kind, what in (
+            ("add", {"node": 4, "name": new.name, "addresses": list(new.addresses)}),
+            ("set", {"node": 4, "votes": 2}),
+            ("remove", {"node": 3}),
+        ):
+            cluster.disturbed()
+            cluster[1].request(1, 5, "nodes", kind, what)
+            for number in range(50):
+                cluster[2].send(b"%d" % number)
+                cluster.advance(0.05)
+        assert cluster[4].view is not None
+        assert cluster[4].view.nodes == (1, 2, 4)
+    again = runs(recorders.recordings())
+    assert len(again) == 4
+    assert judge(again) == []
+    assert any(run.ring.seq for run in again) == (limit < LARGE)
+
+
 def test_recording_changes_nothing() -> None:
     def trace(factory: Recorders | None) -> str:
         more = {"core_factory": factory} if factory else {}
