@@ -118,7 +118,8 @@ class Held(Grant):
         the lock is free. ``invalidate`` marks the value block as not valid (L3; in PW and EX only).
 
         Raises ``NotHeld`` the second time, and ``LockLost`` if the lock was not held for certain any more:
-        then what was done under it may have overlapped with others.
+        then what was done under it may have overlapped with others. With ``wait``, ``NotConnected`` if the release
+        was to write the value block, and whether it has is not known.
         """
         lost, args, converting = self._end(invalidate)
         # Also when it is lost: a lock that was lost by mistake must not stay behind.
@@ -127,7 +128,7 @@ class Held(Grant):
         else:
             if converting is not None:
                 wait_futures([converting])
-            self._session.call_release("unlock", args, self.name)
+            self._session.call_release("unlock", args, self.name, lost is not None)
         if lost is not None:
             raise lost
 

@@ -23,6 +23,7 @@ from dlm.session_base import (
     Asked,
     SessionBase,
     checked_timeout,
+    unwritten,
 )
 
 if TYPE_CHECKING:
@@ -53,12 +54,18 @@ class Session(SessionBase):
         """Send a request and wait for its answer. Raises what ``result`` raises."""
         return self.result(self.start(verb, args), name)
 
-    def call_release(self, verb: str, args: Mapping[str, Any], name: bytes) -> None:
-        """Release something and wait for the answer; whatever that is, it is free of us."""
+    def call_release(self, verb: str, args: Mapping[str, Any], name: bytes, lost: bool = False) -> None:
+        """Release something and wait for the answer; whatever that is, it is free of us.
+
+        Raises ``NotConnected`` if a value block may not have been written, unless the lock was ``lost`` anyway.
+        """
         try:
             self.call(verb, args, name)
-        except (DLMError, OSError):
-            pass  # the session has ended, or the node does not know the lock any more
+        except (DLMError, OSError) as failed:
+            # The session has ended, or the node does not know the lock any more.
+            error = unwritten(args, name)
+            if error is not None and not lost:
+                raise error from failed
 
     def outcome(self, future: Future[Any], asked: Asked, timeout: float | None) -> tuple[Any, bool]:
         """The answer of a lock or convert request, and whether it came too late.

@@ -279,6 +279,14 @@ class SessionBase(ABC):
             self.changed.notify_all()
 
 
+def unwritten(args: Mapping[str, Any], name: bytes) -> NotConnected | None:
+    """The exception for a release that failed, if it was to write a value block (C14)."""
+    if not any(row.get("valblk") or row.get("ivvalblk") for row in args.get("locks", (args,))):
+        return None
+    text = f"lock {answers.name_text(name)!r} is released, but whether its value block was written is not known"
+    return NotConnected(text)
+
+
 def checked_timeout(timeout: float | None) -> float | None:
     """``None``, 0 or a number of seconds (API-R3). Raises ``ValueError`` for anything else."""
     if timeout is not None and not 0 <= timeout <= threading.TIMEOUT_MAX:

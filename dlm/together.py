@@ -67,7 +67,7 @@ class HeldAll(Grants[Held]):
                 part.release(wait, invalidate=invalidate)
         for request in self._unlocks(rows):
             if wait:
-                self._session.call_release("unlock_all", request, self.names[0])
+                self._session.call_release("unlock_all", request, self.names[0], lost is not None)
             else:
                 self._session.post("unlock_all", request)
         if lost is not None:

@@ -141,13 +141,15 @@ class AsyncHeld(Grant):
         """As ``release``, for those who do not wait in a task: the loss, and what is done when the lock is free."""
         self._session.check_loop()
         lost, args, converting = self._end(invalidate)
-        return lost, self._session.unlocked(args, converting)
+        return lost, self._session.unlocked(args, converting, self.name)
 
     async def _over(self, lost: LockLost | None, freed: Future[None] | None) -> None:
         if freed is not None:
             await self._session.done(freed)
         if lost is not None:
             raise lost
+        if freed is not None:
+            freed.result()
 
     # -- with
 

@@ -24,6 +24,7 @@ from dlm.session_base import (
     TRY_PATIENCE_S,
     Asked,
     SessionBase,
+    unwritten,
 )
 from vsync.ipc import Channel
 
@@ -142,17 +143,28 @@ class AsyncSession(SessionBase):
         except LockCancelled:
             raise self.too_late(asked.name, timeout) from None
 
-    def unlocked(self, args: Mapping[str, Any], after: Future[None] | None, verb: str = "unlock") -> Future[None]:
+    def unlocked(
+        self, args: Mapping[str, Any], after: Future[None] | None, name: bytes, verb: str = "unlock"
+    ) -> Future[None]:
         """Release, when ``after`` is done, and now if there is nothing to wait for. The future is done when the
-        node has answered, whatever it says: the lock is free of us.
+        node has answered, whatever it says: the lock is free of us. It has an exception only if a value block may
+        not have been written.
         """
         freed: Future[None] = Future()
 
+        def answered(answer: Future[Any] | None) -> None:
+            failed = answer is None or answer.cancelled() or answer.exception() is not None
+            error = unwritten(args, name) if failed else None
+            if error is not None:
+                freed.set_exception(error)
+            else:
+                freed.set_result(None)
+
         def release(_: object) -> None:
             try:
-                self.start(verb, args).add_done_callback(lambda _: freed.set_result(None))
+                self.start(verb, args).add_done_callback(answered)
             except NotConnected:
-                freed.set_result(None)  # the session's end has released everything
+                answered(None)  # the session's end has released everything
 
         if after is None:
             release(None)

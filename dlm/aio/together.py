@@ -65,10 +65,12 @@ class AsyncHeldAll(Grants[AsyncHeld]):
         session = self._session
         session.check_loop()
         lost, rows, converting = self._end_all(invalidate)
-        freed: list[Future[None]] = [session.unlocked(args, None, "unlock_all") for args in self._unlocks(rows)]
+        name = self.names[0]
+        requests = self._unlocks(rows)
+        freed: list[Future[None]] = [session.unlocked(args, None, name, "unlock_all") for args in requests]
         for part in converting:  # its conversion has to be withdrawn first
             _, args, conversion = part._end(invalidate)
-            freed.append(session.unlocked(args, conversion))
+            freed.append(session.unlocked(args, conversion, part.name))
         return self._over(freed if wait else [], lost)
 
     async def _over(self, freed: list[Future[None]], lost: LockLost | None) -> None:
@@ -76,6 +78,8 @@ class AsyncHeldAll(Grants[AsyncHeld]):
             await self._session.done(one)
         if lost is not None:
             raise lost
+        for one in freed:
+            one.result()
 
     # -- with
 
