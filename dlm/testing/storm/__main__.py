@@ -26,8 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     why = "as asked" if args.loopback else missing()
     plan = Plan(
-        seed=args.seed, nodes=args.nodes, clients=args.clients, fast=args.fast, namespaces=not why, pace=args.pace
-    )
+        seed=args.seed, nodes=args.nodes, clients=args.clients, fast=args.fast, namespaces=not why, pace=args.pace,
+        stable=args.stable, transport=args.transport,
+    )  # fmt: skip
     if why and any(FAULTS[name].network for name in args.fault):
         print(f"storm: these faults need network namespaces ({why})", file=sys.stderr)
         return 2
@@ -81,6 +82,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=5, help="client processes (default 5)")
     parser.add_argument("--pace", type=float, default=0.01, help="mean pause of a client in seconds (default 0.01)")
     parser.add_argument("--fast", action="store_true", help="short timers: more trouble in less time")
+    parser.add_argument("--stable", action="store_true", help='with answer = "stable"')
+    parser.add_argument("--transport", default="zmq", choices=("zmq", "udp"), help="default zmq")
     parser.add_argument("--loopback", action="store_true", help="without a network that can be cut; needs no root")
     parser.add_argument(
         "--fault", action="append", default=[], choices=list(FAULTS), help="just these, in this order"

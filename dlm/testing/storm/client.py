@@ -30,7 +30,8 @@ from vsync.errors import NotConnected
 
 __all__ = ["Worker", "main"]
 
-HOT_SHARE, OWN_SHARE = 0.6, 0.3  #: of the rounds; the rest goes to names that are kept for a moment only
+HOT_SHARE, OWN_SHARE = 0.6, 0.3  #: of the rounds; the rest goes to names on which others keep locks
+HEIR_SHARE = 0.7  #: of the rounds of heirs goes to those, so that somebody waits when a holder fails
 MODES = {dlm.Mode.EX: 42, dlm.Mode.PR: 20, dlm.Mode.PW: 12, dlm.Mode.CW: 12, dlm.Mode.CR: 10, dlm.Mode.NL: 4}
 CONVERSIONS = 0.25
 PATIENCE_S = 6.0
@@ -229,6 +230,7 @@ class Worker:
         self.name = name
         self.stopping = False
         self._index = index
+        self._heir = index > 0 and index % 2 == 0  #: keeps nothing, but waits for what others keep
         self._urls = list(urls)
         self._registers = Registers(folder)
         self._hot, self._kept_names = hot, kept
@@ -298,6 +300,8 @@ class Worker:
 
     def _choose(self) -> str:
         draw = self._chance.random()
+        if self._heir:
+            draw = draw / (1 - HEIR_SHARE) * (OWN_SHARE + HOT_SHARE)
         if draw < OWN_SHARE:
             return own_name(self._index, self._chance.randrange(OWN_NAMES))
         if draw < OWN_SHARE + HOT_SHARE:
@@ -313,7 +317,7 @@ class Worker:
         if kept is not None:
             if over:
                 self._give_up_kept()
-        elif self._chance.random() < 0.1:
+        elif not self._heir and self._chance.random() < 0.1:
             name = kept_name(self._chance.randrange(self._kept_names))
             grip = Grip(self._book, self._chance, session, name, self._registers)
             mode = self._chance.choice((dlm.Mode.EX, dlm.Mode.EX, dlm.Mode.PR))

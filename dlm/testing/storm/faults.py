@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FAULTS", "Fault", "Faults"]
 
 END_S = 20.0
+HEIR_S = 2.0
 VIEW_S = 30.0
 
 
@@ -218,12 +220,14 @@ class Faults:
         return self.chance.choice([name for name in self.cluster.names if name not in self.down])
 
     def _some_client(self) -> str:
-        """One that keeps a lock."""
+        """One that keeps a lock, if possible one for which others wait."""
         keepers: list[str] = []
+        limit = time.monotonic() + HEIR_S
 
         def found() -> bool:
             self.storm.notes.poll()
-            keepers[:] = self.storm.notes.keepers(self.storm.client_names)
+            wanted = time.monotonic() < limit
+            keepers[:] = self.storm.notes.keepers(self.storm.client_names, wanted)
             return bool(keepers)
 
         self.storm.until(found, "nobody keeps a lock", END_S)

@@ -40,6 +40,7 @@ END_S = 30.0
 WHOLE_S = 40.0
 WRITTEN_US = 500_000  #: notes are in their files so soon
 SMALL_DISK = "256k"
+STABLE = '\n[dlm.lockspace.default]\nanswer = "stable"\n'
 NEMESIS = "nemesis"
 PROOF = "proof"
 
@@ -54,7 +55,8 @@ class StormError(VsyncError):
 @dataclass(frozen=True, slots=True)
 class Plan:
     """``fast``: short timers instead of the default ones. ``namespaces``: a network that can be cut, needs root;
-    else the nodes are on the loopback. ``pace``: mean pause of a client between two rounds, in seconds.
+    else the nodes are on the loopback. ``pace``: mean pause of a client between two rounds, in seconds. ``stable``:
+    with ``answer = "stable"``.
     """
 
     seed: int = 1
@@ -65,6 +67,8 @@ class Plan:
     fast: bool = False
     namespaces: bool = True
     pace: float = 0.01
+    stable: bool = False
+    transport: str = "zmq"
 
     @property
     def lease_s(self) -> float:
@@ -327,11 +331,19 @@ class Storm:
     # -- the place
 
     def _cluster(self) -> LocalCluster:
-        timing = FAST_MS if self.plan.fast else None
-        if not self.plan.namespaces:
-            return LocalCluster(self.plan.nodes, folder=self.folder, name="storm", timing=timing)
-        prefix = f"v{os.getpid()}{chr(97 + next(_networks) % 26)}"  # several storms may go on at once
-        return NetnsCluster(timing, nodes=self.plan.nodes, folder=self.folder, prefix=prefix, net="10.97")
+        plan = self.plan
+        timing = FAST_MS if plan.fast else None
+        if plan.namespaces:
+            prefix = f"v{os.getpid()}{chr(97 + next(_networks) % 26)}"  # several storms may go on at once
+            cluster: LocalCluster = NetnsCluster(
+                timing, nodes=plan.nodes, folder=self.folder, prefix=prefix, net="10.97", transport=plan.transport
+            )
+        else:
+            settings = {"transport": plan.transport}
+            cluster = LocalCluster(plan.nodes, folder=self.folder, name="storm", timing=timing, settings=settings)
+        for node in cluster.nodes if plan.stable else ():
+            node.config.write_text(node.config.read_text() + STABLE)
+        return cluster
 
     def _mount_small_disk(self) -> None:
         path = self.folder / self.small_disk
