@@ -36,7 +36,8 @@ __all__ = [
 
 Cell = tuple[str, str, str, str]  #: type, state, side, action
 
-TYPES = ("DATA", "TOKEN", "JOIN", "COMMIT", "PROBE", "CANCEL")  #: as in ``vsync.wire.FrameType``, from 1 on
+#: As in ``vsync.wire.FrameType``, from 1 on. (NEWS is no step of the ring, and sent again whatever becomes of it.)
+TYPES = ("DATA", "TOKEN", "JOIN", "COMMIT", "PROBE", "CANCEL")
 STATES = ("gather", "commit", "recovery", "operational")
 SIDES = ("sent", "received")
 ACTIONS = ("crash", "cut", "drop", "duplicate", "pause", "leave")
