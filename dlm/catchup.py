@@ -47,14 +47,16 @@ class Kept:
 
     @property
     def offer(self) -> int:
-        """Who has applied at least so much can be lent the rest. Zero if nothing has been dropped since the view: who
-        installs that view on the way into the next one stands at its beginning, and cannot say where that is (K7).
+        """Who has applied at least so much can be lent the rest. Zero if nothing has been dropped since the view:
+        who installs that view on the way into the next one stands at its beginning, and cannot say where that is
+        (K7).
         """
         return 0 if self._whole else self.base
 
     def begin(self, applied: int, whole: bool = True) -> None:
-        """A primary view, whose state is at this position: what was before it has been settled by it. Not ``whole``:
-        the view began before.
+        """A primary view, whose state is at this position: what was before it has been settled by it.
+
+        Not ``whole``: the view began before.
         """
         self.base, self._whole = applied, whole
         self._rows.clear()

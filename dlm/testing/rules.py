@@ -30,9 +30,9 @@ from vsync.testing.violation import Violation
 from vsync.types import RingId, View
 
 if TYPE_CHECKING:
-    from vsync.testing.node import SimNode
     from dlm.service import DlmService
     from dlm.table import Effects, Table
+    from vsync.testing.node import SimNode
 
 __all__ = ["ChainRules", "FenceRules", "HolderRules", "QueueRules", "TableRules", "ValueRules", "WholeRules"]
 

@@ -12,18 +12,15 @@ ROOT = Path(__file__).parents[2]
 #: The client side of the lock manager: sockets, threads, processes.
 IMPURE_DLM = {
     "__init__", "__main__", "answers", "asking", "callbacks", "client", "client_failures", "client_looking",
-    "client_spaces", "demo", "fenced", "grant", "grants", "held", "lockspace", "lowlock", "runner", "session", "session_base", "status",
-    "together", "transaction", "watch",
+    "client_spaces", "demo", "fenced", "grant", "grants", "held", "lockspace", "lowlock", "runner", "session",
+    "session_base", "status", "together", "transaction", "watch",
 }  # fmt: skip
 #: Everything above the I/O line: no socket, clock, randomness, thread, file, process.
 PURE = [
     *sorted((ROOT / "vsync/engine").glob("*.py")),
     *(
         ROOT / "vsync" / f"{name}.py"
-        for name in (
-            "core", "counting", "errors", "groups", "nodes", "quorum", "recorder", "roster", "section", "service",
-            "types", "wire",
-        )  # fmt: skip
+        for name in "core counting errors groups nodes quorum recorder roster section service types wire".split()
     ),
     *(
         path
