@@ -3,9 +3,9 @@
 The roster that *counts* is stored with the mark. It changes by a message in the agreed order (``enroll``) and with
 the primary view that a node comes to (``Engine.mark``), and goes round in the commit token (``vsync.counting``).
 
-Whom a node *talks to* are the nodes of the newest roster that it has heard of, by whatever way: an error there
-costs time, never safety. Who introduces itself with an older one is sent the newer, so that a node finds the others
-again that was off while they moved, and one that was removed knows why nobody wants it.
+Whom a node *talks to* are those, and the nodes of the newest roster that it has heard of, by whatever way: an error
+there costs time, never safety. Who introduces itself with an older one is sent the newer, so that a node finds the
+others again that was off while they moved, and one that was removed knows why nobody wants it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from vsync.wire import FrameType, Hello, News, encode_news
 if TYPE_CHECKING:
     from vsync.engine.engine import Engine
 
-__all__ = ["begin", "counts_by", "enroll", "learn", "met", "named_by", "on_news", "remind", "stranger", "tell"]
+__all__ = [
+    "begin", "counts_by", "enroll", "introduce", "learn", "met", "named_by", "on_news", "part", "remind", "silent",
+    "stranger", "tell",
+]  # fmt: skip
 
 REMIND = 8  #: probes of absent nodes between two with the roster
 
@@ -38,7 +41,7 @@ def begin(e: Engine, own: Peer) -> None:
     e.gone = ()
     e.contacts = e.config.peers
     e.told = {}
-    _talk_to(e, counts_by(e))
+    _talk(e)
     introduce(e)
 
 
@@ -64,8 +67,15 @@ def enroll(e: Engine, roster: Roster) -> None:
     e.record = replace(e.record, roster=roster, pending=True)
     learn(e, roster, e.record.mark, e.record.lineage)
     introduce(e)
-    e.leavers |= _parted(e, roster)
-    e.gathering.failed |= _parted(e, roster)
+    part(e, roster)
+
+
+def part(e: Engine, roster: Roster) -> bool:
+    """Whether somebody in my ring does not belong to the cluster any more: not in the next one."""
+    parted = _parted(e, roster)
+    e.leavers |= parted
+    e.gathering.failed |= parted
+    return bool(parted)
 
 
 def _parted(e: Engine, roster: Roster) -> set[Member]:
@@ -78,7 +88,7 @@ def learn(e: Engine, roster: Roster, mark: RingId, lineage: int) -> None:
     """There is this roster, which goes with this mark: talk to its nodes, if nothing newer is known."""
     if (mark, roster.version) > (e.heard.mark, _newest(e).version):
         e.heard = News(lineage, mark, roster.packed)
-        _talk_to(e, roster)
+        _talk(e)
 
 
 def met(e: Engine, roster: Roster | None, entries: Mapping[int, Entry]) -> None:
@@ -90,20 +100,29 @@ def met(e: Engine, roster: Roster | None, entries: Mapping[int, Entry]) -> None:
         # Nobody here has been in a primary view. What I heard in this life may be known to nobody any more, and to
         # talk to nodes that the others refuse would keep all from ever coming together.
         e.heard = News(e.record.lineage, e.record.mark, counts_by(e).packed)
-        _talk_to(e, counts_by(e))
+        _talk(e)
 
 
-def _talk_to(e: Engine, roster: Roster) -> None:
-    e.outcast = roster.version > 0 and roster.peer(e.me.node) is None
-    own = roster.peer(e.me.node) or replace(e.own, votes=0)
-    others = [peer for peer in roster.peers if peer.node != e.me.node]
-    peers = tuple(sorted((*others, replace(own, addresses=e.own.addresses)), key=lambda peer: peer.node))
-    e.gone = roster.gone
+def _talk(e: Engine) -> None:
+    """Find out whom to talk to. Who counts is among them whatever I have heard: perhaps a change that one of them
+    alone knows of has to be brought to the others, and be it that it was removed.
+    """
+    newest, me = _newest(e), e.me.node
+    e.outcast = newest.version > 0 and newest.peer(me) is None
+    e.gone = newest.gone
+    known = {peer.node: peer for peer in (*counts_by(e).peers, *newest.peers)}
+    known[me] = replace(known.get(me) or replace(e.own, votes=0), addresses=e.own.addresses)
+    peers = tuple(known[node] for node in sorted(known))
     if peers != e.contacts:
         e.contacts = peers
         e.config = replace(e.config, peers=peers)
         e.output(Rewire(peers))
-        e.note("nodes_known", version=roster.version, nodes=list(roster.nodes), removed=e.outcast)
+        e.note("nodes_known", version=newest.version, nodes=list(newest.nodes), removed=e.outcast)
+
+
+def silent(e: Engine) -> bool:
+    """Whether nobody wants to hear from this node: the others have gone on without it."""
+    return e.outcast and e.ring.alone and e.heard.mark > e.record.mark
 
 
 # ---------------------------------------------------------------- telling others

@@ -384,6 +384,9 @@ class Engine:
         if roster is not None:
             contacts.learn(self, roster, view, lineage)
         contacts.introduce(self)
+        here = view == self.ring.id and self.state is State.OPERATIONAL
+        if here and roster is not None and contacts.part(self, roster):
+            gather.enter(self, Reason.NODES, now, version=roster.version)
         return Persist(self.record.encode())
 
     def enroll(self, roster: Roster, now: int) -> Persist:
@@ -578,7 +581,7 @@ class Engine:
     def _probe(self, now: int) -> None:
         refused = {m.node for m, (until, _) in self.backoff.items() if now < until}  # it would break up its ring
         strangers = tuple(n for n in self._others() if n not in self.ring.by_node and n not in refused)
-        if strangers and self.ring.representative == self.me and not self.outcast:
+        if strangers and self.ring.representative == self.me and not contacts.silent(self):
             self.count("memb_merge_detect_tx")
             frame = encode_probe(self.header(FrameType.PROBE), Probe(self.hello, self.ring.id))
             self._out.append(Send(strangers, frame))

@@ -448,6 +448,21 @@ class TestBroken:
         assert (good, data["code"]) == (False, "lost")
         c.does(1, "set", 1, votes=2)
 
+    def test_a_removal_that_only_who_is_removed_knows_of(self) -> None:
+        """Found here (seed 48): the other one still counts its vote, so it must learn from it that it need not."""
+        c = Cluster(2)
+        rid = c.ask(1, "remove", 2)
+        c.until(lambda: c.core(2).roster.version == 2)
+        assert c.core(1).roster.version == 1
+        c.sim.partition({1}, {2})
+        c.until(lambda: c.view(1).nodes == (1,) and c.view(2).nodes == (2,))
+        c.sim.advance(2)
+        assert c.why(1) == "only 1 of 2 votes"
+        c.sim.heal()
+        c.until(lambda: c.view(1).primary and c.view(1).nodes == (1,))
+        assert c.answer(1, rid)[0]
+        c.until(lambda: c.why(2) == REMOVED.format(node=2))
+
     def test_it_is_not_lost_if_who_knows_it_comes_along(self) -> None:
         c = Cluster()
         who, rid = self.changed_at(c, "set", 1, votes=2)
