@@ -221,7 +221,7 @@ def bootstrapped(entries: Mapping[int, Entry]) -> dict[int, Entry]:
 def lineage_of(view: RingId, entries: Mapping[int, Entry]) -> int:
     """The chain that a primary view belongs to: its members', or a new one, named after its first (C7).
 
-    0 under policy ``none``: where every view is primary there is no chain, and each node would begin one of its own.
+    0 under policy ``none``: where every view is primary there is no chain, and each node would begin its own.
     """
     if any(entry.terms & Terms.NONE for entry in entries.values()):
         return 0

@@ -16,12 +16,13 @@ IMPURE_DLM = {
     "session_base", "status", "together", "transaction", "watch",
 }  # fmt: skip
 #: Everything above the I/O line: no socket, clock, randomness, thread, file, process.
+PURE_VSYNC = [
+    "core", "counting", "errors", "groups", "nodes", "quorum", "recorder", "roster", "section", "service", "types",
+    "wire",
+]  # fmt: skip
 PURE = [
     *sorted((ROOT / "vsync/engine").glob("*.py")),
-    *(
-        ROOT / "vsync" / f"{name}.py"
-        for name in "core counting errors groups nodes quorum recorder roster section service types wire".split()
-    ),
+    *(ROOT / "vsync" / f"{name}.py" for name in PURE_VSYNC),
     *(
         path
         for path in sorted((ROOT / "dlm").glob("*.py"))
