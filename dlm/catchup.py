@@ -53,12 +53,9 @@ class Kept:
         """
         return 0 if self._whole else self.base
 
-    def begin(self, applied: int, whole: bool = True) -> None:
-        """A primary view, whose state is at this position: what was before it has been settled by it.
-
-        Not ``whole``: the view began before.
-        """
-        self.base, self._whole = applied, whole
+    def begin(self, applied: int) -> None:
+        """A primary view, whose state is at this position: what was before it has been settled by it."""
+        self.base, self._whole = applied, True
         self._rows.clear()
         self._lines.clear()
         self._growing = True

@@ -513,12 +513,13 @@ class DlmService:
         joiner = self._joiner
         if joiner is None or not joiner.whole:
             return
-        self._left, done = joiner.catch_up(self._left, self.home.now)
+        if not joiner.replaying:
+            self._kept.begin(joiner.table.applied)
+        self._left, done = joiner.catch_up(self._left, self.home.now, self._kept.add)
         if not done:
             return
         table = self.home.table = joiner.table
         self._joiner, self._complete, self._damaged = None, True, 0
-        self._kept.begin(table.applied, whole=False)
         self.home.settled.delivered(joiner.position, table.applied)
         table.history.resize(self.config.history)
         self.home.link()

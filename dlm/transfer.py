@@ -14,11 +14,10 @@ do not notice (design §5.3). What a chunk costs the joiner, several times as mu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dlm import work
 from dlm.messages import Kind, Message, encode
-from dlm.recovery import Held
 from dlm.snapshot import Copy, Damage, Reader
 from dlm.table import Table
 from dlm.work import ITEM
@@ -110,6 +109,9 @@ class Donor:
             self._delivered += 1
 
 
+Keep = Callable[[int, Member, Message], None]  #: takes the place of a message in the ring, and the message
+
+
 class Joiner:
     """A joining member's part: what has come, and the log of ordered messages since its view."""
 
@@ -119,7 +121,8 @@ class Joiner:
         self.received = 0  #: chunks
         self.position = 0  #: in the ring, of the last message that came
         self._reader = Reader(self.table, now)
-        self._log: deque[Held] = deque()
+        self.replaying = False  #: the state was there, and the log has been begun
+        self._log: deque[tuple[int, Member, Message]] = deque()
 
     @property
     def whole(self) -> bool:
@@ -129,7 +132,7 @@ class Joiner:
     def log(self, position: int, origin: Member, message: Message) -> None:
         """An ordered message that the state does not contain."""
         self.position = position
-        self._log.append((origin, message))
+        self._log.append((position, origin, message))
 
     def on_chunk(self, message: Message, position: int) -> None:
         """Take a chunk. Raises ``Damage`` if what was read is not, byte for byte, what was sent."""
@@ -142,12 +145,15 @@ class Joiner:
         if last and not self.whole:
             raise Damage("it ends before its end")
 
-    def catch_up(self, units: int, now: int) -> tuple[int, bool]:
-        """Apply some of the log. Returns what is left of the ``units``, and whether all was applied."""
+    def catch_up(self, units: int, now: int, keep: Keep) -> tuple[int, bool]:
+        """Apply some of the log, and ``keep`` what counts. Returns what is left of the ``units``, and if it is done."""
         self.table.now = now
-        return work.spend(self._applying(), units)
+        self.replaying = True
+        return work.spend(self._applying(keep), units)
 
-    def _applying(self) -> Iterator[int]:
+    def _applying(self, keep: Keep) -> Iterator[int]:
         while self._log:
-            self.table.apply(*self._log.popleft())
+            position, origin, message = self._log.popleft()
+            if self.table.apply(origin, message) is not None:
+                keep(position, origin, message)
             yield ITEM

@@ -68,8 +68,6 @@ class TestKept:
         for _ in range(3):
             kept.trim(8)
         assert kept.offer == kept.base == 101
-        kept.begin(200, whole=False)
-        assert kept.offer == 200
 
     def test_outside_its_ring_nothing_is_known_of_others(self) -> None:
         kept = Kept()
@@ -292,6 +290,31 @@ def test_k7_who_installs_a_view_on_the_way_catches_up_with_those_who_were_in_it(
     assert keepers[1] in bus[1].service.home.sessions[1].handles
     assert bus[1].service.home.sessions[1].handles[ha].fence == old
     bus.check_at_rest()
+
+
+def test_who_has_joined_can_lend_from_its_view_on() -> None:
+    """Its log goes back to the view, wherever the state ended that it was sent (seed 100021)."""
+    bus = Bus()
+    bus.view([1, 3])
+    keepers = shared(bus, nodes=(1, 3))
+    bus.advance(2 * LEASE)
+    bus.view([1, 2, 3])  # 2 begins a life
+    bus.call(3, "convert", h=keepers[3], mode=EX)
+    bus.sequence(3)  # in the order before the last of what 2 is sent
+    bus.sequence()
+    while bus[2].delivered < len(bus[2].ring.log):
+        bus.deliver(1)
+        bus.deliver(2)
+        bus.sequence()
+    assert bus[2].service.complete
+    assert bus[3].table.applied < bus[2].table.applied
+    for node in (1, 2, 3):
+        bus.view([node])
+    bus.view([2, 3])
+    bus.run()
+    assert bus[3].service.home.teller.lost == 0
+    assert keepers[3] in bus[3].service.home.sessions[1].handles
+    bus.check()
 
 
 def test_the_table_that_was_caught_up_with_is_a_donors() -> None:
