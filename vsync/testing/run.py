@@ -155,7 +155,8 @@ def _converge(cluster: SimCluster, measured: Measured) -> None:
     measured["E27 views in a token timeout"] = cluster.checkers.liveness.closest
     most = views(cluster.options)
     for node in nodes:
-        regular = (len(node.recorder.views) - before[node.me]) // 2  # each has its transitional one
+        seen = before.get(node.me, 0)  # none by a process that was started meanwhile
+        regular = (len(node.recorder.views) - seen) // 2  # each has its transitional one
         measured["E27 views until calm"] = max(measured.get("E27 views until calm", (0, most)), (regular, most))
         if regular > most:
             raise Violation("EVS-E27", f"node {node.id} went through {regular} views after the last fault")
