@@ -44,7 +44,9 @@ CALLS_PER_TURN = 256
 LEASE_PASS_US = 10_000  #: sessions that got no answer have their lease published this often
 LEASE_STEP_US = 50_000  #: smaller steps of a deadline are not worth a write
 #: Notes that are more than news: an operator decided what the nodes cannot know.
-WARN_OF = frozenset({"bootstrap", "bootstrapped", "quorum_override", "quorum_overridden"})
+WARN_OF = frozenset({
+    "bootstrap", "bootstrapped", "nodes_changed", "nodes_differ", "quorum_override", "quorum_overridden", "removed",
+})
 
 _log = get_logger("vsync.node")
 

@@ -38,7 +38,8 @@ def status(answer: Mapping[str, Any]) -> None:
     if answer.get("transport", {}).get("links"):
         links(answer["transport"])
         click.echo("")
-    sections: dict[str, Any] = {**answer["services"], "ring": ring["counters"], "io": answer.get("io", {})}
+    own = {k: v for k, v in answer["services"].get("nodes", {}).items() if k in ("version", "under_way")}
+    sections: dict[str, Any] = {**answer["services"], "nodes": own, "ring": ring["counters"], "io": answer.get("io", {})}
     for name, section in sections.items():
         _section(name, section)
 
