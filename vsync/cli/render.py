@@ -39,7 +39,8 @@ def status(answer: Mapping[str, Any]) -> None:
         links(answer["transport"])
         click.echo("")
     own = {k: v for k, v in answer["services"].get("nodes", {}).items() if k in ("version", "under_way")}
-    sections: dict[str, Any] = {**answer["services"], "nodes": own, "ring": ring["counters"], "io": answer.get("io", {})}
+    sections: dict[str, Any] = {**answer["services"], "nodes": own}
+    sections |= {"ring": ring["counters"], "io": answer.get("io", {})}
     for name, section in sections.items():
         _section(name, section)
 
