@@ -50,6 +50,7 @@ class Failing:
         self._rng = rng
         self._token = plugin.cluster.options.timing.token
         self._session = RECOVERER
+        self.over = False  #: no more faults
         if options.recovery:
             plugin.cluster.scheduler.after(self._token, self._recover)
 
@@ -59,7 +60,7 @@ class Failing:
         cluster = self._plugin.cluster
         target = next(each for each in cluster.nodes.values() if f"n{each.id}" == options["nodename"])
         after, luck = self._rng.randint(1, self._token), self._rng.random()
-        if luck < 0.2:
+        if luck < 0.2 or self.over:
             return after, 1, b"no answer from the power switch"
         if luck < 0.25:
             return 10 * self._token, None, b"it hangs"
@@ -67,7 +68,11 @@ class Failing:
         return after, 0, b""
 
     def _switch_off(self, node: SimNode) -> None:
-        """The host with its daemon and its clients; it starts again."""
+        """The host with its daemon and its clients; it starts again. Not after the last fault: it is there, then,
+        and leases protect what it had.
+        """
+        if self.over:
+            return
         self._plugin.met["fenced"] += 1
         node.crash()
         self._plugin.switched_off(node)

@@ -208,7 +208,7 @@ class LockPlugin(Plugin):
 
     def settle(self, cluster: SimCluster) -> None:
         """Clients end what they hold and ask for nothing new. Scripted tests call it at their end."""
-        self._habits.over = True
+        self._habits.over = self._failing.over = True
         cluster.scheduler.after(1, self._habits.drain)
 
     def settled(self, cluster: SimCluster) -> str:
