@@ -146,7 +146,7 @@ class Joiner:
             raise Damage("it ends before its end")
 
     def catch_up(self, units: int, now: int, keep: Keep) -> tuple[int, bool]:
-        """Apply some of the log, and ``keep`` what counts. Returns the rest of the ``units``, and if all is done."""
+        """Apply some of the log and ``keep`` what counts. Returns the rest of the ``units``, and if all is done."""
         self.table.now = now
         self.replaying = True
         return work.spend(self._applying(keep), units)
