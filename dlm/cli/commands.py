@@ -16,7 +16,7 @@ import click
 import dlm
 from dlm.answers import name_text
 from dlm.cli.failures import failures, recovered
-from dlm.cli.fence import fence_ack, fences
+from dlm.cli.fence import fence_ack, fence_check, fences
 from dlm.cli.past import history
 from dlm.cli.record import record, replay
 from dlm.cli.space import space
@@ -74,6 +74,7 @@ program.add_command(failures)
 program.add_command(recovered)
 program.add_command(fences)
 program.add_command(fence_ack)
+program.add_command(fence_check)
 program.add_command(record)
 program.add_command(replay)
 
