@@ -538,6 +538,7 @@ class Engine:
             self.state is State.GATHER and sender not in self.gathering.proc
         ):
             self.gathering.proc.add(sender)
+            self.gathering.probed.add(sender)
             gather.enter(self, Reason.MERGE, now, node=sender.node)
 
     # ------------------------------------------------------------ timers

@@ -52,12 +52,13 @@ SILENT_JOINS = 4  #: join intervals after which one that nobody hears is failed
 class Gathering:
     """What a node knows while it looks for the members of the next ring."""
 
-    __slots__ = ("agreed", "failed", "gave_me_up", "heard", "intervals", "proc", "rows")
+    __slots__ = ("agreed", "failed", "gave_me_up", "heard", "intervals", "probed", "proc", "rows")
 
     def __init__(self, proc: Iterable[Member]) -> None:
         self.proc: set[Member] = set(proc)
         self.failed: set[Member] = set()  #: always a subset of proc
         self.heard: set[Member] = set()  #: who has sent a JOIN since the consensus timer last expired
+        self.probed: set[Member] = set()  #: whose PROBE was heard: it lives, though it may hear nothing of me
         self.agreed: set[Member] = set()  #: who of proc - failed has sent exactly my sets
         self.gave_me_up: dict[Member, int] = {}  #: who failed me, and the last ring it had committed to then
         self.rows: dict[Member, Row] = {}  #: who hears whom, the newest row of each
@@ -172,7 +173,7 @@ def on_peer_gone(e: Engine, node: int, evidence: str, now: int) -> None:
 def excluded(e: Engine) -> set[Member]:
     """Who is alive and yet not in the ring that has just come to be: to be tried again, but not at once."""
     g = e.gathering
-    alive = {member for _, heard in g.rows.values() for member in heard} | g.heard
+    alive = {member for _, heard in g.rows.values() for member in heard} | g.heard | g.probed
     return (g.failed & alive) - e.ring.member_set - e.leavers
 
 

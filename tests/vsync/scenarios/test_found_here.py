@@ -72,6 +72,17 @@ def test_who_would_refuse_another_does_not_invite_it() -> None:
     assert 1 <= len(world.views[1]) - before <= 3  # one attempt in each back-off of 4 s
 
 
+def test_who_is_known_by_its_probes_only_is_backed_off_from_too() -> None:
+    """Seed 116, 2 nodes: 2 hears nothing of 1, so it never answers; each of its probes cost 1 a ring of its own."""
+    world = World(2).together()
+    world.do("cut1 1 2", "run 12000")
+    before = len(world.views[1])
+    world.do("run 12000")
+    assert 1 <= len(world.views[1]) - before <= 3  # one attempt in each back-off of 4 s
+    world.do("heal")
+    world.until(lambda: world.ring(1) == world.ring(2) == [1, 2], 5000)
+
+
 def test_a_member_that_loses_large_packets_does_not_break_up_the_ring_every_second() -> None:
     """It joined well, stalled at the first large packet, was failed, and was back with the next probe."""
     world = World(3).together()
