@@ -250,7 +250,8 @@ class LockPlugin(Plugin):
                     raise Violation("TABLE", f"node {node}: {key!r} has a ghost lock {next(iter(locks))}")
 
     def _running(self) -> list[tuple[int, DlmService]]:
-        return [(node, self.lockers[node]) for node in sorted(self.lockers) if self.cluster[node].up]
+        hosts = self.cluster.nodes
+        return [(node, self.lockers[node]) for node in sorted(self.lockers) if node in hosts and hosts[node].up]
 
     def with_orphans(self) -> list[SimNode]:
         """Running nodes that hold locks of processes that have gone."""
