@@ -52,6 +52,8 @@ class Backlog:
 
     def forget(self, handle: Handle) -> None:
         """The handle has ended."""
+        if not (self.soon or self.unsettled or self.failed):
+            return
         for waiting in (self.soon, self.unsettled, self.failed):
             if waiting.get((handle.session, handle.h)) is handle:
                 del waiting[handle.session, handle.h]

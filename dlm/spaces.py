@@ -155,7 +155,7 @@ class Spaces:
         self.by_name: dict[str, Space] = {DEFAULT.name: Space(DEFAULT.name, permissions=DEFAULT.permissions)}
         self.closing = 0
         self.names: Counter[str] = Counter()  #: for people: some may be gone by now (``dlm.purge``)
-        self._special: dict[bytes, Options] = {}  #: by prefix: those that have any
+        self.special: dict[bytes, Options] = {}  #: the options of those that have any, by prefix
 
     def get(self, name: str) -> Space | None:
         """The lockspace of that name."""
@@ -171,14 +171,14 @@ class Spaces:
 
     def options(self, key: bytes) -> Options:
         """Those of the lockspace of this name."""
-        return self._special.get(key[: key.index(0) + 1], PLAIN) if self._special else PLAIN
+        return self.special.get(key[: key.index(0) + 1], PLAIN) if self.special else PLAIN
 
     def set_options(self, space: Space, options: Options) -> None:
         """From now on."""
         space.options = options
-        self._special.pop(space.prefix, None)
+        self.special.pop(space.prefix, None)
         if options != PLAIN:
-            self._special[space.prefix] = options
+            self.special[space.prefix] = options
 
     def refuses(self, key: bytes) -> str:
         """Why there can be no new lock on this name, as the code of a refusal; empty if there can."""
@@ -218,7 +218,7 @@ class Spaces:
         """The release is done."""
         self.closing -= space.release is not None
         space.shut = True  # whoever still has it open gets nothing there any more
-        self._special.pop(space.prefix, None)
+        self.special.pop(space.prefix, None)
         del self.by_name[space.name]
 
     def encode(self) -> tuple[Any, ...]:

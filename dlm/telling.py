@@ -67,7 +67,7 @@ class Teller:
             if not effect.mode:
                 self.answer_cancel(handle, False)
         elif handle.request is not None and not handle.ending:
-            self.decided(handle, effect)
+            handle.after = withheld.settles_after(self._home, handle, effect)
             self.tell_or_keep(handle, effect)
 
     def decided(self, handle: Handle, effect: Effect) -> None:

@@ -40,9 +40,9 @@ def kept(handle: Handle, effect: Effect) -> bool:
 
 def settles_after(home: Home, handle: Handle, effect: Effect) -> int:
     """The position of the table that all members must have before this new outcome is told; 0: it need not wait."""
-    if effect.what is not What.GRANTED:
-        return 0
     table = home.table
+    if effect.what is not What.GRANTED or not (table.history.written or table.spaces.special):
+        return 0  # nearly always
     written = table.history.written.get(handle.key, 0)
     if kept(handle, effect):
         return written if written == table.applied else 0  # this very event wrote it
@@ -61,20 +61,21 @@ def reason(home: Home, handle: Handle, effect: Effect) -> str:
     Releases and refusals wait for no horizon. A grant is told only within a lease: a stale member of a ring that
     others have left may still deliver one, but it is worth nothing.
     """
-    if not home.open or home.holding:
+    if home.holding or not home.open:
         return VIEW
     if effect.what is not What.GRANTED:
         return ""
     if handle.after > home.settled.applied:
         return STABLE
-    if kept(handle, effect):
+    now, lease, failures = home.now, home.lease, home.table.failures
+    valid = lease.valid(now)
+    if (valid and now >= lease.horizon and not failures.every) or kept(handle, effect):
         return ""
-    lease, table, key = home.lease, home.table, handle.key
-    if not lease.valid(home.now):
+    if not valid:
         return LEASE
-    if home.now < lease.horizon and not known(home, key):
+    if now < lease.horizon and not known(home, handle.key):
         return HORIZON
-    return FAILURE if table.failures and table.failures.concerns(key) else ""
+    return FAILURE if failures.concerns(handle.key) else ""
 
 
 def known(home: Home, key: bytes) -> bool:
