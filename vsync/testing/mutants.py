@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from vsync import core, quorum
+from vsync import core, counting, quorum, roster
 from vsync.core import Core
 from vsync.engine import claims, commit, gather, operational, recovery
 from vsync.engine.engine import Engine
 from vsync.engine.states import State
+from vsync.nodes import NodesService
 from vsync.testing.hunt import Plugins
 from vsync.testing.options import LinkOptions, Options, draw, scaled
 from vsync.testing.plugin import no_plugins
@@ -84,6 +85,19 @@ LAST_MAN: Stress = (
     *(pair for pair in ATTEMPTS if pair[0] != "nodes"),
     ("nodes", 5),
     ("quorum", QuorumConfig("last_man_standing")),
+)
+#: The set of nodes changes all the time, too.
+NODES_CHANGE: Stress = (
+    ("nodes", 4),
+    ("timing", scaled(0.2)),
+    ("chaos", 3_000_000),
+    ("crash", 2),
+    ("partition", 3),
+    ("nested", 4),
+    ("fault_interval", 50_000),
+    ("fast_restart", 0.8),
+    ("nodes_interval", 60_000),
+    ("links", LinkOptions(loss=0.05, cut_in_flight=True)),
 )
 FOREIGN: Stress = (("nodes", 3), ("timing", scaled(0.2)), ("partition", 2), ("foreign", 2))
 
@@ -338,6 +352,22 @@ def _marks_of_all_lineages(entries: Any) -> list[Any]:
     return [entry for entry in entries if entry.mark.seq]
 
 
+# ------------------------------------------------------------ the set of nodes
+
+
+def _highest_version_counts(entries: Any, named: Any) -> Any:
+    best = max((each for names in named.values() for each in names), key=lambda n: (n.roster.version, n.mark))
+    return (best.roster, (), "") if best.roster.version else _CHOOSE(entries, named)
+
+
+def _guess_believed(entries: Any, named: Any) -> Any:
+    return _CHOOSE(entries, {node: names[:1] for node, names in named.items()})
+
+
+def _changed_while_installing(self: Any, origin: Member, position: int, payload: bytes, _: bool, now: int) -> None:
+    _NODES_DELIVER(self, origin, position, payload, False, now)
+
+
 _ON_TOKEN, _VISIT, _FINISH = operational.on_token, operational.visit, operational._finish
 _DELIVER, _ON_DATA = operational.deliver, operational.on_data
 _ACCEPT = commit._accept
@@ -346,6 +376,7 @@ _ABSORB, _ENTER, _LEARN = recovery.absorb, gather.enter, gather._learn
 _INSTALLED, _INIT, _TAKE_OUTPUTS = Engine.installed, Engine.__init__, Engine.take_outputs
 _ELECTORATES = quorum._electorates
 _CORE_INSTALL, _RESOLVE, _ACCEPTABLE = Core._install, claims.resolve, Engine._acceptable
+_CHOOSE, _NODES_DELIVER = counting._choose, NodesService.deliver
 
 MUTANTS = (
     Mutant("a duplicate token counts as a visit", "corosync 79c60fd0", (
@@ -408,6 +439,15 @@ MUTANTS = (
         (Engine, "_acceptable", _lineage_ignored),
         (quorum, "_sure", lambda entry: 0),
         (quorum, "marked", _marks_of_all_lineages)), stress=FOREIGN),
+    Mutant("majorities before and after a change need not meet", "pitfalls C8", (
+        (roster, "overlap", lambda *_: True),), seed=11, stress=NODES_CHANGE),
+    Mutant("the highest version of the nodes counts, not the newest", "pitfalls C8", (
+        (counting, "_choose", _highest_version_counts),), seed=19, stress=NODES_CHANGE),
+    Mutant("what a ring that never came to be would count by counts", "pitfalls C8", (
+        (counting, "_choose", _guess_believed),), seed=19, stress=NODES_CHANGE),
+    Mutant("the nodes change while a view is installed", "pitfalls C8, K3", (
+        (NodesService, "deliver", _changed_while_installing),
+        (Core, "in_view", lambda self: True)), seed=16, stress=NODES_CHANGE),
 )  # fmt: skip
 
 

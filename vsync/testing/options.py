@@ -143,9 +143,16 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
         quorum=quorum,
         votes=votes,
         bootstrap=bootstrap,
-        foreign=_foreign(seed, nodes),
+        foreign=0 if (changes := _changes(seed, nodes)) else _foreign(seed, nodes),
+        nodes_interval=int(changes * SECOND * factor),
         **weights,
     )
+
+
+def _changes(seed: int, nodes: int) -> float:
+    """How often the set of nodes changes, in token timeouts. With foreign disks it would be two kinds of wrong."""
+    rng = Random(f"options/nodes/{seed}/{nodes}")
+    return rng.choice([0.5, 1.0, 3.0]) if rng.random() < 0.15 else 0.0
 
 
 def _foreign(seed: int, nodes: int) -> int:
