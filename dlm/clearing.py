@@ -37,7 +37,7 @@ class Clearing:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._leads = False  #: the lowest full member of the primary view
-        self._said: set[tuple[tuple[str, int, int, int], int]] = set()  #: in this view: of which failure, what
+        self._said: dict[tuple[str, int, int, int], int] = {}  #: in this view: of which failure, what
         self._asked: list[Asked] = []
         #: Who wants to hear of recoveries: by session and lockspace, what it has heard of.
         self._watches: dict[int, dict[str, set[tuple[str, int, int, int]]]] = {}
@@ -96,7 +96,7 @@ class Clearing:
         failures = self._home.table.failures
         if not failures or not self._leads:
             return None
-        waiting = [each for each in failures.every if each.needs & DELAY and (each.name, DELAY) not in self._said]
+        waiting = [each for each in failures.every if each.needs & DELAY & ~self._said.get(each.name, 0)]
         return min(map(self.due, waiting), default=None)
 
     # -- lock_delay
@@ -111,10 +111,11 @@ class Clearing:
         return 0 if space is None else space.options.lock_delay_ms * 1000
 
     def _clear(self, failure: Failure, bits: int, who: str) -> None:
-        if (failure.name, bits) not in self._said:
-            self._said.add((failure.name, bits))
+        said = self._said.get(failure.name, 0)
+        if bits & ~said:
+            self._said[failure.name] = said | bits
             space, node, incarnation, position = failure.name
-            self._home.send(Kind.CLEARED, (node, incarnation, space, bits, who, position))
+            self._home.send(Kind.CLEARED, (node, incarnation, space, bits & ~said, who, position))
 
     # -- recovery by an application
 

@@ -454,6 +454,20 @@ class TestDelay:
         assert bus.kinds(1) == [Kind.CLEARED]
         assert bus.kinds(2) == []
 
+    def test_what_concerns_no_name_is_cleared_at_once_and_its_delay_is_not_waited_for(self) -> None:
+        """Its timer would come again and again until the message is delivered (seed 28: a node that spins)."""
+        bus = stable(lock_delay_ms=self.DELAY_MS, fencing=True)
+        bus.kill(3)
+        bus.view([1, 2])
+        assert bus[1].service.table.failures
+        bus.now += stretched(self.DELAY_MS * MS)
+        for _ in range(3):
+            bus[1].service.fire(bus.now)
+        assert bus.kinds(1) == [Kind.CLEARED]
+        assert bus[1].service.home.clearing.next_deadline() is None
+        bus.run()
+        assert not bus[1].service.table.failures
+
     def test_the_next_one_counts_from_when_it_learnt_of_it(self) -> None:
         bus = stable(nodes=5, lock_delay_ms=self.DELAY_MS)
         bus.lock(5, b"A")
