@@ -109,7 +109,8 @@ def chaos(seeds: Sequence[int]) -> int:
     for seed in seeds:
         nodes = (5, 3, 5, 4)[seed % 4]
         power = Chaos(seed, nodes)
-        result = run(replace(draw(seed, nodes), frozen=0.8, pause=4), [power])
+        options = replace(draw(seed, nodes), frozen=0.8, pause=4, nodes_interval=0)
+        result = run(options, [power])
         assert result.violation is None, f"seed {seed}: {result.violation}"
         off += len(power.off)
     return off
