@@ -42,6 +42,7 @@ class LockOptions:
     contended: int = YIELD_AFTER_US  #: µs until a private name with waiters is yielded
     idle: int = GIVE_BACK_AFTER_US  #: µs until a private name without locks is given back
     space: Options = PLAIN  #: of lockspace ``default``
+    sudden: float = 0.0  #: chance that a daemon dies right after it has told a client of a grant (D1)
 
     @staticmethod
     def draw(seed: int, chaos: int, token: int) -> LockOptions:
@@ -61,6 +62,7 @@ class LockOptions:
             contended=rng.choice([YIELD_AFTER_US, token // 5, token // 20]),
             idle=rng.choice([GIVE_BACK_AFTER_US, token, token // 10]),
             space=drawn(rng, token),
+            sudden=rng.choice([0.0, 0.0, 0.03]),
         )
 
 
@@ -95,6 +97,19 @@ class Habits:
     def _read(client: Client) -> None:
         if client.alive and client.inbox:
             client.inbox.popleft()()
+
+    def told_of_grant(self, node: SimNode) -> None:
+        """Some daemons do not live to see another event; at times nobody has received what they sent last."""
+        cluster, rng = self._plugin.cluster, self._rng
+        if self.over or not self._drawn.sudden or rng.random() >= self._drawn.sudden:
+            return
+        if rng.random() < 0.6:
+            for other in cluster.nodes:
+                if other != node.id:
+                    cluster.network.cut(node.id, other)
+            self._scheduler.after(cluster.options.timing.token, cluster.heal)
+        self._scheduler.at(self._scheduler.now, node.crash)
+        self._scheduler.after(rng.randint(1, 3 * cluster.options.timing.token), self._plugin.switch_on, node)
 
     def told_to_make_room(self, handle: Handle) -> None:
         """Advice: some follow it, after a while."""

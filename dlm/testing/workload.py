@@ -58,6 +58,7 @@ class LockPlugin(Plugin):
     def __init__(self, seed: int, options: LockOptions | None = None) -> None:
         self.options = options
         self.lockers: dict[int, DlmService] = {}
+        self.hosts: dict[str, SimNode] = {}  #: all that have ever run, by name
         self.clients: list[Client] = []
         self.orphans: list[Handle] = []  #: of processes that have ended; their nodes still hold them (P1)
         self._purged: set[int] = set()  #: nodes whose orphans may be dropped at any time
@@ -110,6 +111,7 @@ class LockPlugin(Plugin):
     def started(self, node: SimNode) -> None:
         """Its clients come."""
         assert self.options is not None
+        self.hosts[f"n{node.id}"] = node
         upkeep = self.lockers[node.id].upkeep
         upkeep.yield_after, upkeep.give_back_after = self.options.contended, self.options.idle
         FailureRules.watch(node.id, self.lockers[node.id])
@@ -142,6 +144,11 @@ class LockPlugin(Plugin):
         """A fence agent."""
         return self._failing.program(node, wanted)
 
+    def switch_on(self, node: SimNode) -> None:
+        """The host runs again, unless it was dismissed."""
+        if self.cluster.nodes.get(node.id) is node:
+            node.start()
+
     def switched_off(self, node: SimNode) -> None:
         """The whole host: its daemon, and the clients with all that they believe."""
         for client in [client for client in self.clients if client.node is node]:
@@ -161,6 +168,8 @@ class LockPlugin(Plugin):
         self._whole.pop((session, rid), None)
         self.answered += 1
         self._habits.comes_in(client, partial(self._hears, client, operation, ok, data))
+        if ok and operation.verb in ("lock", "convert", "lock_all"):
+            self._habits.told_of_grant(node)
 
     def _hears(self, client: Client, operation: Operation, ok: bool, data: Any) -> None:
         operation.ok, operation.data = ok, data
