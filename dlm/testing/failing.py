@@ -58,8 +58,10 @@ class Failing:
         """An agent: at times it fails, or hangs; else the host is switched off and on again."""
         options = dict(line.split("=", 1) for line in wanted.stdin.decode().splitlines())
         cluster = self._plugin.cluster
-        target = next(each for each in cluster.nodes.values() if f"n{each.id}" == options["nodename"])
+        target = next((each for each in cluster.nodes.values() if f"n{each.id}" == options["nodename"]), None)
         after, luck = self._rng.randint(1, self._token), self._rng.random()
+        if target is None:  # a node that was removed: its host is off for good
+            return after, 0, b""
         if luck < 0.2 or self.over:
             return after, 1, b"no answer from the power switch"
         if luck < 0.25:

@@ -17,6 +17,7 @@ from dlm.modes import ALTMODE, COMPATIBLE, CW, DEMOTED, EX, NAMES, NONE, PR, VAL
 from dlm.options import PLAIN
 from dlm.plugin import service as make_service
 from dlm.service import DlmService
+from dlm.stonith import STARTUP_US
 from dlm.testing.clients import Client, Handle, Operation, Page
 from dlm.testing.failing import Failing, FailureRules, sections
 from dlm.testing.habits import Habits, LockOptions
@@ -219,6 +220,11 @@ class LockPlugin(Plugin):
         """Clients end what they hold and ask for nothing new. Scripted tests call it at their end."""
         self._habits.over = self._failing.over = True
         cluster.scheduler.after(1, self._habits.drain)
+
+    def patience(self, cluster: SimCluster) -> int:
+        """A node that never came is given time to start before it is fenced; one that was removed never does."""
+        assert self.options is not None
+        return 2 * STARTUP_US if cluster.options.nodes_interval and self.options.space.fencing else 0
 
     def settled(self, cluster: SimCluster) -> str:
         """Empty when all is answered; after ``settle`` also all released and every table at one position."""

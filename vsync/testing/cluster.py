@@ -201,7 +201,8 @@ class SimCluster:
     @property
     def patience(self) -> int:
         """How long it may take until all is calm, in µs (EVS-E26); of plug-ins, for their own agreement, too."""
-        return convergence(self.options) + (2 * self.options.timing.lease if self.plugins else 0)
+        more = max((plugin.patience(self) for plugin in self.plugins), default=0)
+        return convergence(self.options) + (2 * self.options.timing.lease if self.plugins else 0) + more
 
     # -- calm -------------------------------------------------------------------------------
 

@@ -58,6 +58,10 @@ class Plugin:
     def settle(self, cluster: SimCluster) -> None:
         """Chaos is over, everything is healed: start nothing new."""
 
+    def patience(self, cluster: SimCluster) -> int:
+        """How long, in µs, this workload may take longer to become calm than the ring and two leases."""
+        return 0
+
     def settled(self, cluster: SimCluster) -> str:
         """Empty if nothing of this workload is under way any more; otherwise what is still missing."""
         return ""
