@@ -124,7 +124,7 @@ class Failures:
         self.tries: dict[Member, Any] = {}
         #: What ended lives held or owned, in lockspaces that settle: it waits for the horizon. Not replicated.
         self.lately: dict[bytes, None] = {}
-        self._by_key: dict[bytes, list[Failure]] = {}
+        self._by_key: dict[bytes, list[Failure]] = {}  #: failures that need nothing any more may be among them
         self._ending: Ending = {}
 
     def __bool__(self) -> bool:
@@ -135,11 +135,12 @@ class Failures:
     def waiting(self, key: bytes) -> list[Failure]:
         """The failures that keep grants of this name from being told."""
         whole = self.whole.get(key[: key.index(0) + 1], ()) if self.whole else ()
-        return [*self._by_key.get(key, ()), *whole, *self.everywhere]
+        named = [each for each in self._by_key.get(key, ()) if each.needs]
+        return [*named, *whole, *self.everywhere]
 
     def concerns(self, key: bytes) -> bool:
         """Whether there is one."""
-        if self.everywhere or key in self._by_key:
+        if self.everywhere or any(each.needs for each in self._by_key.get(key, ())):
             return True
         return bool(self.whole) and key[: key.index(0) + 1] in self.whole
 
@@ -278,8 +279,8 @@ class Failures:
             self.everywhere.remove(failure)
         elif failure.whole:
             _take(self.whole, prefix_of(failure.space), failure)
-        for key in failure.keys:
-            _take(self._by_key, key, failure)
+        if not self.every:  # they may be very many names: those of the others stay until then
+            self._by_key = {}
 
     # -- snapshots and checks
 
@@ -343,7 +344,8 @@ class Failures:
             for key in each.keys:
                 assert key.startswith(prefix_of(each.space)), f"{key!r} is not in lockspace {each.space!r}"
                 by_key.setdefault(key, []).append(each)
-        counted = {key: sorted(each.name for each in found) for key, found in self._by_key.items()}
+        counted = {key: sorted(each.name for each in found if each.needs) for key, found in self._by_key.items()}
+        counted = {key: found for key, found in counted.items() if found}
         assert counted == {key: sorted(each.name for each in found) for key, found in by_key.items()}
 
 

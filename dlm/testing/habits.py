@@ -43,6 +43,7 @@ class LockOptions:
     idle: int = GIVE_BACK_AFTER_US  #: µs until a private name without locks is given back
     space: Options = PLAIN  #: of lockspace ``default``
     sudden: float = 0.0  #: chance that a daemon dies right after it has told a client of a grant (D1)
+    unheard: int = 0  #: mean µs between two nodes whose packets reach nobody (``dlm.testing.unheard``); 0: none
 
     @staticmethod
     def draw(seed: int, chaos: int, token: int) -> LockOptions:
@@ -63,6 +64,7 @@ class LockOptions:
             idle=rng.choice([GIVE_BACK_AFTER_US, token, token // 10]),
             space=drawn(rng, token),
             sudden=rng.choice([0.0, 0.0, 0.03]),
+            unheard=rng.choice([0, 0, 0, chaos // 4]),
         )
 
 

@@ -48,6 +48,15 @@ HOLES: mutants.Stress = (
     ("fault_interval", 60_000),
     ("links", LinkOptions(loss=0.2, cut_in_flight=True)),
 )
+#: Little else than what ``_unheard`` brings.
+CALM: mutants.Stress = (
+    ("timing", scaled(0.2)),
+    ("chaos", 3_000_000),
+    ("send_interval", 200_000),
+    ("nodes", 3),
+    ("partition", 1),
+    ("fault_interval", 3_000_000),
+)
 #: Daemons that die, which is noticed at once: their clients count on their leases still.
 DEATHS: mutants.Stress = (
     *SHORT,
@@ -285,6 +294,11 @@ def _claiming(seed: int) -> tuple[LockPlugin]:
     return (LockPlugin(seed, options),)
 
 
+def _unheard(seed: int) -> tuple[LockPlugin]:
+    """Few clients, and nodes that nobody hears at times."""
+    return (LockPlugin(seed, LockOptions(1, 2, 30_000, own=0.0, end=0.0, late=0, modes=(EX,), unheard=200_000)),)
+
+
 def _holding_long(seed: int) -> tuple[LockPlugin]:
     """Clients who keep what they have for a while, and read late what they are told."""
     options = LockOptions(2, 3, interval=300_000, own=0.0, end=0.0, late=1_500_000, modes=(EX,))
@@ -309,7 +323,7 @@ MUTANTS = (
     _mutant("what follows a hole counts in a minority, too", "K3, C2",
         (DlmService, "_enter_frozen", _rest_counts), stress=HOLES),
     _mutant("what was held back counts in the epoch of the old view", "K3, B3",
-        (service, "primary_view", _rest_in_old_epoch), stress=HOLES, clients=_claiming),
+        (service, "primary_view", _rest_in_old_epoch), stress=CALM, clients=_unheard),
     _mutant("the shortest prefix goes on", "K4, C1",
         (service, "choose", _shortest), (recovery, "choose", _shortest)),
     _mutant("who is behind begins anew", "K4, C12",

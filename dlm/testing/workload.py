@@ -31,6 +31,7 @@ from dlm.testing.rules import (
     ValueRules,
     WholeRules,
 )
+from dlm.testing.unheard import Unheard
 from vsync.service import Service, Spawn
 from vsync.testing.cluster import SimCluster
 from vsync.testing.node import SimNode
@@ -93,6 +94,7 @@ class LockPlugin(Plugin):
             options = cluster.options
             self.options = LockOptions.draw(self._seed, options.chaos, options.timing.token)
         self._habits = Habits(self, self.options, self._rng)
+        self._unheard = Unheard(self, self.options.unheard, self._rng)
         self._failing = Failing(self, self.options.space, Random(f"locks/failing/{self._seed}"))
 
     def services(self, config: ClusterConfig) -> Sequence[Service]:
@@ -218,7 +220,7 @@ class LockPlugin(Plugin):
 
     def settle(self, cluster: SimCluster) -> None:
         """Clients end what they hold and ask for nothing new. Scripted tests call it at their end."""
-        self._habits.over = self._failing.over = True
+        self._habits.over = self._failing.over = self._unheard.over = True
         cluster.scheduler.after(1, self._habits.drain)
 
     def patience(self, cluster: SimCluster) -> int:

@@ -10,6 +10,8 @@ from dlm.modes import EX, NL
 from dlm.names import Form
 from dlm.testing.clients import Operation
 from tests.dlm.test_sim import IDLE, Stage
+from vsync.testing.rules import TYPE_AT
+from vsync.wire import FrameType
 
 KEY = b"\0r"
 SOON = 20_000  #: µs until a name is yielded, or given back
@@ -142,6 +144,32 @@ def test_b2_owner_shared_and_owner_again() -> None:
         assert fences == sorted(set(fences))
         assert len(fences) > 16
         stage.end()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_b3_two_claims_in_two_parts_of_a_ring(seed: int) -> None:
+    """1's claim reaches nobody else, and is granted at its own delivery. 2's claim of the same name, behind the hole,
+    is delivered when 2 and 3 go on without 1: both count from the same position, so one fence would be given twice
+    if the second were counted in the epoch of the ring in which they were sent.
+    """
+    stage = Stage(seed)
+    stage.cluster.advance(0.5)
+    clients = [stage.client(1), stage.client(2)]
+
+    def drop(src: int, dst: int, frame: bytes) -> bool:
+        return src == 1 and frame[TYPE_AT] == FrameType.DATA
+
+    stage.cluster.network.drop = drop
+    first = stage.granted(stage.locks.lock(clients[0], b"r"))
+    second = stage.locks.lock(clients[1], b"r")
+    stage.cluster.advance(0.02)
+    assert second.ok is None
+    stage.cluster.partition({1}, {2, 3})
+    stage.cluster.network.drop = None
+    stage.granted(second)
+    assert not first.valid()
+    assert second.handle.fence > first.fence
+    stage.end()
 
 
 def test_f1_a_circle_that_is_closed_by_a_publication() -> None:
