@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +27,8 @@ from vsync import ipc
 from vsync.errors import NotConnected, RecordingError, RequestFailed
 
 __all__ = ["record", "replay"]
+
+STOP = "stop"  #: in the queue of rows: this program is to stop
 
 
 @click.command("record")
@@ -67,28 +72,46 @@ def _record(channel: ipc.SocketChannel, rows: queue.SimpleQueue[Any], out: IO[by
         offset += len(piece)
     out.flush()
     click.echo(f"recording from position {head['position']}", err=True)
-    limit = None if seconds is None else time.monotonic() + seconds
-    try:
-        while limit is None or time.monotonic() < limit:
-            try:
-                row = rows.get(timeout=None if limit is None else max(0.0, limit - time.monotonic()))
-            except queue.Empty:
-                break
-            if row is None:
-                return "the daemon has gone, or this program was too slow for it; what was recorded can be replayed"
-            out.write(frame(row))
-            out.flush()
-            if row[0] == "end":
-                return f"the node's table ended at position {row[1]}: {row[3]}"
-    except KeyboardInterrupt:
-        pass
+    with _stopped_by_signals(rows):
+        ended = _follow(rows, out, None if seconds is None else time.monotonic() + seconds)
+    if ended:
+        return ended
     end = channel.call("dlm", "record_end", {})
     while not rows.empty():
         row = rows.get()
-        if row is not None:
+        if row not in (None, STOP):
             out.write(frame(row))
     out.write(frame(("end", end["position"], end["digest"], "stopped")))
     return f"positions {head['position']} to {end['position']}"
+
+
+@contextmanager
+def _stopped_by_signals(rows: queue.SimpleQueue[Any]) -> Iterator[None]:
+    """Ctrl-C comes as a row: as an exception it could fall between a row's leaving the queue and its being written."""
+    before = {number: signal.signal(number, lambda *_: rows.put(STOP)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _follow(rows: queue.SimpleQueue[Any], out: IO[bytes], limit: float | None) -> str:
+    """Write rows until this program is to stop (an empty text), or there are no more (why)."""
+    while limit is None or time.monotonic() < limit:
+        try:
+            row = rows.get(timeout=None if limit is None else max(0.0, limit - time.monotonic()))
+        except queue.Empty:
+            break
+        if row is None:
+            return "the daemon has gone, or this program was too slow for it; what was recorded can be replayed"
+        if row == STOP:
+            break
+        out.write(frame(row))
+        out.flush()
+        if row[0] == "end":
+            return f"the node's table ended at position {row[1]}: {row[3]}"
+    return ""
 
 
 @click.command("replay")
