@@ -59,7 +59,7 @@ def test_an_application_recovers() -> None:
     with LocalCluster() as cluster:
         assert run("dlm", "--url", cluster["a"].url, "space", "create", "disks", "--recovery").returncode == 0
         held = dlm.connect(cluster["c"].url, space="disks")
-        held.acquire("journal", timeout=30)
+        kept = held.acquire("journal", timeout=30)
         with waiter(cluster["b"], "journal", "disks") as found, dlm.connect(cluster["a"].url, space="disks") as app:
             cluster.kill("c")
             recovery = app.next_recovery(timeout=60)
@@ -76,6 +76,7 @@ def test_an_application_recovers() -> None:
             app.recovered(recovery)
             until(lambda: found, "the grant")
             assert text not in run("vsync", "status", "--url", cluster["b"].url).stdout
+        until(lambda: kept.lost, "the holder's being told")
         held.close()
 
 
