@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -175,3 +176,44 @@ def in_thread() -> Callable[[Callable[[], Any]], InThread]:
 @pytest.fixture
 def refused() -> Callable[..., RequestFailed]:
     return RequestFailed
+
+
+class Interrupts:
+    """Ctrl-C for the main thread, from another one. Insists: one that falls into a destructor is lost, as Python
+    does it. Not ``interrupt_main``: that wakes nobody, and is nothing where a shell has SIGINT ignored.
+    """
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._insist)
+
+    def start(self) -> None:
+        """From now on."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Not any more: it has come."""
+        self._over.set()
+
+    def join(self) -> None:
+        """Wait for the thread."""
+        self.end()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _insist(self) -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+        while not self._over.wait(5):
+            signal.pthread_kill(main, signal.SIGINT)
+
+
+@pytest.fixture
+def interrupts() -> Iterator[Interrupts]:
+    """Ctrl-C as it is when a person starts the program."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    found = Interrupts()
+    yield found
+    found.join()
+    signal.signal(signal.SIGINT, before)

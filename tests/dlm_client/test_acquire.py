@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import threading
 from typing import Any
@@ -203,25 +202,17 @@ def test_nonsense_time_outs_are_refused(channel: Any, locks: dlm.Client, timeout
     assert channel.sent == []
 
 
-def test_an_interrupted_wait_is_withdrawn(channel: Any, locks: dlm.Client, in_thread: Any) -> None:
+def test_an_interrupted_wait_is_withdrawn(channel: Any, locks: dlm.Client, interrupts: Any) -> None:
     def interrupt(args: dict[str, Any]) -> object:
-        _thread.interrupt_main()
+        interrupts.start()
         return channel.PENDING
 
-    def again() -> None:
-        """An interrupt that falls into a destructor is lost, as Python does it."""
-        while not over.wait(5):
-            _thread.interrupt_main()
-
-    over = threading.Event()
     channel.script["lock"] = interrupt
-    insisting = in_thread(again)
     with pytest.raises(KeyboardInterrupt):
         try:
             locks.acquire("x")
         finally:
-            over.set()
-    insisting.join()
+            interrupts.end()
     assert "cancel" in channel.verbs()
     h = channel.last("cancel")["h"]
     if h in channel.waiting:  # else it was interrupted before it could wait, and has sent an unlock as well

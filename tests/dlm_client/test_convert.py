@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 from typing import Any
 
 import pytest
@@ -55,17 +54,20 @@ def test_during_a_conversion_the_handle_counts_for_what_both_modes_allow(
         assert held.mode is new
 
 
-def test_an_interrupt_is_not_replaced_by_a_loss(channel: Any, locks: dlm.Client) -> None:
+def test_an_interrupt_is_not_replaced_by_a_loss(channel: Any, locks: dlm.Client, interrupts: Any) -> None:
     held = locks.acquire("x", Mode.PR)
 
     def interrupt(args: dict[str, Any]) -> object:
         channel.push("lost", h=held.serial, reason="evicted")
-        _thread.interrupt_main()
+        interrupts.start()
         return channel.PENDING
 
     channel.script["convert"] = interrupt
     with pytest.raises(KeyboardInterrupt):
-        held.convert(Mode.EX)
+        try:
+            held.convert(Mode.EX)
+        finally:
+            interrupts.end()
     with pytest.raises(dlm.LockLost):
         held.release()
 
