@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vsync.bench import cables, corosync, netns
 from vsync.bench.link_cut import summary, watch_a_cut
 from vsync.bench.local import CabledSubject, LocalSubject, transports
+from vsync.bench.ordering import Options, run
+from vsync.bench.plot import write_svg
+from vsync.bench.rows import WHATS, Row, machine, print_rows, to_json
 from vsync.bench.subject import NotSeen
 from vsync.bench.view_change import CABLE_FAULTS, FAULTS, Measured, measure, measure_cables
 from vsync.cli.table import show
 from vsync.errors import VsyncError
 
-__all__ = ["view_change"]
+__all__ = ["ordering", "report", "view_change"]
 
 #: What is shown of ``summary``.
 LINK_ROWS = {
@@ -28,14 +30,59 @@ LINK_ROWS = {
 }
 
 
-def view_change(
-    rounds: int, wanted: Sequence[str], peers: bool, as_json: bool, tell: Callable[[str], None]
+def ordering(
+    only: Sequence[str],
+    transports: Sequence[str],
+    nodes: int,
+    rounds: int,
+    peers: bool,
+    full: bool,
+    plot: Path | None,
+    as_json: bool,
+    tell: Callable[[str], None],
 ) -> int:
-    """``vsync bench view-change``. Raises ``VsyncError``; returns the exit code."""
+    """``vsync bench``. Raises ``VsyncError``; returns the exit code."""
+    check_only(only, "vsync")
+    known = _known(transports)
+    options = Options(tuple(only), tuple(transports) or known, nodes, rounds, peers, full)
+    rows, absent = run(options, tell)
+    report("ordering", rows, rounds, absent, plot, as_json)
+    return 0
+
+
+def check_only(only: Sequence[str], program: str) -> None:
+    """Raises ``VsyncError`` for what this program does not measure."""
+    wrong = [what for what in only if what not in WHATS[program]]
+    if wrong:
+        raise VsyncError(f"--only {wrong[0]}: {program} bench measures {', '.join(WHATS[program])}")
+
+
+def report(
+    bench: str, rows: Sequence[Row], rounds: int, absent: Mapping[str, str], plot: Path | None, as_json: bool
+) -> None:
+    """Print it, and draw it if that is wanted. Raises ``VsyncError`` if the picture cannot be written."""
+    if plot is not None:
+        write_svg(rows, f"{bench}, {rounds} rounds: how much better than the peer", plot)
+    if as_json:
+        print(to_json(bench, rows, rounds, absent))
+    else:
+        print_rows(rows, rounds, absent)
+
+
+def _known(wanted: Sequence[str]) -> tuple[str, ...]:
+    """The transports of this release. Raises ``VsyncError`` if another one is wanted."""
     known = transports()
     unknown = [transport for transport in wanted if transport not in known]
     if unknown:
         raise VsyncError(f"transport {unknown[0]} is not available here; there is {', '.join(known)}")
+    return tuple(known)
+
+
+def view_change(
+    rounds: int, wanted: Sequence[str], peers: bool, as_json: bool, tell: Callable[[str], None]
+) -> int:
+    """``vsync bench view-change``. Raises ``VsyncError``; returns the exit code."""
+    known = _known(wanted)
     no_namespaces = netns.missing()
     absent = corosync.missing() if peers else "not asked for"
     measured: list[Measured] = []
@@ -66,10 +113,10 @@ def _own(transport: str, rounds: int, namespaces: bool, tell: Callable[[str], No
 
 
 def _print(measured: Sequence[Measured], rounds: int, absent: Mapping[str, str], as_json: bool) -> None:
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
+    where = machine()
     if as_json:
         results = [m.to_json() for m in measured]
-        answer: dict[str, Any] = {"v": 1, "bench": "view-change", "rounds": rounds, **machine, "results": results}
+        answer: dict[str, Any] = {"v": 1, "bench": "view-change", "rounds": rounds, **where, "results": results}
         print(json.dumps({**answer, **{what: why or "measured" for what, why in absent.items()}}, indent=2))
         return
     columns = [m.subject for m in measured]
@@ -81,7 +128,7 @@ def _print(measured: Sequence[Measured], rounds: int, absent: Mapping[str, str],
         (f"ONE OF TWO LINKS CUT, {rounds} TIMES", *columns),
         [(text, *(_cell(cut.get(key)) for cut in cuts)) for key, text in LINK_ROWS.items()],
     )
-    print(f"3 nodes, default timers, {machine['cpus']} CPUs, Python {machine['python']}")
+    print(f"3 nodes, default timers, {where['cpus']} CPUs, Python {where['python']}")
     for what, why in absent.items():
         if why:
             print(f"{what}: not measured: {why}")

@@ -1,8 +1,8 @@
 """Three corosync daemons on this machine, as a subject of the bench: the yardstick beside our own figures.
 
 Each runs in a network namespace of its own, as corosync's nodes must differ by address. Defaults of corosync, no
-encryption. Needs root, iproute2, corosync and libcpg. A process group, one member a node, tells the views; a node's
-member is back when its program has joined again.
+encryption unless it is asked for. Needs root, iproute2, corosync and libcpg. A process group, one member a node,
+tells the views; a node's member is back when its program has joined again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes.util
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ PREFIX = "vsbench"
 NET = "10.97"
 START_S = 30.0
 REST_S = 1.0
+KEY_BYTES = 1024
 
 
 def missing() -> str:
@@ -49,8 +51,9 @@ class CorosyncSubject:
 
     names = ("1", "2", "3")
 
-    def __init__(self) -> None:
+    def __init__(self, *, encrypted: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vsync-corosync-"))
+        self._crypto = _crypto(self.folder / "key") if encrypted else ""
         self.network = netns.Network(PREFIX, NET, map(int, self.names))
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._watchers: dict[str, subprocess.Popen[str]] = {}
@@ -151,7 +154,8 @@ class CorosyncSubject:
         for sub in ("state", "run"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
         config = folder / "corosync.conf"
-        config.write_text(_config({name: self.network.address(int(name)) for name in self.names}, folder))
+        addresses = {name: self.network.address(int(name)) for name in self.names}
+        config.write_text(_config(addresses, folder, self._crypto))
         script = 'mount --bind "$0" /run && exec corosync -f -c "$1"'
         inside = self.network.inside(int(name))
         with open(self.folder / f"{name}.out", "ab") as out:
@@ -183,12 +187,19 @@ class CorosyncSubject:
                     self._watch.saw(name, *self._present[name])
 
 
-def _config(addresses: Mapping[str, str], folder: Path) -> str:
+def _crypto(key: Path) -> str:
+    """Make a key, and say how it is used."""
+    key.write_bytes(os.urandom(KEY_BYTES))
+    key.chmod(0o400)
+    return f"  crypto_cipher: aes256\n  crypto_hash: sha256\n  keyfile: {key}\n"
+
+
+def _config(addresses: Mapping[str, str], folder: Path, crypto: str) -> str:
     node = "  node {{\n    nodeid: {0}\n    name: n{0}\n    ring0_addr: {1}\n  }}"
     nodes = [node.format(*each) for each in addresses.items()]
     return "\n".join(
         [
-            "totem {\n  version: 2\n  cluster_name: bench\n  transport: knet\n}",
+            f"totem {{\n  version: 2\n  cluster_name: bench\n  transport: knet\n{crypto}}}",
             "nodelist {", *nodes, "}",
             "quorum {\n  provider: corosync_votequorum\n}",
             f"system {{\n  state_dir: {folder}/state\n  sched_rr: no\n  priority: min\n}}",

@@ -35,7 +35,7 @@ _HEAD = struct.Struct("!BQ")  # tag, submitted at
 
 class Load:
     """See ``Service``. Requests: ``set`` changes fields of the engine's ``ClusterConfig`` under way; ``load {size,
-    window}``; ``take {}`` returns what was delivered since the last one.
+    window}``; ``take {}`` returns what was delivered since the last one, and the CPU time of the process so far.
     """
 
     name = "bench"
@@ -80,8 +80,8 @@ class Load:
             self._host.reply(session, rid, {})
             self._submit()
         else:
-            spent = {"count": self._count, "p50_us": median(self._spent) if self._spent else None}
-            self._host.reply(session, rid, {**spent, "at": boot_us(), "under_way": self._under_way})
+            taken = {"count": self._count, "at": boot_us(), "under_way": self._under_way}
+            self._host.reply(session, rid, {**taken, "cpu": time.process_time(), "times": self._spent})
             self._count, self._spent = 0, []
 
     def token(self, now: int) -> None:
@@ -111,17 +111,29 @@ class Load:
 
 
 class Measurement(NamedTuple):
-    """Messages that each node delivered in a second, of all senders; and the first sender's median time, ms."""
+    """Messages that each node delivered in a second, of all senders; µs from submission to own delivery of each
+    of the first sender's; µs of CPU time of all nodes for a message.
+    """
 
     rate: float
-    p50_ms: float
+    times: list[int]
+    cpu_us: float
+
+    @property
+    def p50_ms(self) -> float:
+        """The median of the times."""
+        return median(self.times) / 1000
 
 
 class Nodes:
-    """A ring of three processes with an embedded node each. ``with`` starts and ends it. Raises ``VsyncError``."""
+    """A ring of ``count`` processes with an embedded node each. ``with`` starts and ends it.
 
-    def __init__(self, options: TransportConfig) -> None:
-        ports = free_ports(3)
+    Raises ``VsyncError``.
+    """
+
+    def __init__(self, options: TransportConfig, count: int = 3) -> None:
+        ports = free_ports(count)
+        self._count = count
         peers = tuple(Peer(n, f"n{n}", (f"127.0.0.1:{port}",)) for n, port in enumerate(ports, 1))
         self._config = ClusterConfig("bench", 1, peers)
         self._options = options
@@ -131,10 +143,11 @@ class Nodes:
     def __enter__(self) -> Nodes:
         context = multiprocessing.get_context("spawn")
         with contextlib.ExitStack() as stack:
-            for number in range(1, 4):
+            for number in range(1, self._count + 1):
                 ours, theirs = context.Pipe()
                 config = replace(self._config, node=number)
-                process = context.Process(target=_serve, args=(theirs, config, self._options), daemon=True)
+                arguments = (theirs, config, self._options, self._count)
+                process = context.Process(target=_serve, args=arguments, daemon=True)
                 process.start()
                 stack.callback(process.join)
                 stack.callback(process.terminate)
@@ -151,22 +164,38 @@ class Nodes:
 
     def set(self, **settings: Any) -> None:
         """Change ``settings`` of the engines' ``ClusterConfig``."""
-        self._each(range(3), "set", settings)
+        self._each(range(self._count), "set", settings)
 
     def measure(self, size: int, senders: int, window: int, seconds: float) -> Measurement:
         """Under that load; for longer, should nothing be delivered meanwhile on a busy machine."""
         loaded = range(senders)
+        everybody = range(self._count)
         self._each(loaded, "load", {"size": size, "window": window})
         time.sleep(WARM_S)
-        (before,) = self._each([0], "take", {})
-        after: dict[str, Any] = {"count": 0}
-        while not after["count"]:
+        before = self._each(everybody, "take", {})
+        after: list[Any] = [{"count": 0}]
+        while not after[0]["count"]:
             time.sleep(seconds)
-            (after,) = self._each([0], "take", {})
+            after = self._each(everybody, "take", {})
         self._each(loaded, "load", {"size": size, "window": 0})
         while any(answer["under_way"] for answer in self._each(loaded, "take", {})):
             time.sleep(0.005)
-        return Measurement(after["count"] / (after["at"] - before["at"]) * 1e6, after["p50_us"] / 1000)
+        spent = after[0]["at"] - before[0]["at"]
+        cpu = sum(late["cpu"] - early["cpu"] for early, late in zip(before, after, strict=True))
+        times = after[0]["times"]
+        return Measurement(after[0]["count"] / spent * 1e6, times, cpu * 1e6 / after[0]["count"])
+
+    def alone(self, size: int, silence_s: float) -> float:
+        """µs that a lone message takes from submission to own delivery, after so much silence."""
+        self._each([0], "take", {})
+        time.sleep(silence_s)
+        self._each([0], "load", {"size": size, "window": 1})
+        self._each([0], "load", {"size": size, "window": 0})
+        times: list[int] = []
+        while not times:
+            (answer,) = self._each([0], "take", {})
+            times = answer["times"]
+        return float(times[0])
 
     def _each(self, which: Sequence[int], verb: str, args: Mapping[str, Any]) -> list[Any]:
         for index in which:
@@ -181,11 +210,11 @@ def _answer(pipe: Connection) -> Any:
     return answer
 
 
-def _serve(pipe: Connection, config: ClusterConfig, options: TransportConfig) -> None:
+def _serve(pipe: Connection, config: ClusterConfig, options: TransportConfig, count: int) -> None:
     """The body of a process: requests to the service come through the pipe until it is closed."""
     try:
         with Node(config=config, transport=options, services=[Load()]) as node:
-            _wait_ring(node)
+            _wait_ring(node, count)
             channel = node.channel()
             pipe.send(None)
             while True:
@@ -197,9 +226,9 @@ def _serve(pipe: Connection, config: ClusterConfig, options: TransportConfig) ->
         pipe.send(VsyncError(repr(e)))
 
 
-def _wait_ring(node: Node) -> None:
+def _wait_ring(node: Node, count: int) -> None:
     end = time.monotonic() + FORM_S
-    while len((node.status()["view"] or {"members": ()})["members"]) < 3:
+    while len((node.status()["view"] or {"members": ()})["members"]) < count:
         if time.monotonic() > end:
-            raise VsyncError("no ring of three")
+            raise VsyncError(f"no ring of {count}")
         time.sleep(0.02)

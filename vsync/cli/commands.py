@@ -127,9 +127,23 @@ def bootstrap(url: str | None, as_json: bool, override: bool, yes: bool) -> int:
 cli.add_command(nodes)
 
 
-@cli.group()
-def bench() -> None:
-    """Measure on this machine, with clusters of their own."""
+@cli.group(invoke_without_command=True)
+@click.option("--only", multiple=True, metavar="WHAT", help="Only this row; may be repeated.")
+@click.option("-t", "--transport", "transports", multiple=True, help="Only this transport; may be repeated.")
+@click.option("-N", "--nodes", type=click.IntRange(1, 16), default=3, show_default=True, help="Of a ring.")
+@click.option("-n", "--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="How often each.")
+@click.option("--peers", is_flag=True, help="Beside corosync, in the same run; needs root and a C compiler.")
+@click.option("--full", is_flag=True, help="More rows: takes longer.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.svg", help="Ratios as bars.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@click.pass_context
+def bench(ctx: click.Context, /, as_json: bool, plot: Path | None, **options: Any) -> int | None:
+    """Measure on this machine, with clusters of their own: what ordering costs, and how fast failures are seen."""
+    if ctx.invoked_subcommand is not None:
+        return None
+    from vsync.bench import command
+
+    return command.ordering(plot=plot, as_json=as_json, tell=lambda text: click.echo(text, err=True), **options)
 
 
 @bench.command("view-change")

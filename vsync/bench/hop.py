@@ -1,0 +1,71 @@
+"""The floor of all that crosses a network here: one datagram to another process and back, and nothing else done."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import socket
+from types import TracebackType
+from typing import Self
+
+from vsync.bench.rows import Sample, sample
+from vsync.clock import boot_us
+from vsync.errors import VsyncError
+
+__all__ = ["BareHop"]
+
+BIGGEST = 60_000
+PATIENCE_S = 10.0
+
+
+class BareHop:
+    """Two processes over the loopback; ``with`` starts and ends the other one."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def latency(self, size: int, count: int) -> Sample:
+        """µs from one process to the other: half of a turn."""
+        data = bytes(min(size, BIGGEST))
+        times = []
+        for _ in range(count):
+            began = boot_us()
+            self._socket.send(data)
+            self._socket.recv(BIGGEST)
+            times.append((boot_us() - began) / 2)
+        return sample(times)
+
+    def __enter__(self) -> Self:
+        context = multiprocessing.get_context("spawn")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._socket)
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_echo, args=(theirs,), daemon=True)
+            process.start()
+            stack.callback(process.join)
+            stack.callback(process.terminate)
+            stack.callback(ours.close)
+            self._socket.connect(("127.0.0.1", ours.recv()))
+            self._socket.settimeout(PATIENCE_S)
+            try:
+                self.latency(1, 10)
+            except TimeoutError:
+                raise VsyncError("no datagram comes back over the loopback") from None
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def _echo(pipe: multiprocessing.connection.Connection) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
+        door.bind(("127.0.0.1", 0))
+        pipe.send(door.getsockname()[1])
+        while True:
+            data, address = door.recvfrom(BIGGEST)
+            door.sendto(data, address)
