@@ -15,6 +15,7 @@ import click
 
 import dlm
 from dlm.answers import name_text
+from dlm.cli.bench import bench
 from dlm.cli.failures import failures, recovered
 from dlm.cli.fence import fence_ack, fence_check, fences
 from dlm.cli.past import history
@@ -68,6 +69,7 @@ def program(context: click.Context, url: str | None) -> None:
     context.obj = url
 
 
+program.add_command(bench)
 program.add_command(space)
 program.add_command(history)
 program.add_command(failures)

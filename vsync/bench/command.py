@@ -18,7 +18,7 @@ from vsync.bench.view_change import CABLE_FAULTS, FAULTS, Measured, measure, mea
 from vsync.cli.table import show
 from vsync.errors import VsyncError
 
-__all__ = ["ordering", "report", "view_change"]
+__all__ = ["check_only", "known_transports", "ordering", "report", "view_change"]
 
 #: What is shown of ``summary``.
 LINK_ROWS = {
@@ -43,7 +43,7 @@ def ordering(
 ) -> int:
     """``vsync bench``. Raises ``VsyncError``; returns the exit code."""
     check_only(only, "vsync")
-    known = _known(transports)
+    known = known_transports(transports)
     options = Options(tuple(only), tuple(transports) or known, nodes, rounds, peers, full)
     rows, absent = run(options, tell)
     report("ordering", rows, rounds, absent, plot, as_json)
@@ -69,7 +69,7 @@ def report(
         print_rows(rows, rounds, absent)
 
 
-def _known(wanted: Sequence[str]) -> tuple[str, ...]:
+def known_transports(wanted: Sequence[str]) -> tuple[str, ...]:
     """The transports of this release. Raises ``VsyncError`` if another one is wanted."""
     known = transports()
     unknown = [transport for transport in wanted if transport not in known]
@@ -82,7 +82,7 @@ def view_change(
     rounds: int, wanted: Sequence[str], peers: bool, as_json: bool, tell: Callable[[str], None]
 ) -> int:
     """``vsync bench view-change``. Raises ``VsyncError``; returns the exit code."""
-    known = _known(wanted)
+    known = known_transports(wanted)
     no_namespaces = netns.missing()
     absent = corosync.missing() if peers else "not asked for"
     measured: list[Measured] = []

@@ -1,0 +1,158 @@
+"""What callers do over and over again: one pair of operations on names of their own, in the ways that a user has.
+
+A *pair* is a function without arguments. It is made in the caller's process, from a description that can be sent
+there. ``WAYS`` has all of them; those of others are in ``dlm.bench.peers``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import dlm
+from dlm import Mode
+from vsync.node import Node
+from vsync.transport.options import TransportConfig
+from vsync.types import ClusterConfig, Peer
+
+__all__ = ["MULTI", "WAYS", "Caller", "Pair", "made", "names_of", "sent_by"]
+
+Pair = Callable[[], object]
+MULTI = 10  #: names of a multi-lock
+
+
+def names_of(name: str) -> list[str]:
+    """Those of a multi-lock."""
+    return [f"{name}/{number}" for number in range(MULTI)]
+
+
+def handle(client: dlm.Client, name: str) -> Pair:
+    """``acquire`` and ``release``, whose message nobody waits for."""
+
+    def pair() -> None:
+        client.acquire(name).release()
+
+    return pair
+
+
+def awaited(client: dlm.Client, name: str) -> Pair:
+    """The release is waited for, too."""
+
+    def pair() -> None:
+        client.acquire(name).release(wait=True)
+
+    return pair
+
+
+def with_block(client: dlm.Client, name: str) -> Pair:
+    """``with lock:``."""
+    lock = client.lock(name)
+
+    def pair() -> None:
+        with lock:
+            pass
+
+    return pair
+
+
+def conversion(client: dlm.Client, name: str) -> Pair:
+    """A lock that is always there goes up from NL to EX and down again."""
+    held = client.acquire(name, Mode.NL)
+
+    def pair() -> None:
+        held.convert(Mode.EX)
+        held.convert(Mode.NL)
+
+    return pair
+
+
+def multi(client: dlm.Client, name: str) -> Pair:
+    """Ten names at once."""
+    names = names_of(name)
+
+    def pair() -> None:
+        client.acquire_all(*names).release()
+
+    return pair
+
+
+def keep(client: dlm.Client, name: str) -> Pair:
+    """Not a pair: an NL lock that stays, so that the names stay known to this node and shared."""
+    kept = [client.acquire(each, Mode.NL) for each in [name, *names_of(name)]]
+    return lambda: kept
+
+
+WAYS: Mapping[str, Callable[[dlm.Client, str], Pair]] = {
+    "handle": handle,
+    "awaited": awaited,
+    "with": with_block,
+    "conversion": conversion,
+    "multi": multi,
+    "keep": keep,
+}
+
+
+class Caller:
+    """The pairs of one caller, each made when it is asked for the first time."""
+
+    def __init__(self, make: Callable[[str], Pair], messages: Callable[[], int] = lambda: 0) -> None:
+        self._make = make
+        self._made: dict[str, Pair] = {}
+        self.messages = messages  #: ordered messages of its own node so far, if it has one
+
+    def pair(self, way: str) -> Pair:
+        """See ``WAYS``; a peer has but one."""
+        if way not in self._made:
+            self._made[way] = self._make(way)
+        return self._made[way]
+
+
+def sent_by(status: Mapping[str, Any]) -> int:
+    """Ordered messages that a node has sent so far, by its status."""
+    return int(status["ring"]["counters"].get("mcast_tx", 0))
+
+
+@contextlib.contextmanager
+def at_daemon(url: str, name: str) -> Iterator[Caller]:
+    """A client of ``vsyncd``."""
+    with dlm.connect(url, name="bench") as client:
+        yield Caller(lambda way: WAYS[way](client, name))
+
+
+@contextlib.contextmanager
+def embedded(transport: str, number: str, ports: str, name: str) -> Iterator[Caller]:
+    """A program with a node in it; ``ports``: of all nodes, this one is ``number``."""
+    peers = tuple(Peer(n, f"n{n}", (f"127.0.0.1:{port}",)) for n, port in enumerate(ports.split(), 1))
+    config = ClusterConfig("bench", int(number), peers)
+    with Node(config=config, transport=TransportConfig(transport)) as node:
+        for view in node.views():
+            if len(view.members) == len(peers) and not view.transitional:
+                break
+        with dlm.Client(node) as client:
+            yield Caller(lambda way: WAYS[way](client, name), lambda: sent_by(node.status()))
+
+
+@contextlib.contextmanager
+def at_peer(peer: str, port: str, name: str) -> Iterator[Caller]:
+    """A client of something else."""
+    from dlm.bench import peers
+
+    with peers.PAIRS[peer](port, name) as pair:
+        yield Caller(lambda way: pair)
+
+
+MAKERS: Mapping[str, Callable[..., AbstractContextManager[Caller]]] = {
+    "vsyncd": at_daemon,
+    "embedded": embedded,
+    "peer": at_peer,
+}
+
+
+def made(description: tuple[str, ...]) -> AbstractContextManager[Caller]:
+    """The caller that is described: ("vsyncd", url, name), ("embedded", transport, number, ports, name) or
+    ("peer", which, port, name).
+    """
+    kind, *how = description
+    return MAKERS[kind](*how)
