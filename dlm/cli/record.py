@@ -87,8 +87,9 @@ def _record(channel: ipc.SocketChannel, rows: queue.SimpleQueue[Any], out: IO[by
 
 @contextmanager
 def _stopped_by_signals(rows: queue.SimpleQueue[Any]) -> Iterator[None]:
-    """Ctrl-C comes as a row: as an exception it could fall between a row's leaving the queue and its being written."""
-    before = {number: signal.signal(number, lambda *_: rows.put(STOP)) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Ctrl-C comes as a row: an exception could fall between a row's leaving the queue and its being written."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: rows.put(STOP)) for number in numbers}
     try:
         yield
     finally:

@@ -25,10 +25,15 @@ class Terminal:
         self.run = subprocess.Popen(
             [sys.executable, str(PROGRAM), "job", "--", "/bin/sh", "-c", script],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-            preexec_fn=lambda: os.login_tty(slave),
+            preexec_fn=lambda: self._log_in(slave),
         )
         os.close(slave)
         self.seen = ""
+
+    @staticmethod
+    def _log_in(slave: int) -> None:
+        os.login_tty(slave)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # these tests may be run where a shell has it ignored
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())

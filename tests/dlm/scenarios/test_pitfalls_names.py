@@ -148,7 +148,7 @@ def test_b2_owner_shared_and_owner_again() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_b3_two_claims_in_two_parts_of_a_ring(seed: int) -> None:
-    """1's claim reaches nobody else, and is granted at its own delivery. 2's claim of the same name, behind the hole,
+    """1's claim reaches nobody else, and is granted at its own delivery. 2's claim of that name, behind the hole,
     is delivered when 2 and 3 go on without 1: both count from the same position, so one fence would be given twice
     if the second were counted in the epoch of the ring in which they were sent.
     """
