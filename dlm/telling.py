@@ -88,7 +88,10 @@ class Teller:
 
     def keep(self, handle: Handle, effect: Effect) -> None:
         """It may not: look at it again when that can have changed."""
-        self.backlog.add(handle, withheld.reason(self._home, handle, effect), self._home.now)
+        why = withheld.reason(self._home, handle, effect)
+        self.backlog.add(handle, why, self._home.now)
+        if why in (withheld.STABLE, withheld.LEASE):
+            self._host.hurry()
 
     def tell(self, handle: Handle, effect: Effect) -> None:
         """Answer the request of a handle."""

@@ -241,6 +241,10 @@ class Core:
         """See ``Host.reform``."""
         self.engine.reform(reason, self._now)
 
+    def hurry(self) -> None:
+        """See ``Host.hurry``."""
+        self.engine.hurry(self._now)
+
     @property
     def roster(self) -> Roster:
         """See ``NodesHost.roster``."""

@@ -53,11 +53,12 @@ OUT = 11  #: (kind, number of outputs taken, their digest)
 NOTE = 12  #: (kind, now, name, fields): what a layer above told operators; not replayed
 CHECKPOINT = 13  #: (kind, state)
 END = 14
+HURRY = 15  #: an input
 
 #: Inputs by name, as ``Engine`` has them. (Every public method of Engine that takes ``now`` must be here: a test.)
 INPUTS = {
     "receive": RECEIVE, "fire": FIRE, "submit": SUBMIT, "start": START, "peer_gone": PEER_GONE, "leave": LEAVE,
-    "reform": REFORM, "mark": MARK, "settled": SETTLED, "enroll": ENROLL,
+    "reform": REFORM, "mark": MARK, "settled": SETTLED, "enroll": ENROLL, "hurry": HURRY,
 }  # fmt: skip
 
 
@@ -107,6 +108,10 @@ class RecordedEngine(Engine):
     def reform(self, reason: str, now: int) -> None:
         self.recorder.input(self, (REFORM, now, reason))
         super().reform(reason, now)
+
+    def hurry(self, now: int) -> None:
+        self.recorder.input(self, (HURRY, now))
+        super().hurry(now)
 
     def mark(
         self, view: RingId, lineage: int, base: tuple[tuple[int, int], ...], roster: Roster | None, now: int

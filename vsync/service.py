@@ -88,6 +88,10 @@ class Host(Protocol):
         """Leave Operational and form a new ring with the same members."""
         ...
 
+    def hurry(self) -> None:
+        """Somebody waits for ``stable`` to rise, or for the lease: the token must not linger at this node."""
+        ...
+
     def spawn(self, service: str, ticket: int, argv: Sequence[str], stdin: bytes, timeout_us: int) -> None:
         """Have a program run, without a shell: ``argv[0]`` is a path, or a name that is looked for.
 

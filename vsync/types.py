@@ -84,6 +84,7 @@ class Timing:
     token: int = 1_000_000  #: no accepted token for so long: the ring is lost
     token_retransmit: int = 238_000  #: resend the last token when nothing has come of it
     hold: int = 180_000  #: how long the representative of an idle ring keeps the token
+    linger: int = 1_000  #: how long a member that alone has something to send keeps the token; 0: not at all
     join: int = 50_000  #: resend JOIN in Gather
     consensus: int = 400_000  #: who has not agreed by then is failed
     merge: int = 200_000  #: probe configured nodes outside the ring
@@ -94,6 +95,7 @@ class Timing:
             (self.hold < self.token_retransmit, "hold must be smaller than token_retransmit"),
             (self.token_retransmit * 2 < self.token, "token_retransmit must be below half of token"),
             (self.join * 2 <= self.consensus, "consensus must be at least twice join"),
+            (0 <= self.linger * 4 <= self.hold, "linger must be at most a quarter of hold"),
             (self.hold * 4 <= self.lease, "hold must be at most a quarter of lease"),
             (self.token + self.consensus < self.lease, "lease must exceed token + consensus"),
             (min(self.token, self.hold, self.join, self.merge) > 0, "all timers must be positive"),

@@ -55,6 +55,9 @@ class FakeHost:
     def event(self, name: str, **fields: Any) -> None:
         pass
 
+    def hurry(self) -> None:
+        """The bus has no token."""
+
     def reform(self, reason: str) -> None:
         self.reformed.append(reason)
 

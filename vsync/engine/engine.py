@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from vsync.engine import claims, commit, contacts, gather, operational
+from vsync.engine import claims, commit, contacts, gather, linger, operational
 from vsync.engine.change import Change
 from vsync.engine.commit import Forming
 from vsync.engine.gather import Gathering
@@ -211,6 +211,10 @@ class Engine:
         if self.state is State.OPERATIONAL:
             gather.enter(self, Reason.ASKED, now, why=reason)
             self._run(now)
+
+    def hurry(self, now: int) -> None:
+        """A layer above needs the token to go round: it does not linger here."""
+        linger.hurry(self, now)
 
     def next_deadline(self) -> int | None:
         """When ``fire`` should be called, or ``None``."""

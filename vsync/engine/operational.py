@@ -9,12 +9,14 @@ The same visit serves Recovery and Operational; only the source of packets diffe
 3. Answer requests for packets; request those missing up to the sequence number of the *previous* visit – what is
    younger may still be on its way (accelerated-ring rule A4, also right when token and data race each other).
 4. Recovery only: is it complete? Then install (``recovery``).
-5. Hold: a representative with nothing going on keeps the token for a while, so that an idle ring costs nothing.
+5. Hold: with nothing going on, the last one that had something to send keeps the token for a while, so that an idle
+   ring costs nothing.
 6. Send: pack waiting messages into packets, as many as flow control allows; large ones are cut in pieces. With an
    accelerated window the last packets of a visit leave behind the token (the token counts them already): the next
    member works while they are sent. Not so SAFE ones: who sees the token before them holds the aru down for a turn.
-7. Account: aru, backlog, fcc. 8. Pass the token on. 9. Deliver, after passing on, for the ring's latency; a SAFE
-   packet, and whatever stands behind it, only when it is stable: released by step 2 (EVS-E22, E24).
+7. Account: aru, backlog, fcc. 8. Pass the token on, or linger (``linger``). 9. Deliver, after passing on, for the
+   ring's latency; a SAFE packet, and whatever stands behind it, only when it is stable: released by step 2
+   (EVS-E22, E24).
 
 Flow control is signed arithmetic in packets: ``fcc`` is what all sent in the last rotation, kept below WINDOW;
 at least one packet a visit is always allowed, so nobody starves.
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vsync.engine import recovery
+from vsync.engine import linger, recovery
 from vsync.engine.outputs import Deliver
 from vsync.engine.ring import Ring
 from vsync.engine.states import Reason, State
@@ -48,7 +50,9 @@ from vsync.wire import (
 if TYPE_CHECKING:
     from vsync.engine.engine import Engine
 
-__all__ = ["deliver", "deliver_packet", "on_cancel", "on_data", "on_token", "release_token", "visit", "wake"]
+__all__ = [
+    "deliver", "deliver_packet", "on_cancel", "on_data", "on_token", "release_token", "send_new", "visit", "wake",
+]  # fmt: skip
 
 PACKETS_PER_VISIT = 16
 WINDOW = 64  #: packets in one rotation, all members together
@@ -81,15 +85,17 @@ def visit(e: Engine, ring: Ring, token: Token, now: int) -> None:
     if _stalled(e, ring, token, now):
         return
     ring.last_aru = token.aru
+    linger.look(e, ring, token)
     installed = e.state is State.RECOVERY and recovery.step(e, token)
     if installed:
         recovery.install(e, now)
+    ring.sent = sent
     if e.state is State.OPERATIONAL and not sent and _may_hold(e, ring, token):
         ring.held = token
         e.timers.set(Timer.HOLD, now + e.timing.hold)
         return
     # What waits is sent from the next visit on: the layers above may have a first message to put before it.
-    _finish(e, ring, token, sent, now, fresh=not installed)
+    send_new(e, ring, token, now, fresh=not installed)
 
 
 def release_token(e: Engine, now: int) -> None:
@@ -103,23 +109,25 @@ def release_token(e: Engine, now: int) -> None:
         token.token_seq += 1
         visit(e, ring, token, now)
     else:
-        _finish(e, ring, token, 0, now)
+        send_new(e, ring, token, now)
 
 
 def wake(e: Engine, now: int) -> None:
-    """There is something to send: release a held token, or ask the representative to."""
+    """There is something to send: release a held token, or ask its keeper to."""
     ring = e.ring
     if e.state is not State.OPERATIONAL:
         return
-    if ring.held is not None and ring.alone:
+    if ring.lingers_until:
+        linger.more(e, now)
+    elif ring.held is not None and ring.alone:
         e.timers.set(Timer.HOLD, now)  # not at once: each visit may make a layer above submit again, for ever
     elif ring.held is not None:
         ring.quiet_visits = 0
         release_token(e, now)
-    elif ring.quiet_visits and not ring.cancelled and ring.representative != e.me:
+    elif ring.quiet_visits and not ring.cancelled and ring.keeper != e.me:
         ring.cancelled = True
         e.count("token_hold_cancel_tx")
-        e.send(ring.representative.node, encode_cancel(e.header(FrameType.CANCEL), Cancel(ring.id)))
+        e.send(ring.keeper.node, encode_cancel(e.header(FrameType.CANCEL), Cancel(ring.id)))
 
 
 def on_cancel(e: Engine, sender: Member, cancel: Cancel, now: int) -> None:
@@ -128,6 +136,7 @@ def on_cancel(e: Engine, sender: Member, cancel: Cancel, now: int) -> None:
     if e.state is State.OPERATIONAL and cancel.ring == ring.id and sender in ring.member_set:
         e.count("token_hold_cancel_rx")
         ring.quiet_visits = 0
+        linger.hurry(e, now)
         release_token(e, now)
 
 
@@ -264,19 +273,30 @@ def _may_hold(e: Engine, ring: Ring, token: Token) -> bool:
         and not e.pieces
     )
     ring.quiet_visits = ring.quiet_visits + 1 if quiet else 0
-    return not ring.alone and ring.representative == e.me and ring.quiet_visits > QUIET_VISITS
+    return not ring.alone and ring.keeper == e.me and ring.quiet_visits > QUIET_VISITS
 
 
-def _finish(e: Engine, ring: Ring, token: Token, sent: int, now: int, fresh: bool = True) -> None:
-    frames, safe = _new_frames(e, ring, token, sent) if fresh else ([], 0)
-    sent += len(frames)
+def send_new(e: Engine, ring: Ring, token: Token, now: int, fresh: bool = True) -> None:
+    """Steps 6 to 9. While the token lingers here, again for each burst of new messages."""
+    frames, safe = _new_frames(e, ring, token, ring.sent) if fresh else ([], 0)
+    ring.sent += len(frames)
+    if fresh and not safe and linger.stay(e, ring, token, len(frames), now):
+        for frame in frames:
+            e.multicast(ring, frame)
+    else:
+        _depart(e, ring, token, frames, safe, now)
+    if e.state is State.OPERATIONAL:
+        deliver(e, ring, installing=False)
+
+
+def _depart(e: Engine, ring: Ring, token: Token, frames: list[bytes], safe: int, now: int) -> None:
     if ring.aru < token.aru or token.aru_node in (0, e.me.node):
         token.aru = ring.aru
         token.aru_node = 0 if token.aru == token.seq else e.me.node
     backlog = len(e.forming.queue) if e.forming is not None else len(e.queue) + len(e.pieces)
     token.backlog = max(0, token.backlog + backlog - ring.backlog_told)
-    token.fcc = max(0, token.fcc + sent - ring.sent_last_visit)
-    ring.backlog_told, ring.sent_last_visit = backlog, sent
+    token.fcc = max(0, token.fcc + ring.sent - ring.sent_last_visit)
+    ring.backlog_told, ring.sent_last_visit = backlog, ring.sent
     ring.last_seq = token.seq
     tail = e.config.accelerated if e.state is State.OPERATIONAL else 0
     ahead = max(safe, len(frames) - tail)
@@ -285,8 +305,6 @@ def _finish(e: Engine, ring: Ring, token: Token, sent: int, now: int, fresh: boo
     _pass_on(e, ring, token, now)
     for frame in frames[ahead:]:
         e.multicast(ring, frame)
-    if e.state is State.OPERATIONAL:
-        deliver(e, ring, installing=False)
 
 
 def _new_frames(e: Engine, ring: Ring, token: Token, already: int) -> tuple[list[bytes], int]:

@@ -33,7 +33,9 @@ class Ring:
         "id",
         "last_accepted",
         "last_aru",
+        "last_origin",
         "last_seq",
+        "lingers_until",
         "member_set",
         "members",
         "obliged",
@@ -42,11 +44,13 @@ class Ring:
         "predecessor",
         "quiet_visits",
         "released",
+        "sent",
         "sent_at",
         "sent_last_visit",
         "sent_token",
         "stable",
         "stalled_visits",
+        "streak",
         "successor",
         "token_seq",
         "visits",
@@ -65,6 +69,7 @@ class Ring:
         self.packets: dict[int, Packet] = {}
         self.aru = 0  #: I have every packet up to here
         self.high = 0  #: highest sequence number I know of
+        self.last_origin = members[0].node  #: of that packet; before there is one, the representative
         self.delivered = 0  #: delivered to the layer above up to here
         self.stable = 0  #: everybody has every packet up to here: SAFE ones may be delivered
         self.released = 0  #: everybody has every packet up to here; they are dropped
@@ -80,17 +85,27 @@ class Ring:
         self.sent_at: int | None = None  #: clock before the token was last sent on (pitfalls K10)
         self.sent_token: bytes | None = None  #: for retransmission
         self.answered: set[int] = set()  #: packets sent again at the previous visit
+        self.sent = 0  #: packets sent at this visit
         self.sent_last_visit = 0  #: packets sent at the previous visit (flow control)
         self.backlog_told = 0  #: own share of token.backlog
         self.quiet_visits = 0  #: visits in a row at which nothing was going on
         self.stalled_visits = 0  #: visits in a row at which token.aru stood still below token.seq
+        self.streak = 0  #: visits in a row at which nobody but this node had anything to send
         self.held: Token | None = None  #: the token, while this node holds it back
+        self.lingers_until = 0  #: clock, while this node holds it to send more; 0 otherwise
         self.cancelled = False  #: a CANCEL has been sent since the last visit
 
     @property
     def representative(self) -> Member:
         """The member with the lowest node id."""
         return self.members[0]
+
+    @property
+    def keeper(self) -> Member:
+        """Who keeps the token while nothing goes on: the last one that had something to send, who will be the next
+        one, too, more often than not. All members agree on it when they have all packets.
+        """
+        return self.by_node.get(self.last_origin, self.members[0])
 
     @property
     def alone(self) -> bool:
@@ -105,6 +120,7 @@ class Ring:
         self.packets[seq] = packet
         if seq > self.high:
             self.high = seq
+            self.last_origin = packet.origin
         while self.aru + 1 in self.packets:
             self.aru += 1
         return True

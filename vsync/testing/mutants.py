@@ -376,7 +376,7 @@ def _changed_while_installing(self: Any, origin: Member, position: int, payload:
     _NODES_DELIVER(self, origin, position, payload, False, now)
 
 
-_ON_TOKEN, _VISIT, _FINISH = operational.on_token, operational.visit, operational._finish
+_ON_TOKEN, _VISIT, _FINISH = operational.on_token, operational.visit, operational._depart
 _DELIVER, _ON_DATA = operational.deliver, operational.on_data
 _ACCEPT = commit._accept
 _ON_COMMIT, _STEP, _BEGIN, _INSTALL = commit.on_commit, recovery.step, recovery.begin, recovery.install
@@ -410,7 +410,7 @@ MUTANTS = (
     Mutant("packets are released one visit early", "", (
         (operational, "visit", _release_early),), seed=4),
     Mutant("anybody may raise the token's aru", "", (
-        (operational, "_finish", _anybody_raises_the_aru),), seed=9, stress=LOSSES),
+        (operational, "_depart", _anybody_raises_the_aru),), seed=9, stress=LOSSES),
     Mutant("missing packets are not requested", "", (
         (operational, "_request_missing", lambda ring, token: None),), seed=7),
     Mutant("a safe message is delivered at once", "", (
