@@ -9,16 +9,21 @@ the same at every member; between two views those who see both have seen the sam
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from vsync.errors import Backpressure, MessageTooLarge, NotConnected, NotMember, RequestFailed, VsyncError
-from vsync.events import ClusterView, Message, View
+import msgpack
+
+from vsync.errors import NotConnected, NotMember, RequestFailed, VsyncError
+from vsync.events import ClusterView, Message, Process, View
 from vsync.ipc import Channel
 from vsync.ipc import connect as connect_channel
+from vsync.outgoing import KINDS, Outgoing
 
 __all__ = ["Client", "ClusterView", "Group", "Message", "View", "connect"]
 
@@ -221,8 +226,10 @@ class Group:
         self.name = name
         self.view: View | None = None  #: the last one that was iterated over
         self._client = client
-        self._events: SimpleQueue[View | Message | NotConnected | None] = SimpleQueue()
+        self._events: SimpleQueue[View | Message | Iterator[Message] | NotConnected | None] = SimpleQueue()
+        self._batch: Iterator[Message] = iter(())  #: what came together, as far as it has not been iterated over
         self._over: NotConnected | None = None
+        self._outgoing = Outgoing(self._transmit, len(name.encode()))
 
     def send(
         self,
@@ -237,25 +244,28 @@ class Group:
         ``order="safe"``: nobody delivers it before every node is known to have it (EVS-E22); it costs about one
         turn of the ring more. ``timeout`` in seconds.
 
-        Returns when the node has accepted it; with ``wait``, when it has been delivered here. What was
-        accepted may still be lost with the node. Raises ``MessageTooLarge``, ``Backpressure`` (the queue
-        is full: try again), ``NotMember``, ``NotConnected``, ``TimeoutError``.
+        Returns when it is on its way to the node, behind what was sent before, and waits if very much is; with
+        ``wait``, when it has been delivered here. What is on its way may still be lost, with this program or the
+        node. Raises ``MessageTooLarge``, ``Backpressure`` (no room in ``timeout`` seconds, or, with ``wait``, at
+        the node: try again), ``NotMember``, ``NotConnected``, ``TimeoutError``; also for an earlier message.
         """
+        if not wait:
+            self._outgoing.add(bytes(data), order, timeout)
+            return
+        self._outgoing.flush(timeout)
         args = {"group": self.name, "data": bytes(data), "wait": wait, "order": order}
         try:
             self._client.channel.call("group", "send", args, timeout)
         except RequestFailed as e:
-            kinds: dict[str, type[VsyncError]] = {
-                "too_large": MessageTooLarge,
-                "backpressure": Backpressure,
-                "not_member": NotMember,
-            }
-            if e.code in kinds:
-                raise kinds[e.code](e.message) from None
+            if e.code in KINDS:
+                raise KINDS[e.code](e.message) from None
             raise
 
     def leave(self) -> None:
         """Leave the group, in order; the stream ends with the view in which we have left. Idempotent."""
+        with contextlib.suppress(VsyncError):
+            self._outgoing.flush()
+        self._outgoing.end(NotMember(f"this session has left {self.name!r}"))
         try:
             self._client.channel.call("group", "leave", {"group": self.name})
         except RequestFailed as e:
@@ -270,17 +280,25 @@ class Group:
         """For ``Client``: an event of this group."""
         if kind == "view":
             self._events.put(View.from_dict(data))
+        elif kind == "messages":
+            self._events.put(_messages(data))
         elif kind == "message":
             self._events.put(Message.from_dict(data))
 
+    def _transmit(self, batch: bytes, order: str) -> Future[Any]:
+        return self._client.channel.start("group", "sends", {"group": self.name, "batch": batch, "order": order})
+
     def on_close(self, reason: str) -> None:
         """For ``Client``: the session is over."""
+        self._outgoing.end(NotConnected(reason))
         self._events.put(NotConnected(reason))
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> View | Message:
+        for message in self._batch:
+            return message
         if self._over is not None:
             raise self._over
         event = self._events.get()
@@ -290,9 +308,13 @@ class Group:
         if isinstance(event, NotConnected):
             self._over = event
             raise event
+        if isinstance(event, Message):
+            return event
         if isinstance(event, View):
             self.view = event
-        return event
+            return event
+        self._batch = event
+        return next(event)
 
     def __enter__(self) -> Self:
         return self
@@ -301,3 +323,10 @@ class Group:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.leave()
+
+
+def _messages(data: Mapping[str, Any]) -> Iterator[Message]:
+    """Those of a batch, made when they are asked for."""
+    group, sender, seq = data["group"], Process.from_dict(data["sender"]), data["seq"]
+    batch: list[bytes] = msgpack.unpackb(data["batch"])
+    return (Message(group, sender, f"{seq}.{number}", each) for number, each in enumerate(batch))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 __all__ = ["ClusterView", "Message", "NodeLife", "Process", "View"]
 
@@ -108,9 +108,10 @@ class View:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message of a group; ``seq`` (``ring:position``) names its place, the same at every member."""
+class Message(NamedTuple):
+    """A message of a group; ``seq`` (``ring:position``, with ``.number`` if several were sent together) names its
+    place, the same at every member.
+    """
 
     group: str
     sender: Process
@@ -118,6 +119,6 @@ class Message:
     data: bytes
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any]) -> Message:
         """From what a daemon sends."""
         return cls(data["group"], Process.from_dict(data["sender"]), data["seq"], data["data"])

@@ -27,7 +27,7 @@ TAG = 2
 NAME_LIMIT = 128  #: bytes of a group's name, as in CPG
 ROW = 36  #: bytes that a membership takes in LIST, at most, besides the two names
 
-JOIN, LEAVE, SEND, DOWN, LIST = range(5)
+JOIN, LEAVE, SEND, DOWN, LIST, BATCH = range(6)
 
 
 class Process(NamedTuple):
@@ -60,6 +60,12 @@ class GroupService:
         self._list_size = 0  #: .. and their sum
         self._had_any = False  #: somebody may know processes of this node: an empty list, too, is news at a merge
         self._downs: list[int] = []  #: members that have gone, while the send queue has no room to say so
+        self._parked: dict[tuple[int, str], tuple[int, bytes, bool]] = {}  #: batches that wait for room: rid, safe
+
+        self._verbs: dict[str, Callable[[int, int, str, Mapping[str, Any]], None]] = {
+            "join": self._request_join, "leave": self._request_leave, "send": self._request_send,
+            "sends": self._request_sends,
+        }  # fmt: skip
 
     def attach(self, host: Host, now: int) -> None:
         """Remember where effects go."""
@@ -78,7 +84,9 @@ class GroupService:
             self.host.event("group.garbage", origin=origin.node)
             return
         kind, group, session, more = message
-        if kind == SEND:
+        if kind == BATCH:
+            self._deliver_batch(origin, position, group, session, more)
+        elif kind == SEND:
             self._deliver_message(origin, position, group, session, more)
         elif kind == JOIN:
             self._add(group, [Process(*origin, session, *more)], "join")
@@ -113,6 +121,7 @@ class GroupService:
         """A client has gone: its processes leave once, in order."""
         self._names.pop(session, None)
         self._sends = {k: v for k, v in self._sends.items() if v[0] != session}
+        self._parked = {k: v for k, v in self._parked.items() if k[0] != session}
         joining = any(s == session for s, _ in self._waiting)
         self._waiting = {k: v for k, v in self._waiting.items() if k[0] != session}
         key = (self.host.me, session)
@@ -121,14 +130,14 @@ class GroupService:
             self._say_downs()
 
     def request(self, session: int, rid: int, verb: str, args: Mapping[str, Any], now: int) -> None:
-        """``join``, ``leave``, ``send``."""
+        """``join``, ``leave``, ``send``, ``sends``."""
         group = args.get("group")
         if not isinstance(group, str) or not 0 < len(group.encode()) <= NAME_LIMIT:
             self.host.refuse(session, rid, "invalid", f"a group name is 1..{NAME_LIMIT} bytes of text")
             return
-        handler = {"join": self._request_join, "leave": self._request_leave, "send": self._request_send}.get(verb)
+        handler = self._verbs.get(verb)
         if handler is None:
-            self.host.refuse(session, rid, "unknown_verb", f"groups know join, leave and send, not {verb!r}")
+            self.host.refuse(session, rid, "unknown_verb", f"groups know {', '.join(self._verbs)}, not {verb!r}")
             return
         try:
             handler(session, rid, group, args)
@@ -167,27 +176,59 @@ class GroupService:
         if not isinstance(data, bytes):
             self.host.refuse(session, rid, "invalid", "data must be bytes")
             return
-        if not self._is_member(session, group):
-            self.host.refuse(session, rid, "not_member", f"this session is not a member of {group!r}")
+        safe = self._safe(session, rid, group, args)
+        if safe is None:
             return
-        order = args.get("order", "agreed")
-        if order not in ("agreed", "safe"):
-            self.host.refuse(session, rid, "invalid", "order is 'agreed' or 'safe'")
-            return
+        if (session, group) in self._parked:
+            raise Backpressure("earlier messages of this session wait for the token")
         wait = bool(args.get("wait"))
         self._next_send += 1
         payload = self._encode(SEND, group, session, (self._next_send if wait else 0, data))
-        self.host.submit(payload, safe=order == "safe")
+        self.host.submit(payload, safe=safe)
         if wait:
             self._sends[self._next_send] = (session, rid)
         else:
             self.host.reply(session, rid, {})
 
+    def _request_sends(self, session: int, rid: int, group: str, args: Mapping[str, Any]) -> None:
+        """Many messages at once. It is not refused for lack of room, but answered when there was some."""
+        batch = args.get("batch")
+        if not isinstance(batch, bytes) or not _is_batch(batch):
+            self.host.refuse(session, rid, "invalid", "batch must be a list of bytes, packed with msgpack")
+            return
+        safe = self._safe(session, rid, group, args)
+        if safe is None:
+            return
+        if (session, group) in self._parked:
+            self.host.refuse(session, rid, "backpressure", "send the next batch when the last one is accepted")
+            return
+        payload = self._encode(BATCH, group, session, batch)
+        try:
+            self.host.submit(payload, safe=safe)
+        except Backpressure:
+            self._parked[session, group] = rid, payload, safe
+        else:
+            self.host.reply(session, rid, {})
+
+    def _safe(self, session: int, rid: int, group: str, args: Mapping[str, Any]) -> bool | None:
+        """Whether messages are to be safe; ``None`` if the request has been refused."""
+        if not self._is_member(session, group):
+            self.host.refuse(session, rid, "not_member", f"this session is not a member of {group!r}")
+            return None
+        order = args.get("order", "agreed")
+        if order not in ("agreed", "safe"):
+            self.host.refuse(session, rid, "invalid", "order is 'agreed' or 'safe'")
+            return None
+        return bool(order == "safe")
+
     # ------------------------------------------------------------ housekeeping of the Service interface
 
     def token(self, now: int) -> None:
         """There may be room in the send queue."""
-        self._say_downs()
+        if self._downs:
+            self._say_downs()
+        if self._parked:
+            self._send_parked()
 
     def fire(self, now: int) -> None:
         """No timers."""
@@ -218,6 +259,15 @@ class GroupService:
                 return
             self._downs.pop(0)
 
+    def _send_parked(self) -> None:
+        for (session, group), (rid, payload, safe) in list(self._parked.items()):
+            try:
+                self.host.submit(payload, safe=safe)
+            except Backpressure:
+                return
+            del self._parked[session, group]
+            self.host.reply(session, rid, {})
+
     def _encode(self, kind: int, group: str, session: int, more: Any) -> bytes:
         packed: bytes = msgpack.packb((kind, group, session, more))
         return bytes((TAG,)) + packed
@@ -238,6 +288,21 @@ class GroupService:
         if origin == self.host.me and number in self._sends:
             waiting, rid = self._sends.pop(number)
             self.host.reply(waiting, rid, {})
+
+    def _deliver_batch(self, origin: Member, position: int, group: str, session: int, batch: bytes) -> None:
+        """Handed on as it is: what is in it costs this node nothing."""
+        sender = self.groups.get(group, {}).get((origin, session))
+        if sender is None:
+            return
+        assert self.host.view is not None
+        messages = {
+            "group": group,
+            "sender": sender.describe(),
+            "batch": batch,
+            "seq": f"{self.host.view.id}:{position}",
+        }
+        for local in self._local_members(group):
+            self.host.push(local, "group", "messages", messages)
 
     def _apply_list(self, origin: Member, rows: list[list[Any]]) -> None:
         listed: dict[str, list[Process]] = {}
@@ -322,8 +387,18 @@ def _decode(payload: bytes) -> tuple[int, str, int, Any] | None:
         fits = all(tuple(map(type, row)) == _SHAPES[kind] for row in rows)
     except Exception:  # noqa: BLE001 - whatever a peer's bytes do to the decoder
         return None
-    known = kind in (JOIN, LEAVE, SEND, DOWN, LIST)
+    if kind == BATCH:
+        fits = type(more) is bytes
+    known = kind in (JOIN, LEAVE, SEND, DOWN, LIST, BATCH)
     return (kind, group, session, more) if known and fits and (type(group), type(session)) == (str, int) else None
+
+
+def _is_batch(batch: bytes) -> bool:
+    try:
+        found = msgpack.unpackb(batch)
+    except Exception:  # noqa: BLE001 - whatever a client's bytes do to the decoder
+        return False
+    return isinstance(found, list) and bool(found) and set(map(type, found)) == {bytes}
 
 
 def _is(process: Process, member: Member, session: int) -> bool:

@@ -84,11 +84,11 @@ class Timing:
     token: int = 1_000_000  #: no accepted token for so long: the ring is lost
     token_retransmit: int = 238_000  #: resend the last token when nothing has come of it
     hold: int = 180_000  #: how long the representative of an idle ring keeps the token
-    linger: int = 1_000  #: how long a member that alone has something to send keeps the token; 0: not at all
     join: int = 50_000  #: resend JOIN in Gather
     consensus: int = 400_000  #: who has not agreed by then is failed
     merge: int = 200_000  #: probe configured nodes outside the ring
     lease: int = 2_000_000  #: locks are valid so long after the last proof that all heard us
+    linger: int = 1_000  #: how long a member that alone has something to send keeps the token; 0: not at all
 
     def __post_init__(self) -> None:
         rules = [

@@ -1,0 +1,130 @@
+"""Messages of a group member on their way to its node: many of them in one request, and one request at a time.
+
+A message is sent at once if nothing is under way; what is sent meanwhile goes together when the node has accepted
+that. So a lone message waits for nothing, and a busy sender costs the node little for each one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import msgpack
+
+from vsync.errors import Backpressure, MessageTooLarge, NotConnected, NotMember, RequestFailed, VsyncError
+from vsync.types import MAX_MESSAGE
+
+__all__ = ["KINDS", "Outgoing"]
+
+BATCH = 48_000  #: bytes of messages in one request: less than a packet, unless one alone is larger
+MOST = 4096  #: messages in one request
+HEAD = 40  #: bytes that a message alone in its batch takes besides, at most
+ROOM = 1 << 20  #: bytes that may wait
+
+KINDS: dict[str, type[VsyncError]] = {
+    "too_large": MessageTooLarge, "backpressure": Backpressure, "not_member": NotMember,
+}  # fmt: skip
+
+
+class Outgoing:
+    """What one member sends, in order. Thread-safe."""
+
+    def __init__(self, transmit: Callable[[bytes, str], Future[Any]], head: int = 0) -> None:
+        """``transmit`` sends a request with a batch (msgpack, a list of bytes) and its order; ``head``: bytes that
+        are added to it.
+        """
+        self._limit = MAX_MESSAGE - HEAD - head
+        self._transmit = transmit
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[bytes, str]] = deque()
+        self._size = 0  #: bytes that wait
+        self._under_way = False
+        self._failed: Exception | None = None
+
+    def add(self, data: bytes, order: str, timeout: float | None) -> None:
+        """Send it, when its turn comes. Waits for room.
+
+        Raises ``MessageTooLarge``, ``Backpressure`` if there is no room within ``timeout`` seconds, and what became
+        of an earlier message that was not accepted (``NotMember``, ``NotConnected``).
+        """
+        if len(data) > self._limit:
+            raise MessageTooLarge(f"message of {len(data)} bytes; with its head the limit is {MAX_MESSAGE}")
+        with self._changed:
+            if self._size >= ROOM:
+                self._wait_room(timeout)
+            self._raise_failure()
+            self._waiting.append((data, order))
+            self._size += len(data)
+            if self._under_way:
+                return
+            self._under_way = True
+            batch = self._take()
+        self._send(*batch)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return when all has been accepted. Raises as ``add``."""
+        limit = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while self._under_way and self._failed is None:
+                if not self._changed.wait(None if limit is None else max(0.0, limit - time.monotonic())):
+                    raise TimeoutError("the node has not accepted what was sent before")
+            self._raise_failure()
+
+    def end(self, error: Exception) -> None:
+        """Nothing is sent any more; whoever tries is told why."""
+        with self._changed:
+            self._failed = self._failed or error
+            self._waiting.clear()
+            self._size = 0
+            self._changed.notify_all()
+
+    def _wait_room(self, timeout: float | None) -> None:
+        if not self._changed.wait_for(lambda: self._size < ROOM or self._failed is not None, timeout):
+            raise Backpressure(f"{len(self._waiting)} messages wait for the node")
+
+    def _raise_failure(self) -> None:
+        if self._failed is not None:
+            raise type(self._failed)(str(self._failed))
+
+    def _take(self) -> tuple[list[bytes], str]:
+        """The next messages of one order, as many as go together."""
+        batch: list[bytes] = []
+        size, order = 0, self._waiting[0][1]
+        while self._waiting and len(batch) < MOST:
+            data, its_order = self._waiting[0]
+            if its_order != order or (batch and size + len(data) > BATCH):
+                break
+            self._waiting.popleft()
+            batch.append(data)
+            size += len(data)
+        full = self._size >= ROOM
+        self._size -= size
+        if full:
+            self._changed.notify_all()
+        return batch, order
+
+    def _send(self, batch: list[bytes], order: str) -> None:
+        try:
+            future = self._transmit(msgpack.packb(batch), order)
+        except NotConnected as error:
+            self.end(error)
+            return
+        future.add_done_callback(self._accepted)
+
+    def _accepted(self, future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            kind = KINDS.get(error.code) if isinstance(error, RequestFailed) else None
+            self.end(kind(error.message) if kind and isinstance(error, RequestFailed) else NotConnected(str(error)))
+            return
+        with self._changed:
+            if not self._waiting:
+                self._under_way = False
+                self._changed.notify_all()
+                return
+            batch = self._take()
+        self._send(*batch)
