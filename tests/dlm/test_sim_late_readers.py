@@ -15,7 +15,7 @@ IDLE = LockOptions(clients=0, names=1, interval=1_000_000, own=0.0, end=0.0, lat
 
 
 def advised_and_converting(cluster: SimCluster, locks: LockPlugin) -> tuple[Client, Handle]:
-    """A client that has not read that it is in somebody's way, and has said since that it does not want to be told."""
+    """A client that has not read yet whom it blocks, and has said since that it does not want to be told."""
     cluster.settle()
     client, other = locks.connect(cluster[1]), locks.connect(cluster[1])
     handle = locks.lock(client, b"r", EX, blocking=True).handle
