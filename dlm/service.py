@@ -199,8 +199,8 @@ class DlmService:
     def next_deadline(self) -> int | None:
         """When ``fire`` wants to be called."""
         home = self.home
-        joined = self._joiner is not None and self._joiner.whole
-        if (self._goodbye_due and home.open) or self.table.overdue or joined:
+        joining = self._joiner is not None and self._joiner.busy
+        if (self._goodbye_due and home.open) or self.table.overdue or joining:
             return home.now
         acting = home.open and not home.holding
         times = [self.lease_clock.next_deadline(self.prompter.waiting)]
@@ -501,21 +501,19 @@ class DlmService:
             else:
                 self._feed()
         elif self._joiner is not None:
-            try:
-                self._joiner.on_chunk(message, position)
-            except Damage as damage:
-                self._again(str(damage))
-                return
+            self._joiner.on_chunk(message, position)
             self._replay()
 
     def _replay(self) -> None:
-        """The state is there: some of what was ordered since, until nothing is left of it (E3)."""
+        """Some of the state that has come, then of what was ordered since, until nothing is left of it (E3)."""
         joiner = self._joiner
-        if joiner is None or not joiner.whole:
+        if joiner is None or not joiner.busy or self._left <= 0:
             return
-        if not joiner.replaying:
-            self._kept.begin(joiner.table.applied)
-        self._left, done = joiner.catch_up(self._left, self.home.now, self._kept.add)
+        try:
+            self._left, done = joiner.catch_up(self._left, self.home.now, self._kept)
+        except Damage as damage:
+            self._again(str(damage))
+            return
         if not done:
             return
         table = self.home.table = joiner.table

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 __all__ = ["ITEM", "TURN", "spend"]
 
 ITEM = 16  #: what a message, a lock, a name that changes costs: 5 to 10 µs; a look at something costs 1
-TURN = 400 * ITEM  #: for one kind of work in one turn
+TURN = 128 * ITEM  #: for one kind of work in one turn
 
 
 def spend(job: Iterator[int], left: int) -> tuple[int, bool]:
