@@ -178,18 +178,22 @@ class DlmService:
         self.home.flush()
         self.checker.flush()
         self._kept.trim(self.host.stable)
-        self._feed()
+        self._feed(made=True)  # the token waits
         self.prompter.token(self.host.stable, now)
 
     def fire(self, now: int) -> None:
         """Time has passed: answers at the horizon, time-outs, yields, give-backs."""
         self._at(now)
         self._left = work.TURN
+        if self.home.closings:
+            self._left = self.home.closings.run(self._left)
         self._tidy()
         self._replay()
         self._say_goodbye()
         self.lease_clock.renew(self.host, now)
         self.prompter.sweep(now)
+        if self._donor is not None:
+            self._donor.refill(now)
         self._feed()
         if not self.home.holding:
             self.home.run_timers()
@@ -200,10 +204,12 @@ class DlmService:
         """When ``fire`` wants to be called."""
         home = self.home
         joining = self._joiner is not None and self._joiner.busy
-        if (self._goodbye_due and home.open) or self.table.overdue or joining:
+        if (self._goodbye_due and home.open) or self.table.overdue or self.home.closings or joining:
             return home.now
         acting = home.open and not home.holding
         times = [self.lease_clock.next_deadline(self.prompter.waiting)]
+        if self._donor is not None and not home.frozen:
+            times.append(self._donor.next_deadline())
         if not home.holding:
             times.append(home.timers.next_deadline())
         if acting:
@@ -478,18 +484,19 @@ class DlmService:
 
     # -- state for joiners (K15) -----------------------------------------------------------------------------
 
-    def _feed(self) -> None:
+    def _feed(self, made: bool = False) -> None:
         """Send what is due for those who lack something."""
         if self.home.frozen:
             return
-        if self._donor is not None:
-            self._donor.refill(self.home.now)
-        sources: list[Lender | Donor] = [each for each in (self._lender, self._donor) if each is not None]
         try:
-            for source in sources:
-                for piece in source.due():
+            if self._lender is not None:
+                for piece in self._lender.due():
                     self.host.submit(piece)
-                    source.was_sent()
+                    self._lender.was_sent()
+            if self._donor is not None:
+                for chunk in self._donor.due(made):
+                    self.host.submit(chunk)
+                    self._donor.was_sent()
         except Backpressure:
             pass  # the next token brings room
 
@@ -498,11 +505,8 @@ class DlmService:
             self._donor.on_chunk(message)
             if self._donor.done:
                 self._donor = None
-            else:
-                self._feed()
         elif self._joiner is not None:
             self._joiner.on_chunk(message, position)
-            self._replay()
 
     def _replay(self) -> None:
         """Some of the state that has come, then of what was ordered since, until nothing is left of it (E3)."""

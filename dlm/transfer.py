@@ -58,9 +58,11 @@ class Donor:
         self._copy.drop()
 
     def next_deadline(self) -> int | None:
-        """When there is something to send again, as far as that depends on time."""
-        if self._next or self._last or self._credit >= ROWS or self._sent >= self._delivered + WINDOW:
+        """When the next chunk is to be made (``refill``, ``due``)."""
+        if self._next or self._last or self._sent >= self._delivered + WINDOW:
             return None
+        if self._rest or self._credit >= ROWS:
+            return self._at
         return self._at - (self._credit - ROWS) * 1_000_000 // RATE  # not before it is enough
 
     def refill(self, now: int) -> None:
@@ -70,9 +72,11 @@ class Donor:
             self._credit = min(BURST, self._credit + gained)
             self._at = now if self._credit == BURST else self._at + gained * 1_000_000 // RATE
 
-    def due(self) -> Iterator[bytes]:
-        """The chunks that may be submitted now; call ``was_sent`` after each that was accepted."""
-        while self._sent < self._delivered + WINDOW and self._fill():
+    def due(self, made: bool = False) -> Iterator[bytes]:
+        """The chunks that may be submitted now; call ``was_sent`` after each that was accepted. With ``made`` only
+        what was there already, for when others wait.
+        """
+        while self._sent < self._delivered + WINDOW and (self._next if made else self._fill()):
             last = self._last and len(self._next) <= LARGEST
             yield encode(Kind.CHUNK, self.ring, 0, (*self.ring, self._sent, last, self._next[:LARGEST]))
 

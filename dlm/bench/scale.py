@@ -47,6 +47,7 @@ WATCHED_S = 2.5
 CALM_S = 10.0
 WAIT_S = 120.0
 POLL_S = 0.01
+SELDOM_S = 0.1  #: where asking often would be noticed
 PIN = "bench/pin"  #: a name known to all: what is locked together with it becomes shared
 
 
@@ -162,11 +163,16 @@ class Scale:
     def _whole(self, cluster: LocalCluster, name: str) -> None:
         """Wait until the node has the whole table."""
 
-        def whole() -> bool:
-            state = (cluster.status(name) or {}).get("services", {}).get("dlm", {})
-            return bool(state.get("state") == "running")
+        with contextlib.closing(self._connected(cluster, name)) as channel:
+            limit = time.monotonic() + WAIT_S
+            while channel.call("node", "status", {}, WAIT_S)["services"]["dlm"]["state"] != "running":
+                if time.monotonic() > limit:
+                    raise VsyncError(f"node {name} has no whole table after {WAIT_S:g} s")
+                time.sleep(SELDOM_S)
 
-        cluster.wait(whole, f"node {name} has no whole table", WAIT_S)
+    def _connected(self, cluster: LocalCluster, name: str) -> ipc.SocketChannel:
+        cluster.wait(lambda: cluster.status(name) is not None, f"node {name} does not answer", WAIT_S)
+        return ipc.connect(cluster[name].url, "bench")
 
     def to_json(self) -> dict[str, Any]:
         """Medians, extremes and all single values."""
