@@ -162,7 +162,7 @@ class DlmService:
     def close(self, session: int, now: int) -> None:
         """A local client has gone."""
         self._at(now)
-        self.taps.end(session)
+        self.taps.close(session)
         self.home.close(session)
 
     def request(self, session: int, rid: int, verb: str, args: Mapping[str, Any], now: int) -> None:
@@ -189,6 +189,8 @@ class DlmService:
             self._left = self.home.closings.run(self._left)
         self._tidy()
         self._replay()
+        if self.taps.chores and self._left > 0:
+            self._left = self.taps.chores.run(self._left)
         self._say_goodbye()
         self.lease_clock.renew(self.host, now)
         self.prompter.sweep(now)
@@ -204,7 +206,8 @@ class DlmService:
         """When ``fire`` wants to be called."""
         home = self.home
         joining = self._joiner is not None and self._joiner.busy
-        if (self._goodbye_due and home.open) or self.table.overdue or self.home.closings or joining:
+        working = self.table.overdue or home.closings or self.taps.chores or joining
+        if working or (self._goodbye_due and home.open):
             return home.now
         acting = home.open and not home.holding
         times = [self.lease_clock.next_deadline(self.prompter.waiting)]

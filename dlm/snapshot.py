@@ -145,6 +145,11 @@ class Copy(Due):
         """Nothing happens to the name."""
         return True
 
+    @property
+    def digest(self) -> str:
+        """When it is through: what ``digest`` says of the table at its position."""
+        return f"{self.total:016x}"
+
     def drop(self) -> None:
         """Nobody wants it any more."""
         self._saved.clear()
