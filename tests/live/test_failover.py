@@ -88,13 +88,14 @@ def test_the_heir_of_a_killed_node_waits_for_its_lease_and_no_longer(cluster: Lo
         spent = heir.spent_us(began)
         assert began + spent > deadline
         assert spent < LEASE * 101 // 99 + SOON
+        until(lambda: held.lost, "its holder knows that it is lost")
         assert held.lost.reason == "daemon_gone"
 
 
 def test_with_stable_answers_only_what_the_dead_node_had_waits_for_its_lease(stable: LocalCluster) -> None:
     all_grant(stable)
     with dlm.connect(stable["a"].url) as locks:
-        locks.acquire("held", timeout=20)
+        held = locks.acquire("held", timeout=20)
         heir = Heir(stable, "b", "held")
         deadline = locks.session.lease()[1]
         began = boot_us()
@@ -102,15 +103,17 @@ def test_with_stable_answers_only_what_the_dead_node_had_waits_for_its_lease(sta
         others = [Heir(stable, node, f"free/{node}", waits=False) for node in ("b", "c")]
         assert max(other.spent_us(began) for other in others) < SOON
         assert heir.spent_us(began) + began > deadline
+        until(lambda: held.lost, "its holder knows that it is lost")
 
 
 def test_the_heir_of_a_node_that_leaves_waits_for_nothing(cluster: LocalCluster) -> None:
     with dlm.connect(cluster["a"].url) as locks:
-        locks.acquire("x", timeout=20)
+        held = locks.acquire("x", timeout=20)
         heir = Heir(cluster, "b", "x")
         began = boot_us()
         cluster.leave("a")
         assert heir.spent_us(began) < SOON
+        until(lambda: held.lost, "its holder knows that it is lost")
 
 
 def test_who_locks_private_names_does_not_notice_that_another_node_is_killed(cluster: LocalCluster) -> None:
