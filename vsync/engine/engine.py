@@ -534,11 +534,11 @@ class Engine:
     def _on_probe(self, sender: Member, now: int) -> None:
         if self.backing_off(sender):
             return
+        self.gathering.probed.add(sender)
         if (self.state is State.OPERATIONAL and sender not in self.ring.member_set) or (
             self.state is State.GATHER and sender not in self.gathering.proc
         ):
             self.gathering.proc.add(sender)
-            self.gathering.probed.add(sender)
             gather.enter(self, Reason.MERGE, now, node=sender.node)
 
     # ------------------------------------------------------------ timers

@@ -100,6 +100,8 @@ def on_join_interval(e: Engine, now: int) -> None:
     present = g.heard | {e.me}
     candidates = g.candidates()
     silent = reach.silent(candidates, frozenset(present & candidates), g.rows)
+    if e.ring.alone:
+        silent -= g.probed  # a ring that waits until I hear all of it; nobody waits for me
     if silent and g.intervals >= SILENT_JOINS and candidates - silent <= present:
         g.failed |= silent
         enter(e, Reason.SILENT, now, failed=sorted(m.node for m in silent))
