@@ -25,12 +25,13 @@ from dlm.table import Table
 from dlm.work import ITEM
 from vsync.types import Member, RingId
 
-__all__ = ["CHUNK_SIZE", "RATE", "ROWS", "Donor", "Joiner"]
+__all__ = ["CHUNK_SIZE", "RATE", "READ", "ROWS", "Donor", "Joiner"]
 
 CHUNK_SIZE = 16 * 1024  #: about so many bytes in one message, and no more ..
 ROWS = 50  #: .. than so many names, but for one that is larger
 LARGEST = 256 * 1024  #: a larger name is sent in pieces of this size
 WINDOW = 4  #: chunks under way at once
+READ = 32 * ITEM  #: units of a turn for reading (``dlm.work``): it goes on for long, and costs more than others
 RATE = 12_000  #: names a second
 BURST = 4 * ROWS  #: names at once, so that a small table is sent at once
 
@@ -160,7 +161,9 @@ class Joiner:
         """
         self.table.now = now
         if self._unread:
-            units, done = work.spend(self._reader.read(), units)
+            reading = min(units, READ)
+            left, done = work.spend(self._reader.read(), reading)
+            units -= reading - left
             self._unread = not done
             if done and self._all and not self.whole:
                 raise Damage("it ends before its end")

@@ -9,7 +9,8 @@ the others somebody at another node has an NL lock. Every time is on the clock t
 - *pause*: the longest lock and unlock of the survivors' lockers on names private to their nodes, in the two and a
   half seconds after that signal. The floor is that of the node with few locks.
 - *p99*: the two nodes that are there hold ``--names`` locks, and the third one starts. What 99 of 100 operations of
-  their lockers take until it has the whole table, beside the same before (the floor).
+  their lockers take until it has the whole table, beside the same before (the floor); and afterwards, with three
+  members and nothing else to do.
 - *join*: from the start of the third node's program until its table is complete.
 """
 
@@ -30,7 +31,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import dlm
-from dlm.bench.lockers import KINDS, Locker, shared_name
+from dlm.bench.lockers import KINDS, Locker, Pauses, shared_name
 from dlm.modes import EX, NL
 from vsync import ipc
 from vsync.cli.table import show
@@ -61,10 +62,12 @@ class Figure(NamedTuple):
 
 FIGURES = {
     "late": Figure("kill -9 of a node with {locks} locks: waiters granted, ms after the horizon", 300),
-    "pause": Figure("the same: longest pause of survivors on private names, ms", 3, times=True),
+    "pause": Figure("the same: longest pause of survivors on private names, ms", 200),
     "p99 private": Figure("a node joins {names} names: p99 of the others, private, ms", 3, times=True),
     "p99 shared": Figure("the same, shared names, ms", 3, times=True),
-    "join": Figure("the same, until the node has the whole table, s", 60),
+    "after private": Figure("afterwards: p99, private names, ms", 3, times=True),
+    "after shared": Figure("the same, shared names, ms", 3, times=True),
+    "join": Figure("join: until the node has the whole table, s", 60),
 }
 
 
@@ -138,13 +141,20 @@ class Scale:
             self._whole(cluster, victim)
             ended = boot_us()
             self.found["join"].append((ended - began) / 1e6)
+            self._tell(f"nothing happens for {CALM_S:g} s")
+            time.sleep(CALM_S)
+            calm = round(CALM_S * 1e6)
             for locker in lockers:
-                before, during = locker.pauses(began - round(CALM_S * 1e6), began), locker.pauses(began, ended)
-                for kind in KINDS:
-                    if not before.count[kind] or not during.count[kind]:
-                        raise VsyncError(f"the locker at node {locker.node.name} stood still")
-                    self.floors[f"p99 {kind}"].append(before.p99[kind] / 1000)
-                    self.found[f"p99 {kind}"].append(during.p99[kind] / 1000)
+                before = locker.pauses(began - calm, began)
+                self._compare("p99", before, locker.pauses(began, ended))
+                self._compare("after", before, locker.pauses(ended, ended + calm))
+
+    def _compare(self, figure: str, before: Pauses, during: Pauses) -> None:
+        for kind in KINDS:
+            if not before.count[kind] or not during.count[kind]:
+                raise VsyncError("a locker stood still")
+            self.floors[f"{figure} {kind}"].append(before.p99[kind] / 1000)
+            self.found[f"{figure} {kind}"].append(during.p99[kind] / 1000)
 
     # -- both
 
