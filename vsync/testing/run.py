@@ -116,9 +116,9 @@ def _calm(cluster: SimCluster, nemesis: Nemesis, traffic: Traffic, measured: Mea
     """Second phase (EVS-E12, E25..E27): one view of all, all pending delivered, then some messages more."""
     options = cluster.options
     traffic.stop()
-    nemesis.mend()
     for plugin in cluster.plugins:
         plugin.settle(cluster)
+    nemesis.mend()  # nothing that a node does when it goes on may be a reason for a new fault
     # liveness is promised for a stable connected set: from now on nothing is lost
     cluster.network.options = replace(options.links, loss=0.0, reorder=0.0)
     nodes = cluster.nodes.values()
