@@ -24,6 +24,7 @@ from dlm import looking, verbs, work
 from dlm.agents import agents_of
 from dlm.catchup import Catcher, Kept, Lender, Loan
 from dlm.checks import Checker
+from dlm.clearing import Clearing
 from dlm.handle import Session
 from dlm.home import Home
 from dlm.lease import Lease
@@ -45,7 +46,9 @@ from dlm.recovery import (
     primary_view,
 )  # fmt: skip
 from dlm.snapshot import Damage
+from dlm.stonith import Stonith
 from dlm.table import Table
+from dlm.timers import Timers
 from dlm.transfer import Donor, Joiner
 from dlm.upkeep import Upkeep
 from vsync.errors import Backpressure
@@ -58,6 +61,7 @@ MAX_PROGRAM = 40  #: characters of a client's name that are kept with its locks
 TRANSFERS = 3  #: that may come damaged in a row; then the next view must bring a better one
 NUMBERS_LIMIT = 1 << 31  #: the ring re-forms long before the 32 bits of a view's fence numbers run out (B4)
 
+_Timed = Timers | Upkeep | Clearing | Stonith | Donor
 HeldBack = list[tuple[bool, Member, Message]]  #: (after the transitional view?, origin, message)
 
 
@@ -209,15 +213,17 @@ class DlmService:
         working = self.table.overdue or home.closings or self.taps.chores or joining
         if working or (self._goodbye_due and home.open):
             return home.now
-        acting = home.open and not home.holding
-        times = [self.lease_clock.next_deadline(self.prompter.waiting)]
-        if self._donor is not None and not home.frozen:
-            times.append(self._donor.next_deadline())
+        timed: tuple[_Timed, ...] = ()
         if not home.holding:
-            times.append(home.timers.next_deadline())
-        if acting:
-            times += [each.next_deadline() for each in (self.upkeep, home.clearing, home.stonith)]
-        return min((time for time in times if time is not None), default=None)
+            timed = (home.timers, self.upkeep, home.clearing, home.stonith) if home.open else (home.timers,)
+        if self._donor is not None and not home.frozen:
+            timed = (*timed, self._donor)
+        first = self.lease_clock.next_deadline(self.prompter.waiting)
+        for each in timed:  # asked after every input, and mostly there is nothing: no list, no min()
+            time = each.next_deadline()
+            if time is not None and (first is None or time < first):
+                first = time
+        return first
 
     def spawned(self, ticket: int, exit_code: int | None, output: bytes, now: int) -> None:
         """A fence agent has ended."""

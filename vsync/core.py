@@ -131,8 +131,14 @@ class Core:
 
     def next_deadline(self) -> int | None:
         """When ``fire`` should be called."""
-        deadlines = [self.engine.next_deadline(), self._leave_by, *(s.next_deadline() for s in self.services)]
-        return min((d for d in deadlines if d is not None), default=None)
+        first = self.engine.next_deadline()  # asked after every input: a loop costs a third of min() and a list
+        if self._leave_by is not None and (first is None or self._leave_by < first):
+            first = self._leave_by
+        for service in self.services:
+            deadline = service.next_deadline()
+            if deadline is not None and (first is None or deadline < first):
+                first = deadline
+        return first
 
     def open_session(self, session: int, who: Credentials, now: int) -> None:
         """A local client connected; ``session`` is never used again in this incarnation."""
