@@ -432,12 +432,12 @@ class Core:
         names: tuple[tuple[RingId, bytes], ...] = ((mark, self.roster.digest),)
         pending = record.pending
         for attempt in reached:
-            mark, lineage, bases = attempt.ring, attempt.lineage, (attempt.base, *bases)
+            mark, lineage, bases = attempt.ring, attempt.lineage, ((attempt.ring, attempt.base), *bases)
             names = ((mark, (attempt.roster or self.roster).digest), *names)
         for view in views:
             if view.primary:
                 mark, lineage = view.id, lineage_of(view.id, view.entries)
-                bases = (base_of(view.entries), *bases)
+                bases = ((view.id, base_of(view.entries)), *bases)
                 names, pending = ((mark, (roster_of(view.entries) or self.roster).digest),), False
         announcements = {s.tag: s.announce(views) for s in self.services}
         voting = [p for p in self.config.peers if p.votes]
@@ -526,8 +526,8 @@ def decode_upper(raw: bytes) -> tuple[Any, ...]:
     try:
         row = msgpack.unpackb(raw, strict_map_key=False)
         votes, announcements, expected, (seq, rep), lineage, bases, *rest, names, pending = row
-        read = tuple(tuple((node, vote) for node, vote in base) for base in bases)
-        pairs = (number for base in read for pair in base for number in pair)
+        read = tuple((RingId(*ring), tuple((node, vote) for node, vote in base)) for ring, base in bases)
+        pairs = (number for ring, base in read for pair in (ring, *base) for number in pair)
         named = tuple((RingId(*ring), bytes(digest)) for ring, digest in names)
         marks = (number for ring, _ in named for number in ring)
         numbers = (votes, expected, seq, rep, lineage, *rest, *pairs, *marks, pending)
