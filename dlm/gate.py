@@ -121,12 +121,12 @@ class Gate:
             return
         if name != DEFAULT.name:
             del opened[name]
-        home.close_space(session, space)
-        home.host.reply(session, rid, {})
+        home.close_space(session, space, rid)
 
     def release(self, session: int, rid: int, name: str, force: int) -> None:
         """Release a lockspace: of one's own, or as root. It waits for no quorum."""
         home = self._home
+        home.closings.run()
         space = home.table.spaces.get(name)
         if not home.open:
             code = "no_quorum"
@@ -184,6 +184,7 @@ class Gate:
             self._ended(effect.space)
         elif isinstance(effect, Ask):
             if self._me in effect.nodes:
+                self._home.closings.run()
                 space = self._home.table.spaces.get(effect.space)
                 busy = space is not None and self._owned_locks(space)
                 self._home.send(Kind.SPACE_ANSWER, (effect.space, effect.position, busy))

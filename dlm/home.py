@@ -6,11 +6,11 @@ once; everything else takes its place in the ordered stream. ``dlm.telling`` say
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dlm import multi
+from dlm import multi, work
 from dlm.agents import Agent
 from dlm.clearing import Clearing
 from dlm.failures import Begun, Freed
@@ -18,7 +18,7 @@ from dlm.gate import Gate
 from dlm.handle import Handle, Request, Session
 from dlm.lease import Lease
 from dlm.messages import Kind
-from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, PERSISTENT, PW, TIMEOUT, VALBLK
+from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, ORPHAN, PERSISTENT, PW, TIMEOUT, VALBLK
 from dlm.names import FENCE_BLOCK, Form, Name
 from dlm.outbox import Outbox
 from dlm.resource import Effect, Lock, What
@@ -29,12 +29,13 @@ from dlm.table import Composed, Effects, Look, Purge, Table
 from dlm.telling import Teller
 from dlm.timers import Timers
 from dlm.waits import alone
+from dlm.work import ITEM, Chores
 from vsync.service import Host
 from vsync.types import RingId
 
 __all__ = ["Handle", "Home", "Request", "Session"]
 
-END_BATCH = 1000  #: locks in one END message
+END_BATCH = 128  #: locks in one END message
 LOCKS_PER_NAME = 2000  #: of one node, waiting ones included: all of them must fit into one PUBLISH (A3)
 
 class Home:
@@ -58,6 +59,7 @@ class Home:
         self.fast = 0  #: operations done without a message
         self.orphans: dict[tuple[int, int], tuple[bytes, int]] = {}  #: left by sessions: (name, process) (P1)
         self.timers = Timers()
+        self.closings = Chores()  #: of sessions and lockspaces that are closed, lock by lock
         self.gate = Gate(self)
         self.teller = Teller(self)
         self._me = host.me.node
@@ -79,6 +81,8 @@ class Home:
         """A new handle with its request."""
         request = handle.request
         assert request is not None
+        if request.flags & ORPHAN:
+            self.closings.run()  # to find what a session has left a moment ago
         if not self.register((handle,)):
             return
         if self.frozen and (request.fails or request.flags & NOQUEUE):
@@ -206,19 +210,19 @@ class Home:
             self._withdraw(handle, TIMEOUT)
 
     def run_timers(self) -> None:
-        """Give up what has waited long enough."""
-        for handle in self.timers.due(self.now):
+        """Give up some of what has waited long enough; the next turn goes on."""
+        for handle in self.timers.due(self.now, work.TURN // ITEM):
             self.time_out(handle)
 
     def close(self, session: int) -> None:
-        """A client has gone: its locks go at once where this node decides alone, else by one message (P1)."""
+        """A client has gone: its locks go, here where this node decides alone, else by messages (P1)."""
         gone = self.sessions.pop(session, None)
         self.clearing.close(session)
-        if gone is not None:
-            self._abandon(session, gone, gone.handles.values())
+        if gone is not None and gone.handles:
+            self.closings.add(self._abandon(session, gone.who.pid, deque(gone.handles.values())))
 
-    def close_space(self, session: int, space: Space) -> None:
-        """A client is done with a lockspace: its locks there go as if it had gone."""
+    def close_space(self, session: int, space: Space, rid: int) -> None:
+        """A client is done with a lockspace: its locks there go as if it had gone; then it is answered."""
         owner = self.sessions[session]
         handles = [handle for handle in owner.handles.values() if handle.key.startswith(space.prefix)]
         for handle in handles:
@@ -226,28 +230,37 @@ class Home:
                 handle.group.dissolve()
             del owner.handles[handle.h]
             self.teller.closed(handle)
-        self._abandon(session, owner, handles)
+        self.closings.add(self._abandon(session, owner.who.pid, deque(handles), rid))
 
-    def _abandon(self, session: int, gone: Session, handles: Iterable[Handle]) -> None:
-        rest: list[tuple[bytes, int]] = []
-        for handle in handles:
+    def _abandon(self, session: int, pid: int, handles: deque[Handle], rid: int = 0) -> Iterator[int]:
+        """A job: what these handles are for goes. What has been decided for them meanwhile is told to nobody."""
+        life, rest = self.outbox.ring, list[tuple[bytes, int]]()
+        while handles:
+            handle = handles.popleft()
             self._less(handle)
             handle.outcome = None
             self.teller.advice.forget(handle)
-            if not handle.sent or handle.ending:
-                continue
-            if handle.persistent:
-                self.orphans[session, handle.h] = handle.key, gone.who.pid
-            name = self._own_now(handle.key)
-            if name is not None and name.resource is not None:
-                effects: list[Effect] = []
-                name.resource.abandon((self._me, session, handle.h), effects)
-                self._locally(handle.key, name, effects)
-            else:
-                rest.append((handle.key, handle.h))
-        for start in range(0, len(rest), END_BATCH):
-            batch = tuple(rest[start : start + END_BATCH])
-            self.send(Kind.END, (session, batch), sorted({key for key, _ in batch}))
+            if self.outbox.ring == life and handle.sent and not handle.ending:  # else nothing is left of it
+                if handle.persistent:
+                    self.orphans[session, handle.h] = handle.key, pid
+                if not self._let_go(handle):
+                    rest.append((handle.key, handle.h))
+            if len(rest) == END_BATCH or not handles:
+                if rest and self.outbox.ring == life:
+                    self.send(Kind.END, (session, tuple(rest)), sorted({key for key, _ in rest}))
+                rest.clear()
+            yield ITEM
+        self.host.reply(session, rid, {})
+
+    def _let_go(self, handle: Handle) -> bool:
+        """Whether this node decides alone, and has."""
+        name = self._own_now(handle.key)
+        if name is None or name.resource is None:
+            return False
+        effects: list[Effect] = []
+        name.resource.abandon((self._me, handle.session, handle.h), effects)
+        self._locally(handle.key, name, effects)
+        return True
 
     def drop(self, handles: Iterable[Handle], reason: str) -> None:
         """These locks end although their client did not ask for each; it is told."""
@@ -258,6 +271,7 @@ class Home:
 
     def purge(self, pid: int) -> int:
         """The orphans of a process of this node go, with 0 those of all (P4). Returns how many were left here."""
+        self.closings.run()
         due = [(who, key) for who, (key, of) in sorted(self.orphans.items()) if pid in (0, of)]
         for (session, h), key in due:
             del self.orphans[session, h]
@@ -466,6 +480,7 @@ class Home:
     def lose_all(self, reason: str) -> None:
         """End every handle and every request, on purpose: the node is leaving."""
         self.stonith.leaving()
+        self.closings.clear()  # the life ends
         self.lease.new_generation()
         for handle in self.handles():
             self.teller.lose(handle, reason)

@@ -131,7 +131,8 @@ class Lease:
 
     def next_deadline(self, pending: bool) -> int | None:
         """When a ring of one must renew, or withheld grants may be answered."""
-        times = [self.horizon] if pending else []
+        first = self.horizon if pending else None
         if self.running and self._alone and not self._forming:  # else ``renew`` would do nothing, for ever
-            times.append(self.deadline - self._lease + self._lease // 4)
-        return min(times, default=None)
+            renewal = self.deadline - self._lease + self._lease // 4
+            first = renewal if first is None else min(first, renewal)
+        return first

@@ -22,6 +22,9 @@ class Form(IntEnum):
     HANDOVER = 2
 
 
+_FORMS = tuple(Form)  # by number: a call of the class takes its time
+
+
 class Fences:
     """Numbers for private grants, reserved at positions of *this* ownership (pitfalls B2).
 
@@ -81,15 +84,16 @@ class Name:
     def encode(self, key: bytes) -> tuple[Any, ...]:
         """The replicated part: no private contents."""
         contents = self.resource.encode() if self.form is Form.SHARED and self.resource else None
-        waiting = tuple(tuple(op) for op in self.waiting)
+        waiting = tuple(tuple(op) for op in self.waiting) if self.waiting else ()
         return key, int(self.form), self.owner, self.epoch, self.run_node, self.run, waiting, contents
 
     @classmethod
     def decode(cls, row: tuple[Any, ...], mint: Mint, now: int) -> Name:
         """The inverse of ``encode``, for a node that owns nothing."""
-        name = cls(Form(row[1]), row[2], row[3])
+        name = cls(_FORMS[row[1]], row[2], row[3])
         name.run_node, name.run = row[4], row[5]
-        name.waiting = [Op(op[0], op[1], RingId(*op[2]), *op[3:]) for op in row[6]]
+        if row[6]:
+            name.waiting = [Op(op[0], op[1], RingId(*op[2]), *op[3:]) for op in row[6]]
         if row[7] is not None:
             name.resource = Resource.decode(row[7], mint, now)
         return name

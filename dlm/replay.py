@@ -8,6 +8,7 @@ from typing import Any
 from dlm.history import Event
 from dlm.recording import held_from, message_from, view_from
 from dlm.recovery import primary_view
+from dlm.snapshot import Damage
 from dlm.table import Table
 from vsync.errors import RecordingError
 
@@ -28,10 +29,12 @@ class Replay:
         while size < len(rows) and rows[size][0] == "table":
             size += 1
         snapshot = b"".join(row[1] for row in rows[1:size])
-        if len(snapshot) != self.head["size"]:
-            raise RecordingError(f"{where}: ends within the table at its beginning: nothing can be run again")
         self._rows = rows[size:]
-        self.table = Table.decode(OBSERVER, snapshot, self.head["now"])
+        try:
+            self.table = Table.decode(OBSERVER, snapshot, self.head["now"])
+        except Damage as damage:
+            text = f"{where}: the table at its beginning is not whole: {damage}: nothing can be run again"
+            raise RecordingError(text) from damage
         self.table.history.resize(1 << 20)
         self.began = self.table.applied
         self.problems: list[str] = []

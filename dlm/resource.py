@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["Effect", "Key", "Lock", "Mint", "Resource", "State", "Step", "What"]
 
 Mint = Callable[[], int]  #: gives the next fence number
+_STATES = tuple(State)  # to go through the class itself takes its time
 
 
 class Resource:
@@ -138,9 +139,8 @@ class Resource:
             self._tell_blockers(lock, out)
 
     def cancel(self, key: Key, out: list[Effect], flags: int = 0) -> bool:
-        """Withdraw what is queued (U1, U2, U6), with TIMEOUT because its time is over.
-
-        False, and nothing happens, if the grant came first (U3).
+        """Withdraw what is queued (U1, U2, U6), with TIMEOUT because its time is over. False if the grant came
+        first (U3): then nothing happens.
         """
         lock = self.locks.get(key)
         if lock is None or lock.state is State.GRANTED:
@@ -344,6 +344,8 @@ class Resource:
         """A conversion is over without success: granted in the mode it still has (U2)."""
         self._dequeue(lock)
         lock.state, lock.asked, lock.flags, lock.value = State.GRANTED, lock.mode, lock.former, None
+        if self.waits is not None and self.queued:
+            self.waits.stays(lock)
 
     def _grant(self, lock: Lock, new: int, out: list[Effect]) -> None:
         old, fence, flags = lock.mode, lock.fence, lock.flags
@@ -362,7 +364,7 @@ class Resource:
         lock.state, lock.value, lock.result, lock.high = State.GRANTED, None, 0, 0
         lock.former = flags
         if self.waits is not None and (self.waiting or self.converting):
-            self.waits.granted(lock)
+            self.waits.stays(lock)
         self.history.changed(self, lock, "granted" if old == NONE else "converted", old, fence)
         read = self.value if flags & VALBLK and direction == READS else None
         out.append(Effect(What.GRANTED, lock.key, "", new, lock.fence, read, result))
@@ -457,15 +459,15 @@ class Resource:
 
     def encode(self) -> tuple[Any, ...]:
         """The contents as a msgpack-able tuple, equal for equal contents."""
-        granted = [self.locks[key] for key in sorted(self.locks) if self.locks[key].state is State.GRANTED]
+        granted = [lock for _, lock in sorted(self.locks.items()) if lock.state is State.GRANTED]
         queues = granted, self.converting, self.waiting
-        return self.value, self.valid, *(tuple(lock.encode() for lock in queue) for queue in queues)
+        return self.value, self.valid, *[tuple([lock.encode() for lock in queue]) for queue in queues]
 
     @classmethod
     def decode(cls, row: tuple[Any, ...], mint: Mint, now: int) -> Resource:
         """The inverse of ``encode``."""
         resource = cls(mint, row[0], row[1])
-        for state, rows in zip(State, row[2:5], strict=True):
+        for state, rows in zip(_STATES, row[2:5], strict=True):
             for each in rows:
                 lock = Lock.decode(each, state, now)
                 resource._add(lock)

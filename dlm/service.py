@@ -24,6 +24,7 @@ from dlm import looking, verbs, work
 from dlm.agents import agents_of
 from dlm.catchup import Catcher, Kept, Lender, Loan
 from dlm.checks import Checker
+from dlm.clearing import Clearing
 from dlm.handle import Session
 from dlm.home import Home
 from dlm.lease import Lease
@@ -45,7 +46,9 @@ from dlm.recovery import (
     primary_view,
 )  # fmt: skip
 from dlm.snapshot import Damage
+from dlm.stonith import Stonith
 from dlm.table import Table
+from dlm.timers import Timers
 from dlm.transfer import Donor, Joiner
 from dlm.upkeep import Upkeep
 from vsync.errors import Backpressure
@@ -58,6 +61,7 @@ MAX_PROGRAM = 40  #: characters of a client's name that are kept with its locks
 TRANSFERS = 3  #: that may come damaged in a row; then the next view must bring a better one
 NUMBERS_LIMIT = 1 << 31  #: the ring re-forms long before the 32 bits of a view's fence numbers run out (B4)
 
+_Timed = Timers | Upkeep | Clearing | Stonith | Donor
 HeldBack = list[tuple[bool, Member, Message]]  #: (after the transitional view?, origin, message)
 
 
@@ -162,7 +166,7 @@ class DlmService:
     def close(self, session: int, now: int) -> None:
         """A local client has gone."""
         self._at(now)
-        self.taps.end(session)
+        self.taps.close(session)
         self.home.close(session)
 
     def request(self, session: int, rid: int, verb: str, args: Mapping[str, Any], now: int) -> None:
@@ -178,18 +182,24 @@ class DlmService:
         self.home.flush()
         self.checker.flush()
         self._kept.trim(self.host.stable)
-        self._feed()
+        self._feed(made=True)  # the token waits
         self.prompter.token(self.host.stable, now)
 
     def fire(self, now: int) -> None:
         """Time has passed: answers at the horizon, time-outs, yields, give-backs."""
         self._at(now)
         self._left = work.TURN
+        if self.home.closings:
+            self._left = self.home.closings.run(self._left)
         self._tidy()
         self._replay()
+        if self.taps.chores and self._left > 0:
+            self._left = self.taps.chores.run(self._left)
         self._say_goodbye()
         self.lease_clock.renew(self.host, now)
         self.prompter.sweep(now)
+        if self._donor is not None:
+            self._donor.refill(now)
         self._feed()
         if not self.home.holding:
             self.home.run_timers()
@@ -199,16 +209,21 @@ class DlmService:
     def next_deadline(self) -> int | None:
         """When ``fire`` wants to be called."""
         home = self.home
-        joined = self._joiner is not None and self._joiner.whole
-        if (self._goodbye_due and home.open) or self.table.overdue or joined:
+        joining = self._joiner is not None and self._joiner.busy
+        working = self.table.overdue or home.closings or self.taps.chores or joining
+        if working or (self._goodbye_due and home.open):
             return home.now
-        acting = home.open and not home.holding
-        times = [self.lease_clock.next_deadline(self.prompter.waiting)]
+        timed: tuple[_Timed, ...] = ()
         if not home.holding:
-            times.append(home.timers.next_deadline())
-        if acting:
-            times += [each.next_deadline() for each in (self.upkeep, home.clearing, home.stonith)]
-        return min((time for time in times if time is not None), default=None)
+            timed = (home.timers, self.upkeep, home.clearing, home.stonith) if home.open else (home.timers,)
+        if self._donor is not None and not home.frozen:
+            timed = (*timed, self._donor)
+        first = self.lease_clock.next_deadline(self.prompter.waiting)
+        for each in timed:  # asked after every input, and mostly there is nothing: no list, no min()
+            time = each.next_deadline()
+            if time is not None and (first is None or time < first):
+                first = time
+        return first
 
     def spawned(self, ticket: int, exit_code: int | None, output: bytes, now: int) -> None:
         """A fence agent has ended."""
@@ -478,18 +493,19 @@ class DlmService:
 
     # -- state for joiners (K15) -----------------------------------------------------------------------------
 
-    def _feed(self) -> None:
+    def _feed(self, made: bool = False) -> None:
         """Send what is due for those who lack something."""
         if self.home.frozen:
             return
-        if self._donor is not None:
-            self._donor.refill(self.home.now)
-        sources: list[Lender | Donor] = [each for each in (self._lender, self._donor) if each is not None]
         try:
-            for source in sources:
-                for piece in source.due():
+            if self._lender is not None:
+                for piece in self._lender.due():
                     self.host.submit(piece)
-                    source.was_sent()
+                    self._lender.was_sent()
+            if self._donor is not None:
+                for chunk in self._donor.due(made):
+                    self.host.submit(chunk)
+                    self._donor.was_sent()
         except Backpressure:
             pass  # the next token brings room
 
@@ -498,24 +514,19 @@ class DlmService:
             self._donor.on_chunk(message)
             if self._donor.done:
                 self._donor = None
-            else:
-                self._feed()
         elif self._joiner is not None:
-            try:
-                self._joiner.on_chunk(message, position)
-            except Damage as damage:
-                self._again(str(damage))
-                return
-            self._replay()
+            self._joiner.on_chunk(message, position)
 
     def _replay(self) -> None:
-        """The state is there: some of what was ordered since, until nothing is left of it (E3)."""
+        """Some of the state that has come, then of what was ordered since, until nothing is left of it (E3)."""
         joiner = self._joiner
-        if joiner is None or not joiner.whole:
+        if joiner is None or not joiner.busy or self._left <= 0:
             return
-        if not joiner.replaying:
-            self._kept.begin(joiner.table.applied)
-        self._left, done = joiner.catch_up(self._left, self.home.now, self._kept.add)
+        try:
+            self._left, done = joiner.catch_up(self._left, self.home.now, self._kept)
+        except Damage as damage:
+            self._again(str(damage))
+            return
         if not done:
             return
         table = self.home.table = joiner.table

@@ -23,6 +23,7 @@ from dlm.failures import Failures, concerned
 from dlm.life import Life
 from dlm.names import Form, Name
 from dlm.purge import Due, LivesEnded
+from dlm.work import ITEM
 from vsync.types import RingId
 
 if TYPE_CHECKING:
@@ -144,6 +145,11 @@ class Copy(Due):
         """Nothing happens to the name."""
         return True
 
+    @property
+    def digest(self) -> str:
+        """When it is through: what ``digest`` says of the table at its position."""
+        return f"{self.total:016x}"
+
     def drop(self) -> None:
         """Nobody wants it any more."""
         self._saved.clear()
@@ -190,11 +196,21 @@ class Reader:
         self._unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=0)
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes, cut anywhere. Raises ``Damage``."""
+        """Take the next bytes, cut anywhere, and read all that is whole. Raises ``Damage``."""
+        self.put(data)
+        for _ in self.read():
+            pass
+
+    def put(self, data: bytes) -> None:
+        """The next bytes, cut anywhere, to be read later."""
+        self._unpacker.feed(data)
+
+    def read(self) -> Iterator[int]:
+        """Read what is there, object by object; gives the cost of each (``dlm.work``). Raises ``Damage``."""
         try:
-            self._unpacker.feed(data)
             for each in self._unpacker:
                 self._take(each)
+                yield ITEM
         except Damage:
             raise
         except Exception as error:

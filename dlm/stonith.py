@@ -186,6 +186,8 @@ class Stonith:
 
     def next_deadline(self) -> int | None:
         """When ``fire`` has something to do."""
+        if not self.jobs:
+            return None
         return min((job.due for job in self.jobs.values() if job.step is Step.WAIT), default=None)
 
     def spawned(self, ticket: int, code: int | None, output: bytes) -> None:

@@ -31,7 +31,10 @@ class Upkeep:
 
     def next_deadline(self) -> int | None:
         """When ``run`` has something to do."""
-        times = (self._next_yield(), self._next_give_back())
+        give_back = self._next_give_back()
+        if not self.home.queued_private:
+            return give_back
+        times = (self._next_yield(), give_back)
         return min((time for time in times if time is not None), default=None)
 
     def _yield_contended(self, now: int) -> None:

@@ -1,9 +1,10 @@
 """Deadlocks over all shared names: who waits for whom, kept up to date, and what is done about circles (D2–D8).
 
-An event can close a circle only by beginning a wait or by granting a lock where others wait; the resources tell of
-both (``Waits.queue``, ``Waits.granted``), and at the end of the event it is searched from the owners of those locks
-(``resolve``). All older circles were broken when they came into being. Most of these owners cannot be in a circle,
-and for them nothing is searched (``Waits.exposed``). What edges there are, and how one is found: ``dlm.graph``.
+An event can close a circle only by beginning a wait, or by leaving a mode with a lock where others wait: it is
+granted, or its conversion, for whose end they have waited, has failed. The resources tell of both (``Waits.queue``,
+``Waits.stays``), and at the end of the event it is searched from the owners of those locks (``resolve``). All older
+circles were broken when they came into being. Most of these owners cannot be in a circle, and for them nothing is
+searched (``Waits.exposed``). What edges there are, and how one is found: ``dlm.graph``.
 
 Everything here follows from the replicated table alone: every member finds the same circle at the same position and
 refuses the same request (D3, D6), without a message or a timer.
@@ -95,8 +96,10 @@ class Waits:
         else:
             del self.queued[lock.waiter]
 
-    def granted(self, lock: Lock) -> None:
-        """A lock was granted where others wait: they may wait for it now, and its owner elsewhere for them."""
+    def stays(self, lock: Lock) -> None:
+        """A lock holds a mode where others wait, new or, without its conversion, for good: they may wait for its
+        owner now, and that one elsewhere for them.
+        """
         if lock.waiter in self.queued:
             self.touched[lock.waiter] = None
 

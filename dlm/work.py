@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["ITEM", "TURN", "spend"]
+__all__ = ["ALL", "ITEM", "TURN", "Chores", "spend"]
 
 ITEM = 16  #: what a message, a lock, a name that changes costs: 5 to 10 µs; a look at something costs 1
-TURN = 400 * ITEM  #: for one kind of work in one turn
+TURN = 128 * ITEM  #: for one kind of work in one turn
+ALL = 1 << 62  #: as much as there is
 
 
 def spend(job: Iterator[int], left: int) -> tuple[int, bool]:
@@ -23,3 +24,32 @@ def spend(job: Iterator[int], left: int) -> tuple[int, bool]:
             return left, True
         left -= cost
     return left, False
+
+
+class Chores:
+    """Jobs under way, each of which gets its share of a turn, the oldest first."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Iterator[int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._jobs)
+
+    def add(self, job: Iterator[int]) -> None:
+        """Begun with the next ``run``."""
+        self._jobs.append(job)
+
+    def clear(self) -> None:
+        """Nobody wants any of them any more."""
+        self._jobs.clear()
+
+    def run(self, left: int = ALL) -> int:
+        """Go on with all of them until ``left`` is spent; returns what is left. A job may not call this."""
+        jobs, self._jobs = self._jobs, []
+        for index, job in enumerate(jobs):
+            share = max(left // (len(jobs) - index), 1)
+            rest, done = spend(job, share)
+            left -= share - rest
+            if not done:
+                self._jobs.append(job)
+        return left

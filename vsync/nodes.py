@@ -314,7 +314,7 @@ class NodesService:
 
 def _stays(view: View, after: Roster) -> bool:
     """Whether those of this view's members that are left would be a primary view by the new roster."""
-    bases, names = (base_of(view.entries),), ((view.id, after.digest),)
+    bases, names = ((view.id, base_of(view.entries)),), ((view.id, after.digest),)
     entries = {
         entry.member.node: Entry(
             entry.member, view.id, 0, {}, mark=view.id, lineage=1, bases=bases, terms=entry.terms, names=names

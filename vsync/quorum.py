@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntFlag
 
-from vsync.types import NO_RING, Entry, QuorumConfig, RingId
+from vsync.types import NO_RING, Base, Entry, QuorumConfig, RingId
 
 __all__ = [
     "REMOVED",
@@ -160,14 +160,23 @@ _Electorate = tuple[dict[int, int], int, int]  #: votes by node, votes in all, t
 def _electorates(voters: list[Entry], terms: Terms, expected: int) -> list[_Electorate]:
     """In each of these a majority is needed.
 
-    With ``last_man_standing`` they are the members of the last primary view – and if it is not certain that the
-    newest one came to be, also of the one before: whoever knows that it did not counts from there (K7, C8).
+    With ``last_man_standing`` they are the members of the newest primary view that came to be for certain, and of
+    each one after it that may have come to be, whoever knows of it: an absent node may know that it did, or that it
+    did not and count from the one before (K7, C8).
     """
-    newest = max(voters, key=lambda entry: (entry.mark, -len(entry.bases)))
-    if terms & Terms.LAST_MAN_STANDING and newest.mark.seq and newest.bases:
-        bases = [dict(base) for base in newest.bases]
+    newest = max(voters, key=lambda entry: entry.mark)
+    if terms & Terms.LAST_MAN_STANDING and any(entry.bases for entry in voters):
+        bases = [dict(base) for base in possible_bases(voters)]
         return [(base, sum(base.values()), min((n for n in base if base[n]), default=0)) for base in bases]
     return [({entry.member.node: entry.votes for entry in voters}, expected, newest.first), *_others(newest)]
+
+
+def possible_bases(voters: Iterable[Entry]) -> list[Base]:
+    """Those of the newest view that came to be for certain and of all that may have come to be after it."""
+    known = [entry.bases for entry in voters if entry.bases]
+    certain = max(bases[-1][0] for bases in known)
+    possible = {ring: base for bases in known for ring, base in bases if ring >= certain}
+    return [possible[ring] for ring in sorted(possible, reverse=True)]
 
 
 def _others(entry: Entry) -> list[_Electorate]:
@@ -246,6 +255,6 @@ def _name(first: RingId, nodes: Iterable[int]) -> int:
     return int.from_bytes(hashlib.blake2b(seed, digest_size=8).digest(), "big") >> 1 | 1
 
 
-def base_of(entries: Mapping[int, Entry]) -> tuple[tuple[int, int], ...]:
+def base_of(entries: Mapping[int, Entry]) -> Base:
     """Nodes and votes of a view, as they are stored with its mark."""
     return tuple((node, entry.votes) for node, entry in sorted(entries.items()))

@@ -21,6 +21,8 @@ __all__ = [
     "MAX_MESSAGE",
     "NO_RING",
     "POLICIES",
+    "Base",
+    "Bases",
     "ClusterConfig",
     "Entry",
     "Member",
@@ -156,6 +158,10 @@ class ClusterConfig:
         return peer.name if peer else str(node)
 
 
+Base = tuple[tuple[int, int], ...]  #: nodes and votes of a primary view
+Bases = tuple[tuple[RingId, Base], ...]  #: of several, the newest first
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What one member wrote into the commit token (pitfalls K1): known to all members with the view.
@@ -171,8 +177,9 @@ class Entry:
     expected_votes: int = 0  #: sum of the votes of all nodes in the member's configuration
     mark: RingId = NO_RING  #: the last primary view that the member installed, in this or a former life (K8)
     lineage: int = 0  #: the chain of primary views that the mark belongs to (C7)
-    #: nodes and votes of the view that the mark names; if it may never have come to be, of those before it, too
-    bases: tuple[tuple[tuple[int, int], ...], ...] = ()
+    #: nodes and votes of the view that the mark names; if it may never have come to be, of those before it, too, up
+    #: to the last one that came to be for certain
+    bases: Bases = ()
     nodes: int = 0  #: how many nodes the member has configured
     first: int = 0  #: the lowest of them that has a vote
     terms: int = 0  #: its policy (``quorum.Terms``)

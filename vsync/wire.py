@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgpack
 
@@ -103,8 +103,7 @@ class PacketFlag(IntEnum):
     LAST = 8  #: the last piece of a large message
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The part common to all frames."""
 
     kind: FrameType
@@ -348,22 +347,16 @@ def encode_token(header: bytes, token: Token) -> bytes:
 
 def decode_token(frame: bytes) -> Token:
     """The token in a TOKEN frame."""
-    match _unpack(frame[HEADER_SIZE:]):
-        case [
-            int(ring_seq),
-            int(rep),
-            int(token_seq),
-            int(seq),
-            int(aru),
-            int(aru_node),
-            int(backlog),
-            int(fcc),
-            list(requests),
-        ]:
-            numbers = (ring_seq, rep, token_seq, seq, aru, aru_node, backlog, fcc, *requests)
-        case _:
-            _bad("malformed token")
-    if len(requests) > MAX_REQUESTS or any(type(n) is not int or n < 0 for n in numbers) or aru > seq:
+    fields = _unpack(frame[HEADER_SIZE:])
+    if type(fields) is not list or len(fields) != 9 or type(fields[8]) is not list:
+        _bad("malformed token")
+    ring_seq, rep, token_seq, seq, aru, aru_node, backlog, fcc, requests = fields
+    if len(requests) > MAX_REQUESTS:
+        _bad("token fields out of range")
+    for number in (*fields[:8], *requests):
+        if type(number) is not int or number < 0:
+            _bad("token fields out of range")
+    if aru > seq:
         _bad("token fields out of range")
     return Token(RingId(ring_seq, rep), token_seq, seq, aru, aru_node, backlog, fcc, requests)
 

@@ -68,7 +68,8 @@ FIGURES = {
 class Failover:
     """The measurements, and what they gave: ``times`` and ``floors`` in ms, by figure."""
 
-    def __init__(self, tell: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, tell: Callable[[str], None] = lambda text: None, transport: str = "zmq") -> None:
+        self._settings = {"transport": transport}
         self.times: dict[str, list[float]] = defaultdict(list)
         self.floors: dict[str, list[float]] = defaultdict(list)
         self._tell = tell
@@ -77,7 +78,7 @@ class Failover:
 
     def default(self, rounds: int) -> None:
         """All but ``answer = "stable"``. Raises ``VsyncError``."""
-        with LocalCluster() as cluster:
+        with LocalCluster(settings=self._settings) as cluster:
             for number in range(rounds):
                 victim = cluster.names[number % len(cluster.names)]
                 self._tell(f"round {number + 1} of {rounds}, node {victim}: kill and join")
@@ -141,7 +142,7 @@ class Failover:
 
     def stable(self, rounds: int) -> None:
         """``answer = "stable"``. Raises ``VsyncError``."""
-        cluster = LocalCluster()
+        cluster = LocalCluster(settings=self._settings)
         for node in cluster.nodes:
             node.config.write_text(node.config.read_text() + STABLE)
         with cluster:
@@ -257,10 +258,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m dlm.bench.failover", description="How long locks are out of reach when a node fails."
     )
     parser.add_argument("--rounds", type=int, default=6, help="each hurts another node (default 6)")
+    parser.add_argument("--transport", choices=("zmq", "udp"), default="zmq", help="default: zmq")
     parser.add_argument("--no-stable", action="store_true", help='leave answer = "stable" out')
     parser.add_argument("--json", action="store_true", help="with all single times")
     args = parser.parse_args(argv)
-    bench = Failover(lambda text: print(text, file=sys.stderr, flush=True))
+    bench = Failover(lambda text: print(text, file=sys.stderr, flush=True), args.transport)
     try:
         bench.default(args.rounds)
         if not args.no_stable:
@@ -270,11 +272,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
     if args.json:
-        print(json.dumps({"v": 1, "bench": "failover", **machine, "figures": bench.to_json()}, indent=2))
+        head = {"v": 1, "bench": "failover", "transport": args.transport, **machine}
+        print(json.dumps({**head, "figures": bench.to_json()}, indent=2))
         return 0
     heads = ("MS", "MEDIAN", "MAX", "N", "FLOOR", "FLOOR MAX", "TARGET")
     show(heads, [_row(row) for row in bench.to_json().values()])
-    print(f"3 nodes, default timers, {machine['cpus']} CPUs, Python {machine['python']}; lease {LEASE_MS:g} ms")
+    where = f"{args.transport}, default timers, {machine['cpus']} CPUs, Python {machine['python']}"
+    print(f"3 nodes, {where}; lease {LEASE_MS:g} ms")
     return 0
 
 

@@ -65,11 +65,8 @@ def _record(channel: ipc.SocketChannel, rows: queue.SimpleQueue[Any], out: IO[by
     out.write(header())
     head = channel.call("dlm", "record", {})
     out.write(frame(("head", head)))
-    offset = 0
-    while offset < head["size"]:
-        piece = channel.call("dlm", "record_read", {"offset": offset})
+    while piece := channel.call("dlm", "record_read", {}):
         out.write(frame(("table", piece)))
-        offset += len(piece)
     out.flush()
     click.echo(f"recording from position {head['position']}", err=True)
     with _stopped_by_signals(rows):

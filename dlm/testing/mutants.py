@@ -22,7 +22,6 @@ from dlm.handle import Handle
 from dlm.home import Home
 from dlm.lease import Lease
 from dlm.messages import Kind, Message, Op
-from dlm.modes import EX
 from dlm.names import Fences, Form, Name
 from dlm.outbox import Outbox
 from dlm.recovery import Announcement, Chosen, Held, announcements
@@ -30,57 +29,13 @@ from dlm.resource import Effect, Resource
 from dlm.service import DlmService
 from dlm.table import Composed, Effects, Life, Table
 from dlm.telling import Teller
-from dlm.testing.workload import LockOptions, LockPlugin, lock_plugins
+from dlm.testing import stresses
 from vsync.testing import mutants
 from vsync.testing.hunt import Plugins
-from vsync.testing.mutants import Mutant
-from vsync.testing.options import LinkOptions, scaled
+from vsync.testing.mutants import Mutant, Replaced, Stress
 from vsync.types import NO_RING, Member, View
 
 __all__ = ["MUTANTS", "main"]
-
-SHORT: mutants.Stress = (("timing", scaled(0.2)), ("chaos", 1_500_000), ("send_interval", 50_000))
-#: Packets that only some have when the ring breaks, and more after them.
-HOLES: mutants.Stress = (
-    *SHORT,
-    ("nodes", 5),
-    ("partition", 1),
-    ("fault_interval", 60_000),
-    ("links", LinkOptions(loss=0.2, cut_in_flight=True)),
-)
-#: Little else than what ``_unheard`` brings.
-CALM: mutants.Stress = (
-    ("timing", scaled(0.2)),
-    ("chaos", 3_000_000),
-    ("send_interval", 200_000),
-    ("nodes", 3),
-    ("partition", 1),
-    ("fault_interval", 3_000_000),
-)
-#: Daemons that die, which is noticed at once: their clients count on their leases still.
-DEATHS: mutants.Stress = (
-    *SHORT,
-    ("nodes", 3),
-    ("crash", 1),
-    ("evidence", 1.0),
-    ("fault_interval", 300_000),
-    ("links", LinkOptions(cut_in_flight=True)),
-)
-#: Nodes that are away for long enough to lose what they have, and come back.
-COMING_BACK: mutants.Stress = (*SHORT, ("nodes", 3), ("partition", 1), ("pause", 1), ("fault_interval", 150_000))
-#: Clocks as different as they may be, and a token that is never late.
-DRIFT: mutants.Stress = (
-    ("nodes", 3),
-    ("timing", scaled(0.5)),
-    ("chaos", 3_000_000),
-    ("drift_ppm", 10_000),
-    ("pause", 2),
-    ("partition", 1),
-    ("fault_interval", 700_000),
-    ("send_interval", 4_000),
-    ("links", LinkOptions(delay_low=50, delay_high=100)),
-)
-
 
 # ------------------------------------------------------------ whose state goes on
 
@@ -288,81 +243,83 @@ _LEFT_PRIMARY, _INSTALLED = Lease.left_primary, Lease.installed
 _OWN_NOW, _SEND, _OUTCOMES = Home._own_now, Home.send, Home.outcomes
 
 
-def _claiming(seed: int) -> tuple[LockPlugin]:
-    """Clients who ask for names that nobody knows: these are given back at once when they are free."""
-    options = LockOptions(2, 3, 40_000, own=0.0, end=0.0, late=0, modes=(EX,), idle=1_000, sudden=0.05)
-    return (LockPlugin(seed, options),)
-
-
-def _unheard(seed: int) -> tuple[LockPlugin]:
-    """Few clients, and nodes that nobody hears at times."""
-    return (LockPlugin(seed, LockOptions(1, 2, 30_000, own=0.0, end=0.0, late=0, modes=(EX,), unheard=200_000)),)
-
-
-def _holding_long(seed: int) -> tuple[LockPlugin]:
-    """Clients who keep what they have for a while, and read late what they are told."""
-    options = LockOptions(2, 3, interval=300_000, own=0.0, end=0.0, late=1_500_000, modes=(EX,))
-    return (LockPlugin(seed, options),)
-
-
 def _mutant(
-    name: str,
-    origin: str,
-    *replacements: tuple[Any, str, Any],
-    seed: int = 1,
-    stress: mutants.Stress = (),
-    clients: Plugins = lock_plugins,
+    name: str, origin: str, *replacements: Replaced, seed: int, stress: Stress, clients: Plugins = stresses.busy
 ) -> Mutant:
     return Mutant(name, origin, replacements, seed, stress, clients)
 
 
 MUTANTS = (
     _mutant("a node that comes from a primary view goes on with its own state", "K1, C6",
-        (DlmService, "_enter_primary", _own_word)),
-    _mutant("a state is named by its view alone", "K2, C1", (Announcement, "encode", _no_position)),
+        (DlmService, "_enter_primary", _own_word), seed=1, stress=stresses.AWAY),
+    _mutant("a state is named by its view alone", "K2, C1",
+        (Announcement, "encode", _no_position), seed=1, stress=stresses.PARTS_5),
     _mutant("what follows a hole counts in a minority, too", "K3, C2",
-        (DlmService, "_enter_frozen", _rest_counts), stress=HOLES),
+        (DlmService, "_enter_frozen", _rest_counts), seed=2, stress=stresses.CALM_5, clients=stresses.unheard),
     _mutant("what was held back counts in the epoch of the old view", "K3, B3",
-        (service, "primary_view", _rest_in_old_epoch), stress=CALM, clients=_unheard),
+        (service, "primary_view", _rest_in_old_epoch),
+        seed=47, stress=stresses.CALM, clients=stresses.unheard_at_rest),
     _mutant("the shortest prefix goes on", "K4, C1",
-        (service, "choose", _shortest), (recovery, "choose", _shortest)),
+        (service, "choose", _shortest), (recovery, "choose", _shortest), seed=1, stress=stresses.PARTS_5),
     _mutant("who is behind begins anew", "K4, C12",
-        (service, "choose", _nobody_catches_up), (recovery, "choose", _nobody_catches_up)),
-    _mutant("the last of what others miss is not kept", "K4", (Kept, "since", _less_is_kept)),
-    _mutant("purged is who has left the view", "K5, C4", (recovery, "_ended", _purge_who_left)),
-    _mutant("any serial counts", "K6", (Table, "apply", _any_serial)),
-    _mutant("messages of former lives count", "K6, C10", (Table, "apply", _former_lives)),
-    _mutant("what a view has dropped is not sent again", "K6", (Outbox, "rewind", lambda outbox: None)),
-    _mutant("the state after an attempt is not announced", "K7", (DlmService, "announce", _attempts_unsaid)),
+        (service, "choose", _nobody_catches_up), (recovery, "choose", _nobody_catches_up),
+        seed=1, stress=stresses.PARTS_5),
+    _mutant("the last of what others miss is not kept", "K4",
+        (Kept, "since", _less_is_kept), seed=1, stress=stresses.PARTS_5),
+    _mutant("purged is who has left the view", "K5, C4",
+        (recovery, "_ended", _purge_who_left), seed=7, stress=stresses.RESTARTS),
+    _mutant("any serial counts", "K6", (Table, "apply", _any_serial), seed=1, stress=stresses.AWAY),
+    _mutant("messages of former lives count", "K6, C10",
+        (Table, "apply", _former_lives), seed=1, stress=stresses.AWAY),
+    _mutant("what a view has dropped is not sent again", "K6",
+        (Outbox, "rewind", lambda outbox: None), seed=1, stress=stresses.AWAY),
+    _mutant("the state after an attempt is not announced", "K7",
+        (DlmService, "announce", _attempts_unsaid), seed=1, stress=stresses.RESTARTS),
     _mutant("a state that has been overtaken goes on", "K8, C5",
-        (recovery, "newest_mark", lambda entries: NO_RING)),
-    _mutant("answers are given before the verdict", "K9", (Teller, "may_tell", _before_the_verdict), stress=DEATHS),
-    _mutant("a lease counts from the reception of the token", "K10, D2", (Lease, "renew", _lease_from_reception)),
-    _mutant("nobody waits for leases of those who have vanished", "K10, D1", (Lease, "_wait", _no_horizon)),
-    _mutant("the horizon is forgotten at the next view", "K10, D3", (DlmService, "view", _horizon_forgotten)),
-    _mutant("who begins anew waits for nobody's leases", "K10, D3", (Lease, "entered_primary", _no_horizon)),
+        (recovery, "newest_mark", lambda entries: NO_RING),
+        seed=3, stress=stresses.RESTARTS, clients=stresses.holding),
+    _mutant("answers are given before the verdict", "K9",
+        (Teller, "may_tell", _before_the_verdict), seed=1, stress=stresses.CALM_5, clients=stresses.unheard),
+    _mutant("a lease counts from the reception of the token", "K10, D2",
+        (Lease, "renew", _lease_from_reception), seed=17, stress=stresses.SLOW_TOKEN, clients=stresses.holding),
+    _mutant("nobody waits for leases of those who have vanished", "K10, D1",
+        (Lease, "_wait", _no_horizon), seed=1, stress=stresses.DEATHS, clients=stresses.holding),
+    _mutant("the horizon is forgotten at the next view", "K10, D3",
+        (DlmService, "view", _horizon_forgotten), seed=1, stress=stresses.DEATHS, clients=stresses.holding),
+    _mutant("who begins anew waits for nobody's leases", "K10, D3",
+        (Lease, "entered_primary", _no_horizon), seed=1, stress=stresses.DEATHS, clients=stresses.holding),
     _mutant("private names of any age need not wait", "K10, D1",
-        (Lease, "left_primary", _all_settled), stress=DEATHS, clients=_claiming),
+        (Lease, "left_primary", _all_settled), seed=7, stress=stresses.CALM, clients=stresses.claiming),
     _mutant("the horizon does not mind drifting clocks", "K10, D3",
-        (lease, "stretched", lambda duration: duration), stress=DRIFT, clients=_holding_long),
-    _mutant("a lease in a minority's ring", "K10, D5", (Lease, "installed", _lease_in_any_ring)),
+        (lease, "stretched", lambda duration: duration), seed=11, stress=stresses.DRIFT, clients=stresses.holding),
+    _mutant("a lease in a minority's ring", "K10, D5",
+        (Lease, "installed", _lease_in_any_ring), seed=1, stress=stresses.CUT_OFF, clients=stresses.holding),
     _mutant("a new life has the old generation", "D9",
-        (Lease, "new_generation", _same_generation), stress=COMING_BACK, clients=_holding_long),
-    _mutant("the goodbye comes before the handles end", "K11, D10", (DlmService, "leaving", _goodbye_first)),
+        (Lease, "new_generation", _same_generation),
+        seed=1, stress=stresses.AWAY, clients=stresses.reading_late),
+    _mutant("the goodbye comes before the handles end", "K11, D10",
+        (DlmService, "leaving", _goodbye_first), seed=1, stress=stresses.LEAVES),
     _mutant("a purge takes what is held, at its delivery", "K11, D7",
-        (table, "_HANDLERS", {**table._HANDLERS, Kind.PURGE: _purged_by_others})),
-    _mutant("an owner overtakes its own messages", "K12, A1", (Home, "_own_now", _overtaking)),
+        (table, "_HANDLERS", {**table._HANDLERS, Kind.PURGE: _purged_by_others}),
+        seed=1, stress=stresses.LEAVES, clients=stresses.flagged),
+    _mutant("an owner overtakes its own messages", "K12, A1",
+        (Home, "_own_now", _overtaking), seed=6, stress=stresses.PAUSES, clients=stresses.sharing),
     _mutant("a publication is composed when the name is yielded", "K13, A3",
-        (Home, "send", _composed_early), (Home, "outcomes", _published_as_composed)),
+        (Home, "send", _composed_early), (Home, "outcomes", _published_as_composed),
+        seed=24, stress=stresses.BLIPS, clients=stresses.queueing),
     _mutant("who goes while a name changes hands stays in its queue", "K13, A4",
-        (Table, "operate", _gone_in_handover)),
+        (Table, "operate", _gone_in_handover), seed=2, stress=stresses.PAUSES, clients=stresses.ending),
     _mutant("a name is given back whoever owns it by then", "A2",
-        (table, "_HANDLERS", {**table._HANDLERS, Kind.GIVE_BACK: _given_back_anyway})),
-    _mutant("a name has its own fence counter", "K14, B1", (Table, "reserve", _counter_of_the_name)),
-    _mutant("a node has its own range of fences", "K14, B2", (Table, "own", _range_of_the_node)),
+        (table, "_HANDLERS", {**table._HANDLERS, Kind.GIVE_BACK: _given_back_anyway}),
+        seed=2, stress=stresses.PAUSES, clients=stresses.claiming),
+    _mutant("a name has its own fence counter", "K14, B1",
+        (Table, "reserve", _counter_of_the_name), seed=1, stress=stresses.CALM, clients=stresses.visiting),
+    _mutant("a node has its own range of fences", "K14, B2",
+        (Table, "own", _range_of_the_node), seed=1, stress=stresses.PAUSES, clients=stresses.ending),
     _mutant("a joiner works with a table that is not whole", "K15, C13",
-        (DlmService, "_begin_anew", _half_a_table)),
-    _mutant("losses are not told", "C12", (Teller, "lose", _losses_untold)),
+        (DlmService, "_begin_anew", _half_a_table), seed=1, stress=stresses.DEATHS),
+    _mutant("losses are not told", "C12",
+        (Teller, "lose", _losses_untold), seed=1, stress=stresses.AWAY, clients=stresses.holding),
 )  # fmt: skip
 
 

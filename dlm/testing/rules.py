@@ -278,9 +278,11 @@ class TableRules:
 
     def check(self, node: int, service: DlmService) -> None:
         """Compare this node's table with the others' at the same position, if it has moved."""
+        if not service.complete:
+            return
         table = service.table
         place = (table.ring, table.applied)
-        if not service.complete or self._last.get(node) == place:
+        if self._last.get(node) == place:
             return
         self._last[node] = place
         digest = table.digest()

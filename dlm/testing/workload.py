@@ -460,8 +460,10 @@ class LockPlugin(Plugin):
                 handle.mode = handle.granted
 
     def _advised(self, handle: Handle, mode: int) -> None:
-        """BLOCKING: who is told asked for it, holds something, and it is in the way (B6, B10)."""
-        if handle.operation is None and not handle.over:
+        """BLOCKING: who is told asked for it, holds something, and it is in the way (B6, B10); unless it has asked
+        for something else since, whose answer it has not read, or died with its daemon.
+        """
+        if handle.operation is None and not handle.over and handle.client.connected:
             if not handle.listens:
                 raise Violation("BLOCKING", f"{handle} is told that it blocks {NAMES[mode]} and never asked to be")
             if handle.granted == NONE or COMPATIBLE[handle.granted][mode]:

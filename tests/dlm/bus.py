@@ -208,7 +208,7 @@ class Bus:
         for _ in range(200):
             if not self.busy:
                 self.settle()
-                if not self.busy:
+                if not self.work() and not self.busy:
                     return
             self.sequence()
             self.deliver()
@@ -219,6 +219,13 @@ class Bus:
     def busy(self) -> bool:
         """Whether something is to be sequenced or delivered."""
         return any(n.queue or n.delivered < len(n.ring.log) for n in self.alive() if n.ring)
+
+    def work(self) -> bool:
+        """Whose time has come does something. Whether that is anybody."""
+        due = [node for node in self.alive() if (node.service.next_deadline() or self.now + 1) <= self.now]
+        for node in due:
+            node.service.fire(self.now)
+        return bool(due)
 
     def settle(self) -> None:
         """A token tells everybody in a whole ring what all its members have; it is none that renews a lease."""

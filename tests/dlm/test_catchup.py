@@ -305,6 +305,7 @@ def test_who_has_joined_can_lend_from_its_view_on() -> None:
     while bus[2].delivered < len(bus[2].ring.log):
         bus.deliver(1)
         bus.deliver(2)
+        bus.work()
         bus.sequence()
     assert bus[2].service.complete
     assert bus[3].table.applied < bus[2].table.applied

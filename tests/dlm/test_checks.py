@@ -377,9 +377,9 @@ class TestTransfer:
             if damage == "CR":
                 patch.setattr(Resource, "decode", classmethod(_swapped))
             else:
-                feed = Reader.feed
+                put = Reader.put
                 changed = {"byte": _changed, "short": _cut, "more": _longer}[damage]
-                patch.setattr(Reader, "feed", lambda reader, data: feed(reader, changed(data)))
+                patch.setattr(Reader, "put", lambda reader, data: put(reader, changed(data)))
             bus.run()
             assert not bus[3].service.complete
             assert [name for node, name, _ in events if node == 3] == ["dlm.transfer_damaged"]
@@ -391,7 +391,7 @@ class TestTransfer:
 
     def test_it_gives_up_after_some(self, monkeypatch: pytest.MonkeyPatch) -> None:
         bus = self.joining()
-        monkeypatch.setattr(Reader, "feed", _damaged)
+        monkeypatch.setattr(Reader, "_take", _damaged)
         for _ in range(6):
             bus.run()
             bus.view([1, 2, 3])
@@ -400,7 +400,7 @@ class TestTransfer:
         assert not bus[3].service.complete
 
 
-def _damaged(reader: Reader, data: bytes) -> None:
+def _damaged(reader: Reader, row: tuple[Any, ...]) -> None:
     raise Damage("a test")
 
 

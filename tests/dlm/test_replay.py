@@ -10,8 +10,11 @@ import pytest
 
 from dlm import checks
 from dlm.modes import CR, EX, NL, PR
+from dlm.names import Name
 from dlm.recording import frame, header, read
 from dlm.replay import Replay
+from dlm.table import Table
+from dlm.work import ITEM
 from tests.dlm.bus import Bus
 from vsync.errors import RecordingError
 
@@ -29,14 +32,20 @@ class Recorder:
         head = bus.result(bus.call(node, "record"))
         self.rows: list[Any] = [("head", head)]
         self.pushes = len(bus[node].pushes)
-        offset = 0
-        while offset < head["size"]:
-            piece = bus.result(bus.call(node, "record_read", offset=offset))
+        while piece := self.answer("record_read"):
             self.rows.append(("table", piece))
-            offset += len(piece)
+
+    def answer(self, verb: str) -> Any:
+        """It may take some turns of the node."""
+        rid = self.bus.call(self.node, verb)
+        while (found := self.bus.result(rid)) is None:
+            service = self.bus[self.node].service
+            assert service.next_deadline() == self.bus.now
+            service.fire(self.bus.now)
+        return found
 
     def end(self) -> bytes:
-        done = self.bus.result(self.bus.call(self.node, "record_end"))
+        done = self.answer("record_end")
         self.take()
         if self.rows[-1][0] != "end":
             self.rows.append(("end", done["position"], done["digest"], "stopped"))
@@ -134,7 +143,7 @@ def test_a_torn_tail_is_left_out() -> None:
         (b"vsyncrec\0\1", "is not a recorded lock table"),
         (b"dlmrec\0\7", "of format 7"),
         (header(), "nothing was recorded"),
-        (header() + frame(("head", {"size": 5, "now": 0})), "ends within the table"),
+        (header() + frame(("head", {"now": 0})), "is not whole: it ends before its end"),
     ],
 )
 def test_what_is_no_recording(data: bytes, words: str) -> None:
@@ -174,9 +183,134 @@ def test_it_ends_with_the_life() -> None:
     bus.run()
     bus.view([1, 2, 3])
     bus.run()
+    bus.work()
     recorder.take()
     assert recorder.rows[-1][0] == "end"
     assert "new life" in replayed(recorder.file()).ended
+
+
+class TestPace:
+    """The table at the beginning, and the digest at the end, are made a few names at a time."""
+
+    NAMES = 95
+    SOME = 10
+
+    @pytest.fixture(autouse=True)
+    def short_turns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("dlm.work.TURN", self.SOME * ITEM)
+        monkeypatch.setattr("dlm.recording.PIECE", 200)
+
+    def populated(self) -> Bus:
+        bus = Bus()
+        for number in range(self.NAMES):
+            bus.lock(2, b"n%d" % number, NL)
+        bus.run()
+        for number in range(self.NAMES):
+            bus.lock(1, b"n%d" % number, NL)
+        bus.run()
+        return bus
+
+    def count(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """How many names were encoded in all, as of each call."""
+        total = [0]
+        encode = Name.encode
+
+        def counted(name: Name, key: bytes) -> tuple[Any, ...]:
+            total[0] += 1
+            return encode(name, key)
+
+        monkeypatch.setattr(Name, "encode", counted)
+        return total
+
+    def turns(self, bus: Bus, verb: str, total: list[int]) -> tuple[int, Any]:
+        """Until the answer: not more than some names a turn."""
+        rid, turns = bus.call(1, verb), 0
+        while (found := bus.result(rid)) is None:
+            before = total[0]
+            bus[1].service.fire(bus.now)
+            assert total[0] - before <= self.SOME
+            turns += 1
+        return turns, found
+
+    def test_so_many_names_a_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        bus = self.populated()
+        total = self.count(monkeypatch)
+        rows: list[Any] = [("head", bus.result(bus.call(1, "record")))]
+        assert total[0] == 0
+        turns = 0
+        while True:
+            more, piece = self.turns(bus, "record_read", total)
+            turns += more
+            if not piece:
+                break
+            rows.append(("table", piece))
+        assert turns >= self.NAMES / self.SOME
+        assert len(rows) > 5
+        turns, end = self.turns(bus, "record_end", total)
+        assert turns >= self.NAMES / self.SOME
+        rows.append(("end", end["position"], end["digest"], "stopped"))
+        run = replayed(header() + b"".join(map(frame, rows)))
+        assert not run.problems
+        assert run.table.encode() == bus[1].table.encode()
+
+    def test_the_table_goes_on_meanwhile(self) -> None:
+        """What is recorded is the table of the beginning, and the changes since are recorded beside it."""
+        bus = self.populated()
+        began = bus[1].table.encode()
+        rows: list[Any] = [("head", bus.result(bus.call(1, "record")))]
+        pushes = len(bus[1].pushes)
+        rng = random.Random(5)
+        while True:
+            rid = bus.call(1, "record_read")
+            while (piece := bus.result(rid)) is None:
+                bus.lock(rng.choice((2, 3)), b"n%d" % rng.randrange(2 * self.NAMES), NL)
+                bus.work()
+                bus.sequence()
+                bus.deliver()
+            if not piece:
+                break
+            rows.append(("table", piece))
+        bus.run()
+        assert Table.decode(9, b"".join(row[1] for row in rows[1:]), 0).encode() == began
+        rid = bus.call(1, "record_end")
+        bus.lock(2, b"later", NL)
+        bus.run()
+        end = bus.result(rid)
+        rows += [data for _, kind, data in bus[1].pushes[pushes:] if kind == "record"]
+        rows.append(("end", end["position"], end["digest"], "stopped"))
+        run = replayed(header() + b"".join(map(frame, rows)))
+        assert not run.problems
+        assert run.table.applied == end["position"] < bus[1].table.applied
+        assert not bus[1].table.dues
+
+    def test_who_does_not_read_holds_nothing_up(self) -> None:
+        """Names of the dead are purged although a recorder has never asked for the table."""
+        bus = self.populated()
+        bus.call(1, "record")
+        bus.view([1, 3])
+        assert any(due.holds for due in bus[1].table.dues)
+        bus.run()
+        assert not bus[1].table.dues
+        assert not any(name.resource and 2 in name.resource.homes for name in bus[1].table.names.values())
+
+    @pytest.mark.parametrize("end", ["close", "life", "end"])
+    def test_it_may_end_before_the_table_is_there(self, end: str) -> None:
+        bus = self.populated()
+        bus.call(1, "record")
+        rid = bus.call(1, "record_read")
+        assert bus.result(rid) is None
+        if end == "close":
+            bus.close(1)
+        elif end == "end":
+            bus.call(1, "record_end")
+        else:
+            bus.view([1])
+            bus.view([2, 3])
+            bus.view([1, 2, 3])
+        assert bus.result(rid) == "unknown"
+        bus.run()
+        assert not bus[1].service.taps.chores
+        assert not bus[1].table.dues
 
 
 class TestWho:
@@ -185,11 +319,11 @@ class TestWho:
         service = bus[1].service
         service.home.sessions[2].who = replace(service.home.sessions[2].who, uid=4711)
         assert bus.result(bus.call(1, "record", session=2)) == "permission"
-        assert bus.result(bus.call(1, "record_read", session=2, offset=0)) == "unknown"
+        assert bus.result(bus.call(1, "record_read", session=2)) == "unknown"
         bus[1].host.config = replace(bus[1].host.config, uid=4711)
-        assert bus.result(bus.call(1, "record", session=2))["size"] > 0
+        assert bus.result(bus.call(1, "record", session=2))["node"] == 1
         assert bus.result(bus.call(1, "record", session=2)) == "busy"
-        assert bus.result(bus.call(1, "record", session=1))["size"] > 0
+        assert bus.result(bus.call(1, "record", session=1))["node"] == 1
 
     def test_whoever_goes_is_no_longer_told(self) -> None:
         bus = Bus()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from dlm.lock import State, What
 from dlm.messages import Kind, decode
 from dlm.modes import DEMOTED, EX, NL, PR, PW, TIMEOUT
 from dlm.resource import Effect, Lock, Resource
-from dlm.timers import SLACK, Timers
+from dlm.timers import LOOKED_AT, MET, SLACK, Timers
+from dlm.work import ITEM
 from tests.dlm.bus import LEASE, MS, Bus
 
 SECOND = 1000 * MS
+MANY = 1 << 20
 
 
 def request(deadline: int) -> Handle:
@@ -28,9 +31,9 @@ class TestTimers:
         for handle in handles:
             timers.add(handle)
         assert timers.next_deadline() == 10
-        assert timers.due(9) == []
-        assert timers.due(20) == [handles[1], handles[3], handles[2]]
-        assert timers.due(20) == []
+        assert timers.due(9, MANY) == []
+        assert timers.due(20, MANY) == [handles[1], handles[3], handles[2]]
+        assert timers.due(20, MANY) == []
         assert timers.next_deadline() == 30
 
     def test_an_answered_request_and_one_that_is_released_have_none(self) -> None:
@@ -42,7 +45,7 @@ class TestTimers:
         released.ending = True
         again.request = Request(Kind.CONVERT, 2, PR, 0, None)  # another operation of the same lock
         assert timers.next_deadline() is None
-        assert timers.due(1000) == []
+        assert timers.due(1000, MANY) == []
 
     def test_answered_requests_with_long_time_outs_do_not_pile_up(self) -> None:
         timers = Timers()
@@ -54,7 +57,60 @@ class TestTimers:
             timers.add(handle)
             handle.request = None
         assert len(timers) <= 2 * len(waiting) + SLACK + 1
-        assert timers.due(3600 * SECOND) == waiting
+        assert timers.due(3600 * SECOND, MANY) == waiting
+
+
+    def test_what_has_piled_up_is_cleaned_a_few_at_a_time(self) -> None:
+        """A clean-up looks at some entries with each new one, and changes nothing else."""
+        timers, rng = Timers(), random.Random(3)
+        handles: list[Handle] = []
+        for number in range(5000):
+            handles.append(request(rng.randrange(1, 1000)))
+            before, waiting = len(timers), rng.randrange(len(handles))
+            timers.add(handles[-1])
+            assert before + 1 - LOOKED_AT <= len(timers) <= before + 1
+            if number % 4:
+                handles.pop(waiting).request = None
+            assert len(timers) <= 2 * len(handles) + SLACK + number // LOOKED_AT
+        found = timers.due(1000, MANY)
+        times = [handle.request.deadline for handle in found if handle.request is not None]
+        assert times == sorted(times)
+        assert len(found) == len(handles)
+        assert set(found) == set(handles)
+        assert len(timers) == 0
+
+    def test_many_that_were_answered_are_met_a_few_at_a_time(self) -> None:
+        timers = Timers()
+        handles = [request(deadline) for deadline in range(1, 10 * MET + 1)]
+        for handle in handles:
+            timers.add(handle)
+        for handle in handles[:-1]:
+            handle.request = None
+        calls = 1
+        while (deadline := timers.next_deadline()) != 10 * MET:
+            assert deadline == calls * MET + 1
+            calls += 1
+        assert calls == 10
+        assert timers.due(10 * MET, MANY) == handles[-1:]
+
+    def test_so_many_give_up_in_a_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("dlm.work.TURN", 10 * ITEM)
+        bus = Bus()
+        bus.lock(1, b"R", EX)
+        bus.run()
+        rids = [bus.lock(2, b"R", EX, timeout_us=SECOND)[0] for _ in range(95)]
+        bus.run()
+        bus.now += SECOND
+        service, turns = bus[2].service, 0
+        while (due := service.next_deadline()) is not None and due <= bus.now:
+            before = len(bus[2].queue)
+            service.fire(bus.now)
+            assert len(bus[2].queue) - before <= 10
+            turns += 1
+        assert turns >= 10
+        bus.run()
+        assert {bus.result(rid) for rid in rids} == {"timeout"}
+        bus.check_at_rest()
 
 
 class TestResource:

@@ -7,12 +7,13 @@ import random
 import pytest
 
 from dlm import transfer
+from dlm.catchup import Kept
 from dlm.messages import Kind, Message, decode, encode, key_of
 from dlm.modes import EX, NL, PR
 from dlm.names import Form
 from dlm.table import Table
-from dlm.transfer import BURST, RATE, ROWS, WINDOW, Donor, Joiner
-from dlm.work import ITEM
+from dlm.transfer import BURST, RATE, READ, ROWS, WINDOW, Donor, Joiner
+from dlm.work import ALL, ITEM
 from tests.dlm.bus import LEASE, MS, Bus
 from vsync.types import RingId
 
@@ -55,6 +56,7 @@ def test_e1_a_joiner_under_traffic(small_chunks: None) -> None:
             bus.lock(node, b"t%d" % rng.randrange(5), rng.randrange(6))
         bus.sequence(rng.choice((1, 2)), rng.choice((1, 2)))
         bus.deliver(rng.choice((1, 2, 3)), count=2)
+        bus.work()
         assert steps < 1000
     assert steps > 20
     bus.run()
@@ -90,6 +92,7 @@ def test_e3_a_joiner_sends_nothing_before_it_has_caught_up(small_chunks: None) -
     assert bus.result(gone) == "canceled"
     while not bus[3].service.complete:
         assert bus[3].queue == []
+        bus.work()
         bus.sequence(1, 2)
         bus.deliver(count=1)
     bus.run()
@@ -167,6 +170,15 @@ def send(donor: Donor) -> list[Message]:
     return sent
 
 
+def take(joiner: Joiner, chunk: Message) -> None:
+    """It comes, and is read in so many turns as that takes."""
+    joiner.on_chunk(chunk, 1)
+    while joiner.busy and not joiner.whole:
+        before = len(joiner.table.names)
+        joiner.catch_up(ALL, 0, Kept())
+        assert len(joiner.table.names) - before <= READ // ITEM
+
+
 def test_chunks_of_another_transfer_are_ignored() -> None:
     joiner = Joiner(RING, 3, 0)
     wrong = decode(encode(Kind.CHUNK, OTHER, 0, (*OTHER, 0, False, b"x")))
@@ -185,7 +197,7 @@ class TestPace:
         assert len(chunks) == BURST // ROWS
         for chunk in chunks:
             donor.on_chunk(chunk)
-            joiner.on_chunk(chunk, 1)
+            take(joiner, chunk)
         assert donor.done
         assert joiner.whole
         assert joiner.table.encode() == table.encode()
@@ -201,7 +213,7 @@ class TestPace:
             for chunk in chunks:
                 donor.on_chunk(chunk)
                 before = len(joiner.table.names)
-                joiner.on_chunk(chunk, 1)
+                take(joiner, chunk)
                 most = max(most, len(joiner.table.names) - before)
                 sent += len(joiner.table.names) - before
             due = donor.next_deadline()
@@ -233,10 +245,44 @@ class TestPace:
             for chunk in send(donor):
                 assert len(chunk.body[4]) <= 100
                 donor.on_chunk(chunk)
-                joiner.on_chunk(chunk, 1)
+                take(joiner, chunk)
                 count += 1
         assert count > 1
         assert joiner.table.encode() == table.encode()
+
+    def test_the_joiner_reads_so_many_names_in_a_turn(self) -> None:
+        table = table_of(BURST - ROWS)
+        donor, joiner = Donor(RING, table, 0), Joiner(RING, 3, 0)
+        chunks = send(donor)
+        assert not joiner.busy
+        for chunk in chunks:
+            joiner.on_chunk(chunk, 1)
+        assert joiner.busy
+        assert not joiner.table.names  # all of it has come, and nothing is read
+        turns = 0
+        while not joiner.whole:
+            before = len(joiner.table.names)
+            joiner.catch_up(10 * ITEM, 0, Kept())
+            assert len(joiner.table.names) - before <= 10
+            turns += 1
+        assert turns >= (BURST - ROWS) / 10
+        assert joiner.table.encode() == table.encode()
+
+    def test_a_node_that_joins_goes_on_between_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("dlm.work.TURN", 2 * ITEM)
+        bus = populated()
+        bus.boot(3)
+        bus.view([1, 2, 3])
+        bus.sequence()
+        bus.deliver()
+        service, turns = bus[3].service, 0
+        while not service.complete:
+            assert service.next_deadline() == bus.now
+            service.fire(bus.now)
+            turns += 1
+        assert turns > len(bus[3].table.names) / 2 - 2
+        bus.run()
+        bus.check_at_rest()
 
     def test_the_log_is_applied_in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("dlm.work.TURN", 5 * ITEM)
@@ -291,6 +337,7 @@ def test_names_of_the_dead_are_purged_while_a_state_is_copied(small_chunks: None
     assert not any(2 in name.resource.homes for name in bus[1].table.names.values() if name.resource)
     while not bus[3].service.complete:
         bus.lock(4, b"s3", NL)
+        bus.work()
         bus.sequence()
         bus.deliver()
     bus.run()

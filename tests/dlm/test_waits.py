@@ -228,6 +228,37 @@ def test_a_middle_conversion_that_makes_room() -> None:
     assert s.found == {0}
 
 
+def test_a_middle_conversion_that_fails_stays_in_the_way() -> None:
+    """Who has waited for the conversion waits for its owner from now on (seed 1916 with 3 nodes)."""
+    s = Scene()
+    b = s.lock("b", A, CW)
+    s.lock("c", A, CW)
+    s.lock("a", B)
+    changes = s.convert("b", b[1], PR)  # b>c
+    other = s.lock("b", B)  # b>a
+    reader = s.lock("a", A, PR, noorder=True)  # a>c, and b's conversion
+    assert s.result(reader) is None
+    s.bus.call(2, "cancel", h=b[1])
+    s.bus.run()
+    assert s.result(changes) == "canceled"
+    assert s.result(reader) == "deadlock"  # a>b now
+    assert s.result(other) is None
+    s.bus.check_at_rest()
+
+
+def test_d5_a_conversion_that_fails_in_the_way_of_its_own_owner() -> None:
+    s = Scene()
+    b = s.lock("b", A, CW)
+    s.lock("c", A, CW)
+    changes = s.convert("b", b[1], PR)  # b>c
+    reader = s.lock("b", A, PR)  # behind the conversion, with which it fits
+    assert s.result(reader) is None
+    s.bus.call(2, "cancel", h=b[1])
+    s.bus.run()
+    assert (s.result(changes), s.result(reader)) == ("canceled", "deadlock")
+    s.bus.check_at_rest()
+
+
 def test_headque_puts_others_behind() -> None:
     s = Scene()
     s.lock("c", A, PR)

@@ -12,7 +12,7 @@ SCENARIOS = ROOT / "tests/dlm/scenarios"
 SHORT = {word: SCENARIOS / f"test_pitfalls_{word}.py" for word in ("chain", "time", "names", "join")}
 ALL = (
     *("C1", "C2", "C3", "C4", "C5", "C10", "C11", "C14", "D1", "D2", "D3", "D7", "D9"),
-    *("A1", "A2", "A3", "A4", "B2", "E1", "E2", "F1"),
+    *("A1", "A2", "A3", "A4", "B2", "B3", "E1", "E2", "F1"),
 )
 
 

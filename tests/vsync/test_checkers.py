@@ -32,7 +32,7 @@ def view(
     """A regular view; joined, left and entries as they ought to be unless told otherwise."""
     members, old, stayed = tuple(members), tuple(old), tuple(stayed)
     mark = RingId(ring.seq - 1, 1) if mark is None else mark
-    bases = (tuple((m.node, 1) for m in base),)
+    bases = ((mark, tuple((m.node, 1) for m in base)),)
     came_from = came_from or {m: previous if m in stayed else NO_RING for m in members}
     return View(
         id=ring,

@@ -47,11 +47,14 @@ def entry(
     expected: int | None = None,
     quorum: QuorumConfig = MAJORITY,
     bases: tuple[Base, ...] = (),
+    before: int = 5,
     lineage: int = LINE,
     says: int = 0,
     first: int = 1,
 ) -> Entry:
-    """Of a cluster of nodes 1 .. ``of``; ``mark`` is the sequence number of the last primary view, 0 for none."""
+    """Of a cluster of nodes 1 .. ``of``; ``mark`` is the sequence number of the last primary view, 0 for none;
+    ``bases`` are of that and of ``before``.
+    """
     return Entry(
         Member(node, 1),
         NO_RING,
@@ -60,7 +63,7 @@ def entry(
         of if expected is None else expected,
         RingId(mark, 1) if mark else NO_RING,
         lineage if mark else 0,
-        bases if mark else (),
+        tuple(zip((RingId(mark, 1), RingId(before, 1)), bases, strict=False)) if mark else (),
         of,
         first,
         int(terms_of(quorum)),
@@ -287,6 +290,23 @@ class TestLastManStanding:
         two = entry(2, 5, quorum=LMS, bases=(base(1, 2, 5),))
         assert verdict(*unsure, two).primary
 
+    def test_what_another_one_knows_for_certain_counts(self) -> None:
+        """1 and 3 reached a view of all that, as 2 knows, has never been: 2 goes on alone from {2,3}, breaking
+        the tie. 1 was not in {2,3}; 3 was (seed 3579 of the locks with 3 nodes).
+        """
+        one = entry(1, 9, of=3, quorum=LMS_TIE, bases=(base(1, 2, 3), base(1, 2, 3)), before=4)
+        three = entry(3, 9, of=3, quorum=LMS_TIE, bases=(base(1, 2, 3), base(2, 3)), before=8)
+        assert not verdict(one, three).primary
+        two = entry(2, 8, of=3, quorum=LMS_TIE, bases=(base(2, 3),))
+        assert verdict(one, two, three).primary
+
+    def test_attempts_of_different_members_all_count(self) -> None:
+        """Each may have come to be, and the last one stands alone: who knows of it must not be outvoted."""
+        one = entry(1, 7, quorum=LMS, bases=(base(1, 2, 3), base(1, 2, 3, 4, 5)))
+        four = entry(4, 8, quorum=LMS, bases=(base(2, 4, 5), base(1, 2, 3, 4, 5)))
+        five = entry(5, 8, quorum=LMS, bases=(base(2, 4, 5), base(1, 2, 3, 4, 5)))
+        assert verdict(one, four, five).why == "only 1 of 3 votes"
+
     def test_no_doubt_if_one_was_in_it(self) -> None:
         unsure = some((1, 3), mark=9, quorum=LMS, bases=(base(1, 2, 3, 4, 5), base(1, 2, 5)))
         sure = entry(4, 9, quorum=LMS, bases=(base(1, 2, 3, 4, 5),))
@@ -376,6 +396,6 @@ def test_primaries_that_follow_each_other_share_one_that_knows(
 
 
 def _install(known: dict[int, Entry], entries: Mapping[int, Entry], view: RingId) -> None:
-    lineage, bases = lineage_of(view, entries), (base_of(entries),)
+    lineage, bases = lineage_of(view, entries), ((view, base_of(entries)),)
     for node in entries:
         known[node] = replace(known[node], mark=view, lineage=lineage, bases=bases, says=0)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from vsync.engine.outputs import Note, Persist, Send, Stopped
 from vsync.service import Credentials, Service
-from vsync.testing import Options, SimCluster, Violation, draw
+from vsync.testing import Options, SimCluster, Violation, draw, run
 from vsync.testing.disk import Disk
+from vsync.testing.nemesis import Nemesis
 from vsync.testing.network import Network
 from vsync.testing.options import LinkOptions
+from vsync.testing.plugin import Plugin
 from vsync.testing.scheduler import Scheduler
 from vsync.testing.trace import Crashed, Noted
 from vsync.types import ClusterConfig, View
@@ -287,3 +289,20 @@ class TestOptions:
         assert "seed=7" in text
         assert "links.loss=" in text
         assert "timing.token=" in text
+
+
+def test_workloads_stop_before_what_is_broken_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 46 of the locks, 3 nodes: a node that went on at the last moment was a reason for one more crash."""
+    order: list[str] = []
+
+    class Watching(Plugin):
+        def settle(self, cluster: SimCluster) -> None:
+            order.append("settle")
+
+    def mend(nemesis: Nemesis, real: Callable[[Nemesis], None] = Nemesis.mend) -> None:
+        order.append("mend")
+        real(nemesis)
+
+    monkeypatch.setattr(Nemesis, "mend", mend)
+    assert run(draw(1, 3), plugins=[Watching()]).violation is None
+    assert order == ["settle", "mend"]

@@ -35,7 +35,7 @@ from vsync.engine.states import TIMERS, TRANSITIONS, Reason, State
 from vsync.engine.timers import Timer, TimerTable
 from vsync.errors import Backpressure, FrameError, MessageTooLarge
 from vsync.roster import Roster
-from vsync.types import MAX_MESSAGE, NO_RING, ClusterConfig, Member, Peer, RingId
+from vsync.types import MAX_MESSAGE, NO_RING, Bases, ClusterConfig, Member, Peer, RingId
 from vsync.wire import (
     MAX_RING_SEQ,
     WIRE_VERSION,
@@ -371,13 +371,13 @@ class Engine:
         self, view: RingId, lineage: int, base: tuple[tuple[int, int], ...], roster: Roster | None, now: int
     ) -> Persist:
         """This view is primary: the record that has to be stored before anything in it is told (pitfalls K8)."""
-        bases: tuple[tuple[tuple[int, int], ...], ...] = (tuple((node, votes) for node, votes in base),)
+        bases: Bases = ((view, tuple((node, votes) for node, votes in base)),)
         if view != self.ring.id:  # an attempt, left at once: perhaps nobody has acted in it
-            bases += tuple(a.base for a in reversed(self.record.attempts) if a.ring < view) + self.record.bases
-        open_ones = tuple(attempt for attempt in self.record.attempts if attempt.ring > view)
+            open_ones = tuple((a.ring, a.base) for a in reversed(self.record.attempts) if a.ring < view)
+            bases += open_ones + self.record.bases
         self.record = replace(
             self.record,
-            attempts=open_ones,
+            attempts=tuple(attempt for attempt in self.record.attempts if attempt.ring > view),
             mark=view,
             lineage=lineage,
             bases=bases,
@@ -538,11 +538,11 @@ class Engine:
     def _on_probe(self, sender: Member, now: int) -> None:
         if self.backing_off(sender):
             return
+        self.gathering.probed.add(sender)
         if (self.state is State.OPERATIONAL and sender not in self.ring.member_set) or (
             self.state is State.GATHER and sender not in self.gathering.proc
         ):
             self.gathering.proc.add(sender)
-            self.gathering.probed.add(sender)
             gather.enter(self, Reason.MERGE, now, node=sender.node)
 
     # ------------------------------------------------------------ timers

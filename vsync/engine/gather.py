@@ -22,7 +22,7 @@ from vsync.engine import claims, commit, reach
 from vsync.engine.states import Reason, State
 from vsync.engine.timers import Timer
 from vsync.types import Member
-from vsync.wire import FrameType, Join, Row, encode_join
+from vsync.wire import FrameType, Join, Probe, Row, encode_join, encode_probe
 
 if TYPE_CHECKING:
     from vsync.engine.engine import Engine
@@ -52,7 +52,7 @@ SILENT_JOINS = 4  #: join intervals after which one that nobody hears is failed
 class Gathering:
     """What a node knows while it looks for the members of the next ring."""
 
-    __slots__ = ("agreed", "failed", "gave_me_up", "heard", "intervals", "probed", "proc", "rows")
+    __slots__ = ("agreed", "failed", "gave_me_up", "heard", "intervals", "introduced", "probed", "proc", "rows")
 
     def __init__(self, proc: Iterable[Member]) -> None:
         self.proc: set[Member] = set(proc)
@@ -63,6 +63,7 @@ class Gathering:
         self.gave_me_up: dict[Member, int] = {}  #: who failed me, and the last ring it had committed to then
         self.rows: dict[Member, Row] = {}  #: who hears whom, the newest row of each
         self.intervals = 0  #: join intervals since my sets last changed
+        self.introduced: dict[int, int] = {}  #: by node: when a newcomer was last told of me
 
     def candidates(self) -> set[Member]:
         """Who the next ring would consist of."""
@@ -99,6 +100,8 @@ def on_join_interval(e: Engine, now: int) -> None:
     present = g.heard | {e.me}
     candidates = g.candidates()
     silent = reach.silent(candidates, frozenset(present & candidates), g.rows)
+    if e.ring.alone:
+        silent -= g.probed  # a ring that waits until I hear all of it; nobody waits for me
     if silent and g.intervals >= SILENT_JOINS and candidates - silent <= present:
         g.failed |= silent
         enter(e, Reason.SILENT, now, failed=sorted(m.node for m in silent))
@@ -121,12 +124,14 @@ def on_join(e: Engine, sender: Member, join: Join, now: int) -> None:
         _on_join_in_gather(e, sender, join, now)
     elif e.state is State.OPERATIONAL and _concerns_operational(e, sender, join):
         returned = sender not in e.ring.member_set and sender.node in e.ring.others
+        if not returned and _to_be_introduced(e, sender, join, now):
+            return
         _learn(e, sender, join)
         reason = Reason.RESTARTED if returned else Reason.JOIN
         enter(e, reason, now, node=sender.node, evidence=join.why)
-        if join.failed:
-            # It knows who is gone, and all else is well: agreed, without waiting until it says so again. After a
-            # lost token nobody knows what is broken: then its next JOIN will tell whom it hears.
+        if join.failed or sender not in e.ring.member_set:
+            # It knows who is gone or comes, and all else is well: agreed, without waiting until it says so again.
+            # After a lost token nobody knows what is broken: then its next JOIN will tell whom it hears.
             _note_agreement(e, sender, join, now)
     elif e.state in (State.COMMIT, State.RECOVERY) and _concerns_forming(e, sender, join):
         _learn(e, sender, join)
@@ -192,6 +197,23 @@ def _concerns_operational(e: Engine, sender: Member, join: Join) -> bool:
     if e.backing_off(sender):
         return False
     return sender in e.ring.member_set or e.me not in join.failed  # a stranger that gave me up will probe
+
+
+def _to_be_introduced(e: Engine, sender: Member, join: Join, now: int) -> bool:
+    """Whether a newcomer has yet to hear all of us: it is told of me, and the ring goes on meanwhile.
+
+    A node that has just started often reaches others before they reach it: their connections to it have to be made
+    anew. A ring that broke up at its first JOIN would stand still until then. One that never hears some of us gives
+    up, forms a ring of its own and probes: then it is for ``reach`` to say who goes with whom.
+    """
+    if sender in e.ring.member_set or join.proc >= e.ring.member_set:
+        return False
+    told = e.gathering.introduced.get(sender.node)
+    if told is None or now - told >= e.timing.join // 2:  # not for each JOIN: many may gather at the same time
+        e.gathering.introduced[sender.node] = now
+        e.count("memb_merge_detect_tx")
+        e.send(sender.node, encode_probe(e.header(FrameType.PROBE), Probe(e.hello, e.ring.id)))
+    return True
 
 
 def _concerns_forming(e: Engine, sender: Member, join: Join) -> bool:

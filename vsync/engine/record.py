@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 import msgpack
 
 from vsync.roster import Roster
-from vsync.types import NO_RING, RingId
+from vsync.types import NO_RING, Base, Bases, RingId
 from vsync.wire import MAX_RING_SEQ
 
 __all__ = ["Attempt", "Record"]
 
-VERSION = 4
-WITHOUT_ROSTER = 3  #: releases before the roster was stored
+VERSION = 5
 
 
 class Attempt(NamedTuple):
@@ -30,7 +29,7 @@ class Attempt(NamedTuple):
 
     ring: RingId
     lineage: int
-    base: tuple[tuple[int, int], ...]
+    base: Base
     sure: bool = True  #: that chain exists; else it is the one that would begin with this attempt, or one before
     roster: Roster | None = None  #: by which it was counted
 
@@ -43,7 +42,7 @@ class Record:
     attempts: tuple[Attempt, ...] = ()  #: oldest first
     mark: RingId = NO_RING
     lineage: int = 0
-    bases: tuple[tuple[tuple[int, int], ...], ...] = ()
+    bases: Bases = ()
     roster: Roster | None = None
     pending: bool = False  #: it was changed in the view of the mark; none has been counted by it yet
 
@@ -67,15 +66,13 @@ class Record:
         """The inverse of ``encode``. Raises ``ValueError`` for anything else."""
         try:
             version, seq, attempts, mark, lineage, bases, *more = msgpack.unpackb(stored)
-            if version == WITHOUT_ROSTER and not more:
-                attempts, more, version = [(*attempt, None) for attempt in attempts], [None, [], 0], VERSION
             place, packed, pending = more
             rosters = {number: Roster.unpack(each) for number, each in enumerate(packed)} | {None: None}
             made = tuple(
                 Attempt(RingId(*ring), int(name), _pairs(votes), bool(sure), rosters[at])
                 for ring, name, votes, sure, at in attempts
             )
-            known = RingId(*mark), int(lineage), tuple(map(_pairs, bases)), rosters[place], bool(pending)
+            known = RingId(*mark), int(lineage), _bases(bases), rosters[place], bool(pending)
             record = cls(seq, made, *known)
         except Exception as error:
             raise ValueError(f"the stored ring record is unreadable: {error!r}") from error
@@ -84,5 +81,9 @@ class Record:
         return record
 
 
-def _pairs(raw: Any) -> tuple[tuple[int, int], ...]:
+def _bases(raw: Any) -> Bases:
+    return tuple((RingId(*ring), _pairs(base)) for ring, base in raw)
+
+
+def _pairs(raw: Any) -> Base:
     return tuple((int(node), int(votes)) for node, votes in raw)

@@ -18,6 +18,8 @@ class Timer(Enum):
     DELIVER = "go on handing messages to the layer above, after a pause for the ring (Operational)"
     MERGE = "probe configured nodes outside the ring (Operational, representative)"
 
+    __hash__ = object.__hash__  # each exists once; that of Enum hashes the name anew at each look-up
+
 
 class TimerTable:
     """At most one deadline a timer, in µs of the caller's clock."""
@@ -46,7 +48,7 @@ class TimerTable:
 
     def next_deadline(self) -> int | None:
         """The earliest deadline, or ``None``."""
-        return min(self._deadlines.values(), default=None)
+        return min(self._deadlines.values()) if self._deadlines else None
 
     def due(self, now: int) -> list[Timer]:
         """The timers whose deadline has come, earliest first; each is to be taken before it is acted on."""

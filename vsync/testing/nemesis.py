@@ -194,7 +194,8 @@ class Nemesis:
     def _record(self, node: SimNode, votes: dict[int, int]) -> Record:
         seq = node.wall_clock()
         lineage, base = self._rng.getrandbits(60) | 1, tuple(sorted(votes.items()))
-        return Record(seq, mark=RingId(seq, node.id), lineage=lineage, bases=(base,))
+        mark = RingId(seq, node.id)
+        return Record(seq, mark=mark, lineage=lineage, bases=((mark, base),))
 
     def _clear(self) -> None:
         node, self._strange = self._strange, None

@@ -67,6 +67,7 @@ class SimNode:
         self.id = config.node
         self.disk = Disk()
         self.incarnation = 0
+        self.me = Member(self.id, 0)  #: the present (or last) process as a member
         self.up = False
         self.paused = False
         self.leaving = False  #: asked to leave, not gone yet
@@ -105,11 +106,6 @@ class SimNode:
         stored = Record.decode(self.disk.record) if self.disk.record is not None else Record(0)
         return bool(stored.mark.seq or stored.attempts)
 
-    @property
-    def me(self) -> Member:
-        """The present (or last) process as a member."""
-        return Member(self.id, self.incarnation)
-
     def clock(self, true: int | None = None) -> int:
         """This host's boot-time clock in µs, at true time ``true`` (default: now)."""
         if true is None:
@@ -128,6 +124,7 @@ class SimNode:
             return
         self.cluster.disturbed()
         self.incarnation += 1
+        self.me = Member(self.id, self.incarnation)
         self.up, self.paused, self.leaving = True, False, False
         self._armed = None
         self.spare()
@@ -145,7 +142,7 @@ class SimNode:
             self.config, self.incarnation, tuple(self.services), record, start_seq
         )
         self.phase = self.state  # from here on the notes among the outputs say where the engine is
-        self._do(lambda now: self.core.start(now))
+        self._do(self.core.start)
         self._do(lambda now: self.core.open_session(SESSION, Credentials(1, 0, 0, "sim"), now))
         for plugin in self.cluster.plugins:
             if self.up:
@@ -182,7 +179,7 @@ class SimNode:
         if self.up and not self.paused:
             self.cluster.disturbed()
             self.leaving = True
-            self._do(lambda now: self.core.leave(now))
+            self._do(self.core.leave)
 
     def pause(self, frozen: bool = False) -> None:
         """Stop the process (SIGSTOP): frames pile up, no timer fires. ``frozen``: its clock stands still, too."""
@@ -268,7 +265,7 @@ class SimNode:
         if self.paused:
             self._backlog.append(lambda: self._take(src, frame))
         elif self.up and not (self.cluster.rules and self.cluster.broken(self, "received", src, frame)):
-            self._do(lambda now: self.core.receive(frame, now))
+            self._do(self.core.receive, frame)
 
     def _input(self, work: Callable[[int], None]) -> None:
         if self.paused:
@@ -278,12 +275,12 @@ class SimNode:
 
     # -- running the core -------------------------------------------------------------------
 
-    def _do(self, work: Callable[[int], None]) -> None:
-        """One input to the core, then its outputs, then its timer."""
+    def _do(self, work: Callable[..., None], *args: Any) -> None:
+        """One input to the core – ``work``, with the time as its last argument –, then its outputs, its timer."""
         if not self.up:
             return
         try:
-            work(self.clock())
+            work(*args, self.clock())
             outputs = self.core.take_outputs()
         except Violation:
             raise
@@ -416,6 +413,6 @@ class SimNode:
             return
         deadline = self.core.next_deadline()
         if deadline is not None and deadline <= self.clock():
-            self._do(lambda now: self.core.fire(now))
+            self._do(self.core.fire)
         else:
             self._arm()

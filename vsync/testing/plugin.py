@@ -56,7 +56,7 @@ class Plugin:
         """All outputs of one input of this node have been carried out."""
 
     def settle(self, cluster: SimCluster) -> None:
-        """Chaos is over, everything is healed: start nothing new."""
+        """Chaos is over, everything is about to be healed: start nothing new."""
 
     def patience(self, cluster: SimCluster) -> int:
         """How long, in µs, this workload may take longer to become calm than the ring and two leases."""

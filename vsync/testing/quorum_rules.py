@@ -23,7 +23,7 @@ QUO-Q2 (one verdict per id, delivered with the view) stands in ``evs_views``.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
@@ -124,11 +124,11 @@ class QuorumRules:
         if any(entries[node].says & Says.OVERRIDE for node in view.nodes):
             return True, "an operator's word"
         voters = self._voters(view)
-        newest = max((entries[node] for node in voters or view.nodes), key=lambda e: (e.mark, -len(e.bases)))
+        known = [entries[node] for node in voters or view.nodes]
         if not voters and any(entries[node].says & Says.BOOTSTRAP for node in view.nodes):
             voters = list(view.nodes)
         enough, said = True, "votes"
-        for electorate in self._electorates(newest, roster):
+        for electorate in self._electorates(known, roster):
             have, of = sum(electorate.get(node, 0) for node in voters), sum(electorate.values())
             breaker = min((node for node in electorate if electorate[node]), default=0)
             tie = 2 * have == of and self._quorum.auto_tie_breaker and breaker in voters
@@ -143,10 +143,11 @@ class QuorumRules:
         best = max(marked.values(), key=lambda e: (not e.says & Says.UNSURE, e.mark), default=None)
         return [node for node, entry in marked.items() if best and entry.lineage == best.lineage]
 
-    def _electorates(self, newest: Entry, roster: Roster) -> list[dict[int, int]]:
-        if self._quorum.policy != "last_man_standing" or not newest.mark.seq:
-            return [roster.votes, *(other.votes for other in newest.also)]
-        return [dict(base) for base in newest.bases]
+    def _electorates(self, known: Sequence[Entry], roster: Roster) -> list[dict[int, int]]:
+        if self._quorum.policy != "last_man_standing" or not any(entry.bases for entry in known):
+            return [roster.votes, *(other.votes for other in known[0].also)]
+        sure = max(entry.bases[-1][0] for entry in known if entry.bases)
+        return [dict(base) for entry in known for ring, base in entry.bases if ring >= sure]
 
     def _link(self, primary: _Primary) -> None:
         ring = primary.view.id

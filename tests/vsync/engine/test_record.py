@@ -12,7 +12,8 @@ from vsync.types import RingId
 def test_round_trip() -> None:
     """What is stored comes back."""
     attempts = Attempt(RingId(9, 1), 77, ((1, 1), (2, 3))), Attempt(RingId(10, 2), 78, ((2, 3),), sure=False)
-    record = Record(11, attempts, RingId(8, 2), 77, (((1, 1), (2, 3)), ((1, 1),)))
+    bases = (RingId(8, 2), ((1, 1), (2, 3))), (RingId(7, 1), ((1, 1),))
+    record = Record(11, attempts, RingId(8, 2), 77, bases)
     assert Record.decode(record.encode()) == record
 
 

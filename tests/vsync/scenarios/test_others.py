@@ -79,7 +79,7 @@ class TestJGroups:
         while not all(len(world.ring(n)) == 4 for n in (1, 2, 3, 4)):
             for node in (1, 2, 3, 4):
                 world.send(node, b"%d at %d" % (node, world.now))
-            world.do("run 5")
+            world.do("run 1")
         world.do("run 200")
         last = world.views[1][-1].id
         in_merged = [[g.data for g in world.got[n] if g.ring == last] for n in (1, 2, 3, 4)]
