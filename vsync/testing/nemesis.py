@@ -304,6 +304,7 @@ class Traffic:
     def __init__(self, cluster: SimCluster) -> None:
         self.cluster = cluster
         self._rng = Random(f"traffic/{cluster.options.seed}")
+        self._chats = Random(f"traffic/chat/{cluster.options.seed}")
         self._active = True
 
     def begin(self) -> None:
@@ -335,5 +336,6 @@ class Traffic:
             safe = bool(options.safe and rng.random() < options.safe)
             size = int(options.packet_bytes * rng.choice(PIECES)) if big else rng.randrange(0, 64)
             size = min(size, MAX_MESSAGE - 100)
-            node.send(size=size, safe=safe)
+            chat = self._chats.randint(5, 60) if self._chats.random() < options.chat else 0
+            node.send(size=size, safe=safe, chat=chat)
         self._later(node)

@@ -219,10 +219,10 @@ class SimNode:
         """What this process has delivered of the messages sent with ``send``: (origin node, data)."""
         return self.recorder.delivered
 
-    def send(self, data: bytes = b"", size: int | None = None, safe: bool = False) -> None:
-        """Multicast a message of the simulator's own service."""
+    def send(self, data: bytes = b"", size: int | None = None, safe: bool = False, chat: int = 0) -> None:
+        """Multicast a message of the simulator's own service, and ``chat`` more, each when that has come."""
         args: dict[str, Any] = {"data": data} if size is None else {"size": size}
-        args["safe"] = safe
+        args.update(safe=safe, chat=chat)
         self.request(SESSION, 0, "sim", "send", args)
 
     def request(self, session: int, rid: int, service: str, verb: str, args: Mapping[str, Any]) -> None:

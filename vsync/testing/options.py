@@ -6,7 +6,7 @@ is not always also a run with crashes. The same seed and number of nodes give th
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from random import Random
 
 from vsync.types import QuorumConfig, Timing
@@ -59,6 +59,7 @@ class Options:
     send_interval: int = 20_000  #: mean time between two submissions of one node
     big: float = 0.0  #: share of messages that are cut in pieces
     safe: float = 0.0  #: share of messages that are SAFE
+    chat: float = 0.0  #: share of messages after whose delivery their sender sends the next one, again and again
     packet_bytes: int = 60_000  #: small ones give many packets: recoveries of more than a visit, more pieces
     accelerated: int = 0  #: packets sent behind the token
     send_queue: int = 4_096  #: messages that may wait for the token: small ones give back-pressure
@@ -115,11 +116,12 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
         weights["crash"] = weights["partition"] = 1
     drawn = int(rng.choice([2, 4, 6]) * SECOND * max(factor, 0.25) * 2)
     quorum, votes, bootstrap = _quorum(seed, nodes)
+    lingers, chat = _lingering(seed, nodes, int(Timing().hold * factor))
     return Options(
         seed=seed,
         nodes=nodes,
         chaos=chaos if chaos is not None else drawn,
-        timing=scaled(factor),
+        timing=replace(scaled(factor), linger=lingers),
         links=links,
         drift_ppm=rng.choice([0, 0, 100, 10_000]),
         fault_interval=int(rng.choice([0.15, 0.4, 1.0, 2.0]) * SECOND * factor),
@@ -128,6 +130,7 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
         send_interval=drawn // rng.choice([15, 60, 150, 300]),
         big=sometimes(0.4, rng.choice([0.02, 0.1])),
         safe=sometimes(0.5, rng.choice([0.1, 0.5])),
+        chat=chat,
         packet_bytes=rng.choice([60_000, 60_000, 1_400, 100]),
         accelerated=rng.choice([0, 0, 4, 20]),
         send_queue=rng.choice([4_096, 4_096, 4_096, 20]),
@@ -147,6 +150,14 @@ def draw(seed: int, nodes: int, chaos: int | None = None) -> Options:
         nodes_interval=int(changes * SECOND * factor),
         **weights,
     )
+
+
+def _lingering(seed: int, nodes: int, hold: int) -> tuple[int, float]:
+    """How long a token lingers, with hops of milliseconds: not at all, as by default, or for many messages; and how
+    much traffic there is for which it does.
+    """
+    rng = Random(f"options/linger/{seed}/{nodes}")
+    return rng.choice([0, min(1_000, hold // 4), hold // 4]), rng.choice([0.0, 0.02, 0.2])
 
 
 def _changes(seed: int, nodes: int) -> float:

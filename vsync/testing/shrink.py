@@ -21,9 +21,10 @@ __all__ = ["parse", "shrink", "spell"]
 TRIES = 6  #: seeds for each step
 _OFF = (
     *("herd", "slow", "nested", "rumour", "mtu", "one_way", "pause", "leave", "partition", "crash", "lost_disk"),
-    *("frozen", "evidence", "group_interval", "big", "safe", "accelerated", "drift_ppm", "start_spread"),
+    *("frozen", "evidence", "group_interval", "big", "safe", "chat", "accelerated", "drift_ppm", "start_spread"),
     *("fast_restart", "bootstrap", "foreign", "nodes_interval"),
 )
+_LINGER = "timing.linger"  #: the one timer that is drawn by itself
 _NESTED = ("links", "quorum")  #: options that have fields of their own
 _LINKS = ("loss", "duplicate", "reorder", "cut_in_flight")
 
@@ -97,7 +98,9 @@ def spell(options: Options) -> str:
     for field in fields(Options):
         value, usual = getattr(options, field.name), getattr(plain, field.name)
         if field.name == "timing":
-            parts += [f"timing={value.token / usual.token:g}"] if value != usual else []
+            factor = value.token / usual.token
+            parts += [f"timing={factor:g}"] if factor != 1 else []
+            parts += [f"{_LINGER}={value.linger}"] if value.linger != scaled(factor).linger else []
         elif field.name in _NESTED:
             changed = asdict(value).items() - asdict(usual).items()
             parts += [f"{field.name}.{name}={_text(v)}" for name, v in sorted(changed)]
@@ -111,17 +114,22 @@ def parse(text: str) -> Options:
     plain = Options()
     found: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {name: {} for name in _NESTED}
+    lingers: int | None = None
     for part in text.split(","):
         name, _, value = part.partition("=")
         whole, _, inner = name.partition(".")
         if name == "timing":
             found["timing"] = scaled(float(value))
+        elif name == _LINGER:
+            lingers = int(value)
         elif whole in _NESTED and hasattr(getattr(plain, whole), inner):
             nested[whole][inner] = _value(getattr(getattr(plain, whole), inner), value)
         elif hasattr(plain, name) and name not in _NESTED:
             found[name] = _value(getattr(plain, name), value)
         else:
             raise ValueError(f"{name!r} is no option of a run")
+    if lingers is not None:
+        found["timing"] = replace(found.get("timing", plain.timing), linger=lingers)
     found.update({name: replace(getattr(plain, name), **given) for name, given in nested.items()})
     return replace(plain, **found)
 

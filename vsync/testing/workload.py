@@ -25,7 +25,7 @@ _HEADER = struct.Struct(">BIQQ")  # tag, node, incarnation, number
 
 class Recorder:
     """The service of the simulator: verb ``send`` (``{"size": n}`` or ``{"data": bytes}``, ``{"safe": True}``)
-    multicasts a message.
+    multicasts a message, and with ``{"chat": n}`` so many more, each when the last one has been delivered here.
 
     It keeps nothing but its counter. ``delivered`` is for users' tests: (origin node, data) in order.
     """
@@ -35,6 +35,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.number = 0
+        self._chat = 0  #: messages that follow ..
+        self._awaited = 0  #: .. each when that one has been delivered
         self.delivered: list[tuple[int, bytes]] = []
         self.views: list[View] = []
         self._host: Host
@@ -46,16 +48,21 @@ class Recorder:
         data = args.get("data")
         if data is None:
             data = _pattern(self.number + 1, args.get("size", 0))
+        self._send(data, bool(args.get("safe")))
+        if args.get("chat") and not self._chat:
+            self._chat, self._awaited = args["chat"], self.number
+        self._host.reply(session, rid, {"number": self.number})
+
+    def _send(self, data: bytes, safe: bool) -> None:
         self.number += 1
         me = self._host.me
         payload = _HEADER.pack(TAG, me.node, me.incarnation, self.number) + data
-        safe = bool(args.get("safe"))
         self._host.event(NOTE, event=Sent(me, self.number, zlib.crc32(payload), safe))
         try:
             self._host.submit(payload, safe=safe)
         except Backpressure:
             self._host.event(NOTE, event=Withdrawn(me, self.number))
-        self._host.reply(session, rid, {"number": self.number})
+            self._chat = 0
 
     def deliver(self, origin: Member, position: int, payload: bytes, installing: bool, now: int) -> None:
         _, node, incarnation, number = _HEADER.unpack_from(payload)
@@ -64,6 +71,10 @@ class Recorder:
         me = self._host.me
         self._host.event(NOTE, event=Delivered(me, origin, author, number, digest, position, installing))
         self.delivered.append((origin.node, payload[_HEADER.size :]))
+        if self._chat and author == me and number == self._awaited:
+            self._chat -= 1
+            self._awaited = self.number + 1
+            self._send(b"", False)
 
     def view(self, view: View, now: int) -> None:
         self._host.event(NOTE, event=Viewed(self._host.me, view))
