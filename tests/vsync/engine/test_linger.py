@@ -1,0 +1,151 @@
+"""Lingering: a lone talker waits for no token; everybody else notices nothing but later tokens."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from tests.vsync.engine.harness import Story
+from vsync.engine import Deliver
+from vsync.engine.linger import PACKETS
+from vsync.engine.outputs import Output
+from vsync.types import ClusterConfig, Timing
+
+HOP_US = 100
+
+
+class Talk(Story):
+    """A story in which nodes submit their next message when they deliver their last one."""
+
+    def __init__(self, nodes: int = 3, timing: Timing | None = None) -> None:
+        self.timing = timing or Timing()
+        self.left: dict[int, int] = defaultdict(int)  #: messages that a node is still to send
+        self.times: dict[int, list[int]] = defaultdict(list)  #: of its deliveries of its own
+        self.orders: dict[int, list[bytes]] = defaultdict(list)
+        super().__init__(nodes)
+        self.do("start " + " ".join(map(str, range(1, nodes + 1))))
+        self.do("run 2000")
+
+    def config(self, node: int) -> ClusterConfig:
+        return ClusterConfig("story", node, self.peers, self.timing)
+
+    def seen(self, node: int, output: Output) -> None:
+        if isinstance(output, Deliver):
+            self.orders[node] += output.messages
+            if output.origin.node == node:
+                self.times[node].append(self.now)
+                if self.left[node]:
+                    self.left[node] -= 1
+                    self.engines[node].submit(b"%d:%d" % (node, self.left[node]), self.now)
+
+    def talk(self, node: int, count: int, ms: float = 1000) -> list[int]:
+        """µs between its messages."""
+        self.left[node] = count - 1
+        self.do(f"submit {node} first")
+        self.do(f"run {ms}")
+        assert self.left[node] == 0
+        return [b - a for a, b in zip(self.times[node], self.times[node][1:], strict=False)]
+
+    def counter(self, node: int, name: str) -> int:
+        return self.engines[node].counters[name]
+
+
+def test_a_lone_talker_waits_for_no_token() -> None:
+    story = Talk()
+    gaps = story.talk(2, 200)
+    assert story.counter(2, "token_linger") > 0
+    waited = sum(gap > 0 for gap in gaps[10:])
+    assert waited <= len(gaps[10:]) / (PACKETS - 1) + 1  # one turn of the ring for as many packets as may be sent
+    assert story.orders[1] == story.orders[2] == story.orders[3]
+    assert len(story.orders[1]) == 200
+
+
+def test_switched_off_each_message_waits_for_a_turn() -> None:
+    story = Talk(timing=Timing(linger=0))
+    gaps = story.talk(2, 50)
+    assert story.counter(2, "token_linger") == 0
+    assert min(gaps[2:]) == 3 * HOP_US
+
+
+def test_it_ends_after_its_time() -> None:
+    story = Talk(timing=Timing(linger=500))
+    story.talk(2, 40)
+    visits = story.engines[2].ring.visits
+    story.do("submit 2 one")
+    story.do("submit 3 two")
+    story.do("run 1")
+    assert story.orders[3][-2:] == [b"one", b"two"]
+    assert story.engines[2].ring.visits > visits
+
+
+def test_two_talkers_share_the_ring() -> None:
+    story = Talk()
+    story.left[3] = 99
+    story.do("submit 3 first")
+    gaps = story.talk(2, 100)
+    assert max(gaps) <= 2 * story.timing.linger + 3 * HOP_US  # it may have to wait for the other one once
+    assert story.orders[1] == story.orders[2] == story.orders[3]
+    assert len(story.orders[1]) == 200
+    assert sum(gap > 3 * HOP_US for gap in gaps) <= 2
+
+
+def test_somebody_else_waits_no_longer_than_that() -> None:
+    story = Talk()
+    story.left[2] = 10_000
+    story.do("submit 2 first")
+    story.do("run 20")
+    before = story.now
+    story.do("submit 1 urgent")
+    story.do("run 5")
+    assert story.times[1][-1] - before <= story.timing.linger + 3 * HOP_US
+
+
+def test_a_safe_message_is_not_held_up() -> None:
+    story = Talk()
+    story.left[2] = 10_000
+    story.do("submit 2 first")
+    story.do("run 20")
+    assert story.counter(2, "token_linger") > 0
+    before = story.now
+    story.do("safe 2 safe")
+    story.do("run 5")
+    assert b"safe" in story.orders[2]
+    place = story.orders[2].index(b"safe")
+    assert story.times[2][place] - before <= story.timing.linger + 3 * 3 * HOP_US
+
+
+def test_hurry_sends_the_token_round() -> None:
+    story = Talk(timing=Timing(linger=20_000))
+    story.talk(2, 6, ms=2)
+    engine = story.engines[2]
+    assert engine.ring.lingers_until > story.now
+    engine.hurry(story.now)
+    story.do("run 1")
+    assert engine.ring.stable == engine.ring.aru
+
+
+def test_an_idle_token_rests_where_the_last_message_came_from() -> None:
+    story = Talk()
+    story.do("submit 3 hello")
+    story.do("run 400")
+    assert [node for node in (1, 2, 3) if story.engines[node].ring.held] == [3]
+    before = story.now
+    story.do("submit 3 again")
+    story.do("run 5")
+    assert story.times[3][-1] == before  # at once
+    story.do("run 400")
+    before = story.now
+    story.do("submit 1 from elsewhere")
+    story.do("run 5")
+    assert story.times[1][-1] - before == 2 * HOP_US  # the cancel, and the token: 3 hands it to 1
+
+
+def test_a_talker_that_dies_while_the_token_lingers_is_missed() -> None:
+    story = Talk(timing=Timing(linger=20_000))
+    story.talk(2, 6, ms=2)
+    assert story.engines[2].ring.lingers_until > story.now
+    story.do("crash 2")
+    story.do("gone 1 2")
+    story.do("gone 3 2")
+    story.do("run 2000")
+    assert [member.node for member in story.engines[1].ring.members] == [1, 3]
+    assert story.orders[1] == story.orders[3]
