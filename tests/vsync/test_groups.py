@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 
+from vsync.errors import Backpressure
 from vsync.groups import TAG, GroupService
 from vsync.service import Credentials
 from vsync.types import NO_RING, Entry, Member, RingId, View
@@ -222,3 +224,85 @@ def test_refusals_name_the_reason(bus: Bus, verb: str, args: dict[str, Any], cod
     """A stable word for each."""
     bus.ports[1].do(7, verb, **args)
     assert bus.ports[1].answers[-1] == (1, code)
+
+
+# -- batches
+
+
+def packed(*texts: bytes) -> bytes:
+    return msgpack.packb(list(texts))
+
+
+def batches(port: Port, session: int) -> list[list[bytes]]:
+    """The messages that a session was pushed together."""
+    return [msgpack.unpackb(data["batch"]) for n, kind, data in port.pushes if (n, kind) == (session, "messages")]
+
+
+def test_a_batch_is_one_message_and_handed_on_as_it_is(bus: Bus) -> None:
+    bus.ports[2].do(7, "sends", group="g", batch=packed(b"one", b"two"))
+    assert bus.ports[2].answers[-1] == (1, {})
+    assert len(bus.queue) == 1
+    bus.run()
+    for port in bus.ports.values():
+        assert batches(port, 7) == [[b"one", b"two"]]
+
+
+@pytest.mark.parametrize(
+    "batch", [None, "text", b"", b"\xc1", msgpack.packb([]), msgpack.packb([b"x", 1]), msgpack.packb({b"x": b"y"})]
+)
+def test_nonsense_is_no_batch(bus: Bus, batch: object) -> None:
+    bus.ports[2].do(7, "sends", group="g", batch=batch)
+    assert bus.ports[2].answers[-1] == (1, "invalid")
+    bus.ports[2].do(7, "sends", group="h", batch=packed(b"x"))
+    assert bus.ports[2].answers[-1] == (1, "not_member")
+    assert not bus.queue
+
+
+def test_a_batch_waits_for_room_and_is_answered_then(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = bus.ports[2]
+    full = True
+    submit = port.submit
+
+    def submit_if_there_is_room(payload: bytes, urgent: bool = False, safe: bool = False) -> None:
+        if full:
+            raise Backpressure("full")
+        submit(payload, urgent, safe)
+
+    monkeypatch.setattr(port, "submit", submit_if_there_is_room)
+    port.answers.clear()
+    port.do(7, "sends", group="g", batch=packed(b"one"))
+    assert port.answers == []
+    port.do(7, "send", group="g", data=b"overtakes")
+    port.do(7, "sends", group="g", batch=packed(b"overtakes"))
+    assert port.answers == [(1, "backpressure")] * 2
+    port.service.token(0)
+    assert len(port.answers) == 2
+    full = False
+    port.service.token(0)
+    assert port.answers[2:] == [(1, {})]
+    bus.run()
+    assert batches(bus.ports[1], 7) == [[b"one"]]
+
+
+def test_what_waits_goes_with_its_session(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = bus.ports[2]
+    submit = port.submit
+
+    def full(payload: bytes, urgent: bool = False, safe: bool = False) -> None:
+        raise Backpressure("full")
+
+    monkeypatch.setattr(port, "submit", full)
+    port.do(7, "sends", group="g", batch=packed(b"one"))
+    port.service.close(7, 0)
+    monkeypatch.setattr(port, "submit", submit)
+    port.service.token(0)
+    bus.run()
+    assert batches(bus.ports[1], 7) == []
+    assert [p["node"] for p in bus.ports[1].service.status()["g"]] == [1, 3]
+
+
+def test_a_batch_of_a_stranger_is_dropped(bus: Bus) -> None:
+    bus.ports[2].do(7, "sends", group="g", batch=packed(b"one"))
+    bus.queue.insert(0, (bus.ports[2].me, bytes((TAG,)) + msgpack.packb((3, "", 7, None))))  # it is down before
+    bus.run()
+    assert batches(bus.ports[1], 7) == []
