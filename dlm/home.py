@@ -219,7 +219,7 @@ class Home:
         gone = self.sessions.pop(session, None)
         self.clearing.close(session)
         if gone is not None and gone.handles:
-            self.closings.add(self._abandon(session, gone.who.pid, deque(gone.handles.values())))
+            self._close(self._abandon(session, gone.who.pid, deque(gone.handles.values())))
 
     def close_space(self, session: int, space: Space, rid: int) -> None:
         """A client is done with a lockspace: its locks there go as if it had gone; then it is answered."""
@@ -230,7 +230,12 @@ class Home:
                 handle.group.dissolve()
             del owner.handles[handle.h]
             self.teller.closed(handle)
-        self.closings.add(self._abandon(session, owner.who.pid, deque(handles), rid))
+        self._close(self._abandon(session, owner.who.pid, deque(handles), rid))
+
+    def _close(self, job: Iterator[int]) -> None:
+        """Few locks go at once, as nobody will look for them afterwards; of many the rest follows turn by turn."""
+        self.closings.add(job)
+        self.closings.run(work.TURN)
 
     def _abandon(self, session: int, pid: int, handles: deque[Handle], rid: int = 0) -> Iterator[int]:
         """A job: what these handles are for goes. What has been decided for them meanwhile is told to nobody."""

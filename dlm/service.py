@@ -216,7 +216,7 @@ class DlmService:
         timed: tuple[_Timed, ...] = ()
         if not home.holding:
             timed = (home.timers, self.upkeep, home.clearing, home.stonith) if home.open else (home.timers,)
-        if self._donor is not None and not home.frozen:
+        if self._donor is not None and self._lender is None and not home.frozen:  # what is lent goes first
             timed = (*timed, self._donor)
         first = self.lease_clock.next_deadline(self.prompter.waiting)
         for each in timed:  # asked after every input, and mostly there is nothing: no list, no min()

@@ -248,7 +248,7 @@ class Heir:
         self._session = dlm.connect(cluster[node].url, name="bench")
         self._channel = ipc.connect(cluster[node].url, "bench")
         self._name, self._granted, self._horizon = f"heir/{boot_us()}", 0, 0
-        self._holder.acquire(self._name, timeout=WAIT_S)
+        self._held = self._holder.acquire(self._name, timeout=WAIT_S)
         self._thread = threading.Thread(target=self._wait, daemon=True)
         self._thread.start()
         limit = time.monotonic() + WAIT_S

@@ -40,6 +40,7 @@ class Operation:
     noqueue: bool = False
     flags: frozenset[str] = frozenset()  #: the others, by their names in a request
     together: tuple[Handle, ...] = ()  #: a multi-lock: all its handles
+    listened: bool = False  #: whether its handle wanted to be told whom it blocks, until then
     given_up: bool = False  #: it was cancelled; what it has got will go, part by part where the order says so
     ok: bool | None = None  #: ``None`` while the client has read no answer
     data: Any = None  #: result or error, as answered
@@ -130,7 +131,7 @@ class Client:
         self.pending[self.rid] = operation
         if verb in ("lock", "convert", "lock_all"):
             for each in together or (handle,):
-                each.operation = operation
+                each.operation, operation.listened = operation, each.listens
                 each.listens = "blocking" in flags
         return operation
 

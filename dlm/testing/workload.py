@@ -453,6 +453,8 @@ class LockPlugin(Plugin):
         if verb == "lock":
             client.drop(handle)
         elif verb == "convert" and not handle.over:
+            if code == "no_quorum":
+                handle.listens = operation.listened  # its node has refused it, and nobody has heard of it
             if code in ("lost", "unknown"):
                 client.drop(handle)
             else:

@@ -60,6 +60,13 @@ def test_a_seed_replays_exactly() -> None:
     assert first.trace.hash == second.trace.hash
 
 
+def test_who_lends_and_has_no_room_does_not_want_to_donate_at_once() -> None:
+    """Found here: without room for what it lends a node never came to its chunks, and asked to be called for them
+    again at once, for ever.
+    """
+    assert run(draw(30007, 5), [LockPlugin(30007)]).violation is None
+
+
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seed", "3", "--nodes", "3"], "dlm.testing", lambda seed: (LockPlugin(seed),)) == 0
     assert "seed 3: ok" in capsys.readouterr().out

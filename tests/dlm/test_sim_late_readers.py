@@ -49,3 +49,22 @@ def test_advice_that_was_not_asked_for_is_found() -> None:
         handle.operation = None  # as if the conversion had been over before it was told
         with pytest.raises(Violation, match="BLOCKING"):
             read(client)
+
+
+def test_a_conversion_that_is_refused_by_its_own_node_changes_nothing() -> None:
+    """What the client wanted to be told with it, nobody has heard of: it is told what it asked for before."""
+    locks = LockPlugin(1, IDLE)
+    with SimCluster(n=3, seed=1, timing=scaled(0.2), plugins=[locks]) as cluster:
+        cluster.settle()
+        client, other = locks.connect(cluster[1]), locks.connect(cluster[2])
+        handle = locks.lock(client, b"r", EX, blocking=True).handle
+        cluster.run_until(lambda: handle.granted == EX, 1.0)
+        cluster.partition({1}, {2}, {3})
+        cluster.run_until(lambda: not cluster[1].view.primary, 1.0)
+        refused = locks.convert(handle, EX, True, blocking=False)
+        cluster.run_until(lambda: refused.ok is False, 1.0)
+        assert refused.data["code"] == "no_quorum"
+        cluster.heal()
+        cluster.settle()
+        locks.lock(other, b"r", EX)
+        cluster.run_until(lambda: bool(locks.met["advice"]), 1.0)

@@ -105,10 +105,12 @@ def broke(e: Engine) -> None:
 
 
 def _forget(e: Engine, void: set[RingId]) -> None:
-    """These are known to have come to nothing."""
+    """These are known to have come to nothing, and so has the cluster that this node would have got into by one."""
     e.claims = [forming for forming in e.claims if forming.ring.id not in void]
     open_ones = tuple(attempt for attempt in e.record.attempts if attempt.ring not in void)
-    e.record = replace(e.record, attempts=open_ones)
+    if open_ones != e.record.attempts:
+        e.record = replace(e.record, attempts=open_ones)
+        e.hello = replace(e.hello, lineage=e.record.cluster)
 
 
 def mine(e: Engine) -> tuple[Claim, ...]:

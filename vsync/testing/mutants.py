@@ -118,6 +118,19 @@ NODES_CHANGE: Stress = (
     ("nodes_interval", 60_000),
     ("links", LinkOptions(loss=0.05, cut_in_flight=True)),
 )
+#: The same with shorter timers, and more often.
+NODES_HURRY: Stress = (
+    ("nodes", 4),
+    ("timing", scaled(0.1)),
+    ("chaos", 1_500_000),
+    ("crash", 1),
+    ("partition", 3),
+    ("nested", 2),
+    ("fault_interval", 40_000),
+    ("fast_restart", 0.8),
+    ("nodes_interval", 20_000),
+    ("links", LinkOptions(loss=0.05, cut_in_flight=True)),
+)
 FOREIGN: Stress = (("nodes", 3), ("timing", scaled(0.2)), ("partition", 2), ("foreign", 2))
 
 Replaced = tuple[Any, str, Any]  #: object, name of its attribute, what to put there
@@ -441,7 +454,7 @@ MUTANTS = (
     Mutant("the transitional view is made of names only", "", (
         (recovery, "begin", _transitional_by_name),), seed=6),
     Mutant("behind a hole everybody's messages are delivered", "", (
-        (recovery, "install", _nobody_unwelcome),), seed=6),
+        (recovery, "install", _nobody_unwelcome),), seed=7),
     Mutant("a large message that was half sent is dropped", "", (
         (Engine, "installed", _half_sent_message_dropped),), seed=1, stress=LARGE),
     Mutant("what waits for the token is lost at a view change", "", (
@@ -451,13 +464,13 @@ MUTANTS = (
     Mutant("each member judges a view by its own mark", "pitfalls K1", (
         (Core, "_install", _own_mark_only),), seed=18),
     Mutant("an attempt is not stored", "pitfalls K7", (
-        (claims, "_newest", lambda attempts, more: attempts),), seed=25, stress=ATTEMPTS),
+        (claims, "_newest", lambda attempts, more: attempts),), seed=10, stress=ATTEMPTS),
     Mutant("what was reached is not claimed", "pitfalls K7", (
         (claims, "mine", lambda e: ()),), stress=ATTEMPTS),
     Mutant("who missed an attempt does not make it void", "pitfalls K7", (
-        (claims, "resolve", _void_rule_ignored),), seed=9, stress=ATTEMPTS),
+        (claims, "resolve", _void_rule_ignored),), seed=3, stress=ATTEMPTS),
     Mutant("the members of a view in doubt are the only electorate", "pitfalls K7, C8", (
-        (quorum, "_electorates", _no_doubt),), seed=3, stress=LAST_MAN),
+        (quorum, "_electorates", _no_doubt),), seed=9, stress=LAST_MAN),
     Mutant("a node without a mark votes", "pitfalls K8", (
         (quorum, "marked", _everybody_votes),), seed=41),
     Mutant("a node of another lineage is taken in", "pitfalls C7", (
@@ -467,9 +480,9 @@ MUTANTS = (
     Mutant("majorities before and after a change need not meet", "pitfalls C8", (
         (roster, "overlap", lambda *_: True),), seed=11, stress=NODES_CHANGE),
     Mutant("the highest version of the nodes counts, not the newest", "pitfalls C8", (
-        (counting, "_choose", _highest_version_counts),), seed=19, stress=NODES_CHANGE),
+        (counting, "_choose", _highest_version_counts),), seed=2, stress=NODES_HURRY),
     Mutant("what a ring that never came to be would count by counts", "pitfalls C8", (
-        (counting, "_choose", _guess_believed),), seed=19, stress=NODES_CHANGE),
+        (counting, "_choose", _guess_believed),), seed=2, stress=NODES_HURRY),
     Mutant("the nodes change while a view is installed", "pitfalls C8, K3", (
         (NodesService, "deliver", _changed_while_installing),
         (Core, "in_view", lambda self: True)), seed=16, stress=NODES_CHANGE),

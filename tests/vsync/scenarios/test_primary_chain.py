@@ -525,6 +525,24 @@ class TestC7:
         assert chain.engine(3).hello.lineage == chain.stored(1).lineage > 0
         chain.end()
 
+    def test_who_has_nearly_come_to_a_foreign_disk_is_free_again(self) -> None:
+        """Found here: 1 and 2 have been in no cluster yet, and commit to a ring with 3, which breaks. They went on
+        refusing all but that cluster until they were restarted.
+        """
+        chain = Chain(start=False)
+        chain.cluster.crash(3)
+        mark, everybody = RingId(900, 3), ((1, 1), (2, 1), (3, 1))
+        foreign = Record(900, mark=mark, lineage=0xBAD, bases=((mark, everybody),))
+        chain.cluster[3].disk.write(foreign.encode())
+        chain.cluster.restart(3)
+        chain.until(lambda: all(chain.engine(node).hello.lineage == 0xBAD for node in (1, 2)))
+        assert not any(chain.reached(node) for node in (1, 2))
+        chain.cut()
+        assert [chain.engine(node).hello.lineage for node in (1, 2)] == [0, 0]
+        chain.restart(3, wiped=True)
+        chain.end()
+        assert chain.stored(1).lineage not in (0, 0xBAD)
+
 
 class TestC8:
     """Verdicts whose primaries need not overlap."""
