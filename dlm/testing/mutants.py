@@ -306,7 +306,7 @@ MUTANTS = (
         (Home, "_own_now", _overtaking), seed=6, stress=stresses.PAUSES, clients=stresses.sharing),
     _mutant("a publication is composed when the name is yielded", "K13, A3",
         (Home, "send", _composed_early), (Home, "outcomes", _published_as_composed),
-        seed=24, stress=stresses.BLIPS, clients=stresses.queueing),
+        seed=35, stress=stresses.BLIPS_FAR, clients=stresses.queueing),
     _mutant("who goes while a name changes hands stays in its queue", "K13, A4",
         (Table, "operate", _gone_in_handover), seed=2, stress=stresses.PAUSES, clients=stresses.ending),
     _mutant("a name is given back whoever owns it by then", "A2",

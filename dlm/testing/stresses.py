@@ -18,6 +18,7 @@ from vsync.testing.options import LinkOptions, scaled
 __all__ = [
     "AWAY",
     "BLIPS",
+    "BLIPS_FAR",
     "CALM",
     "CALM_5",
     "CUT_OFF",
@@ -52,7 +53,14 @@ _LOSSY = LinkOptions(cut_in_flight=True, loss=0.05)
 
 #: All links fail again and again, for less or more than it takes to notice: halves freeze and meet again.
 BLIPS = _stress(partition=3, one_way=1, links=_LOSSY)
-#: The same with five: parts with and without a majority, each with another part of what was sent last.
+#: The same over long ways, with a token that never lingers: what is composed waits for it.
+BLIPS_FAR = _stress(
+    partition=3,
+    one_way=1,
+    timing=replace(scaled(0.1), linger=0),
+    links=replace(_LOSSY, delay_low=2_000, delay_high=6_000),
+)
+#: Five nodes: parts with and without a majority, each with another part of what was sent last.
 PARTS_5 = _stress(nodes=5, partition=1, links=replace(_LOSSY, loss=0.1))
 #: Nodes that are away for so long that others go on without them, and come back, also with an old ring.
 AWAY = _stress(partition=1, pause=2, links=_CUT)
