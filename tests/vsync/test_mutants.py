@@ -10,7 +10,7 @@ from vsync.testing.mutants import MUTANTS, Mutant, hunt, main
 NEVER_MIND = Mutant("nothing is broken", "", ((operational, "wake", operational.wake),))
 
 
-#: Takes more seeds than there is time for here, 70 at least: python -m vsync.testing.mutants window
+#: Takes more seeds than there is time for. A scenario catches it: tests/vsync/engine/test_late_packet.py
 RARE = {"the old ring's window stays open while committed"}
 
 
