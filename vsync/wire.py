@@ -1,4 +1,4 @@
-"""Frames: what travels between engines. Everything is validated here, at the gate; inside it is trusted.
+"""Frames: what travels between engines. Everything is validated at the gate, here; inside it is trusted.
 
 Every frame begins with the same header::
 
@@ -9,6 +9,7 @@ at. DATA has a fixed binary header, as it is the frame that must be fast; all ot
 Sequence numbers are 64 bits wide: at a million packets a second they last half a million years, so rollover
 cannot occur.
 
+Here are the header and the frames of a ring that works; those by which a ring is made are in ``wire_forming``.
 ``decode_*`` raise ``FrameError`` for anything that is not exactly right, and nothing else.
 """
 
@@ -16,62 +17,45 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 import msgpack
 
 from vsync.errors import FrameError
-from vsync.types import NO_RING, Member, RingId
+from vsync.types import Member, RingId
 
 __all__ = [
     "WIRE_VERSION",
     "Cancel",
-    "Claim",
-    "Commit",
-    "CommitEntry",
     "FrameType",
     "Header",
-    "Hello",
-    "Join",
-    "News",
     "Packet",
     "PacketFlag",
-    "Probe",
-    "Row",
     "Token",
+    "bad",
     "claimed_sender",
     "cluster_tag",
     "decode_cancel",
-    "decode_commit",
     "decode_data",
     "decode_header",
-    "decode_join",
     "decode_messages",
-    "decode_news",
     "decode_packet",
-    "decode_probe",
     "decode_token",
     "encode_cancel",
-    "encode_commit",
     "encode_data",
     "encode_header",
-    "encode_join",
     "encode_messages",
-    "encode_news",
     "encode_packet",
-    "encode_probe",
     "encode_token",
+    "read_ring",
+    "unpack",
 ]
 
 WIRE_VERSION = 1
 MAGIC = b"VS"
 MAX_NODE = 0xFFFFFFFF
-MAX_MEMBERS = 1024
-MAX_WHY = 200  #: characters
 MAX_REQUESTS = 64  #: retransmission requests one token carries
 MAX_RING_SEQ = (1 << 31) - 1  #: fences have 31 bits for it (pitfalls B4, C5)
 MAX_U64 = (1 << 64) - 1
@@ -140,107 +124,10 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
-    """How a node introduces itself to strangers: enough to refuse it with a reason."""
-
-    cluster: str
-    address: str
-    wire_min: int
-    wire_max: int
-    rules: tuple[tuple[str, int], ...]  #: service name, version of its rules
-    lineage: int = 0  #: the chain of primary views that the node has been in (C7); 0 for none
-    mark: RingId = NO_RING  #: the last primary view it was in ..
-    roster: int = 0  #: .. and the version of its roster, ..
-    digest: bytes = b""  #: .. and which one of that version
-
-
-Row = tuple[int, frozenset[Member]]
-"""Whom a node has heard of late, with a number that grows: one row of the reachability matrix."""
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """JOIN: whom I see, whom I hold for failed, the seq of the last ring I committed to. ``leaving``: goodbye.
-
-    ``reach`` passes on who hears whom, so that all can choose the same clique when not all hear all. ``why``: what
-    made the sender give up its ring, for people.
-    """
-
-    hello: Hello
-    ring_seq: int
-    proc: frozenset[Member]
-    failed: frozenset[Member]
-    leaving: bool
-    reach: Mapping[Member, Row] = field(default_factory=dict)
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Merge detection: a representative tells configured nodes outside its ring that it exists."""
-
-    hello: Hello
-    ring: RingId
-
-
-@dataclass(frozen=True, slots=True)
 class Cancel:
     """Somebody has messages: do not hold the token."""
 
     ring: RingId
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """The roster that goes with a mark, packed: whom the receiver should talk to. It does not count by it."""
-
-    lineage: int
-    mark: RingId
-    roster: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """An attempt whose end a member reached, and what its entry is if the attempt was real."""
-
-    ring: RingId
-    old_ring: RingId
-    aru: int
-    high: int
-    stable: int
-    upper: bytes
-    obliged: tuple[Member, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CommitEntry:
-    """What a member writes of itself into the commit token; ``upper`` belongs to the layers above (K1).
-
-    ``obliged``: whose messages it has promised to deliver in attempts at leaving the old ring that it reached.
-    ``stable``: up to here it knows that all members of the old ring have everything. ``claims``: attempts whose
-    end it reached, the newest first; ``missed``: attempts it had committed to and whose end it did not reach (K7).
-    """
-
-    old_ring: RingId
-    aru: int
-    high: int
-    upper: bytes
-    obliged: tuple[Member, ...] = ()
-    stable: int = 0
-    claims: tuple[Claim, ...] = ()
-    missed: tuple[RingId, ...] = ()
-    real: RingId = NO_RING  #: not sent: the claim that has turned out to be real (``engine.claims``)
-
-
-@dataclass(slots=True)
-class Commit:
-    """The commit token: goes round twice, first collecting entries, then telling all that all have committed."""
-
-    ring: RingId
-    hop: int
-    members: tuple[Member, ...]
-    entries: list[CommitEntry | None]
-    rosters: list[bytes] = field(default_factory=list)  #: packed, each once, that the entries name (``counting``)
 
 
 def cluster_tag(name: str) -> int:
@@ -297,9 +184,9 @@ def encode_messages(messages: list[bytes]) -> bytes:
 
 def decode_messages(body: bytes) -> list[bytes]:
     """The messages of one packet."""
-    messages = _unpack(body)
+    messages = unpack(body)
     if type(messages) is not list or any(type(m) is not bytes for m in messages):
-        _bad("packet body is not a list of messages")
+        bad("packet body is not a list of messages")
     return messages
 
 
@@ -313,9 +200,9 @@ def decode_data(frame: bytes) -> tuple[RingId, Packet]:
     try:
         ring_seq, rep, seq, origin, flags = _DATA.unpack_from(frame, HEADER_SIZE)
     except struct.error:
-        _bad("DATA frame is too short")
+        bad("DATA frame is too short")
     if not seq or not origin:
-        _bad("DATA frame without sequence number or origin")
+        bad("DATA frame without sequence number or origin")
     return RingId(ring_seq, rep), Packet(seq, origin, flags, frame[HEADER_SIZE + _DATA.size :])
 
 
@@ -329,9 +216,9 @@ def decode_packet(message: bytes) -> Packet:
     try:
         seq, origin, flags = _PACKET.unpack_from(message)
     except struct.error:
-        _bad("encapsulated packet is too short")
+        bad("encapsulated packet is too short")
     if not seq or not origin:
-        _bad("encapsulated packet without sequence number or origin")
+        bad("encapsulated packet without sequence number or origin")
     return Packet(seq, origin, flags, message[_PACKET.size :])
 
 
@@ -347,72 +234,18 @@ def encode_token(header: bytes, token: Token) -> bytes:
 
 def decode_token(frame: bytes) -> Token:
     """The token in a TOKEN frame."""
-    fields = _unpack(frame[HEADER_SIZE:])
+    fields = unpack(frame[HEADER_SIZE:])
     if type(fields) is not list or len(fields) != 9 or type(fields[8]) is not list:
-        _bad("malformed token")
+        bad("malformed token")
     ring_seq, rep, token_seq, seq, aru, aru_node, backlog, fcc, requests = fields
     if len(requests) > MAX_REQUESTS:
-        _bad("token fields out of range")
+        bad("token fields out of range")
     for number in (*fields[:8], *requests):
         if type(number) is not int or number < 0:
-            _bad("token fields out of range")
+            bad("token fields out of range")
     if aru > seq:
-        _bad("token fields out of range")
+        bad("token fields out of range")
     return Token(RingId(ring_seq, rep), token_seq, seq, aru, aru_node, backlog, fcc, requests)
-
-
-# ---------------------------------------------------------------- membership
-
-
-def encode_join(header: bytes, join: Join) -> bytes:
-    """A JOIN frame."""
-    reach = [(*member, tick, _pack_set(heard)) for member, (tick, heard) in sorted(join.reach.items())]
-    sets = (_pack_set(join.proc), _pack_set(join.failed))
-    body = (_hello_fields(join.hello), join.ring_seq, *sets, join.leaving, reach, join.why[:MAX_WHY])
-    packed: bytes = msgpack.packb(body)
-    return header + packed
-
-
-def decode_join(frame: bytes) -> Join:
-    """The JOIN in a frame."""
-    match _unpack(frame[HEADER_SIZE:]):
-        case [list(hello), int(ring_seq), bytes(proc), bytes(failed), bool(leaving), list(reach), str(why)]:
-            if not 0 <= ring_seq < MAX_RING_SEQ:
-                _bad(f"ring sequence {ring_seq} does not fit 31 bits")
-            sets = _unpack_set(proc), _unpack_set(failed)
-            return Join(_hello(hello), ring_seq, *sets, leaving, _reach(reach), why[:MAX_WHY])
-        case _:
-            _bad("malformed JOIN")
-
-
-def encode_probe(header: bytes, probe: Probe) -> bytes:
-    """A PROBE frame."""
-    packed: bytes = msgpack.packb((_hello_fields(probe.hello), probe.ring))
-    return header + packed
-
-
-def decode_probe(frame: bytes) -> Probe:
-    """The PROBE in a frame."""
-    match _unpack(frame[HEADER_SIZE:]):
-        case [list(hello), list(ring)]:
-            return Probe(_hello(hello), _ring(ring))
-        case _:
-            _bad("malformed PROBE")
-
-
-def encode_news(header: bytes, news: News) -> bytes:
-    """A NEWS frame."""
-    packed: bytes = msgpack.packb((news.lineage, news.mark, news.roster))
-    return header + packed
-
-
-def decode_news(frame: bytes) -> News:
-    """The NEWS in a frame."""
-    match _unpack(frame[HEADER_SIZE:]):
-        case [int(lineage), list(mark), bytes(roster)] if 0 < lineage <= MAX_U64:
-            return News(lineage, _ring(mark), roster)
-        case _:
-            _bad("malformed NEWS")
 
 
 def encode_cancel(header: bytes, cancel: Cancel) -> bytes:
@@ -423,142 +256,29 @@ def encode_cancel(header: bytes, cancel: Cancel) -> bytes:
 
 def decode_cancel(frame: bytes) -> Cancel:
     """The CANCEL in a frame."""
-    return Cancel(_ring(_unpack(frame[HEADER_SIZE:])))
+    return Cancel(read_ring(unpack(frame[HEADER_SIZE:])))
 
 
-def encode_commit(header: bytes, commit: Commit) -> bytes:
-    """A COMMIT frame."""
-    entries = [e and _entry_fields(e) for e in commit.entries]
-    packed: bytes = msgpack.packb((commit.ring, commit.hop, commit.members, entries, commit.rosters))
-    return header + packed
+# ---------------------------------------------------------------- parts, of other frames as well
 
 
-def decode_commit(frame: bytes) -> Commit:
-    """The commit token in a frame."""
-    match _unpack(frame[HEADER_SIZE:]):
-        case [list(ring), int(hop), list(members), list(entries), list(rosters)] if (
-            len(rosters) <= MAX_MEMBERS and all(type(packed) is bytes for packed in rosters)
-        ):
-            nodes = _members(members)
-        case _:
-            _bad("malformed commit token")
-    ids = [m.node for m in nodes]
-    if ids != sorted(set(ids)) or len(entries) != len(nodes) or not 1 <= hop <= 2 * len(nodes):
-        _bad("commit token fields do not fit together")
-    return Commit(_ring(ring), hop, nodes, [_commit_entry(e) for e in entries], rosters)
-
-
-# ---------------------------------------------------------------- parts
-
-
-def _entry_fields(e: CommitEntry) -> tuple[Any, ...]:
-    claims = [(c.ring, c.old_ring, c.aru, c.high, c.stable, c.upper, c.obliged) for c in e.claims]
-    return e.old_ring, e.aru, e.high, e.upper, e.obliged, e.stable, claims, e.missed
-
-
-def _claim(raw: Any) -> Claim:
-    match raw:
-        case [list(ring), list(old), int(aru), int(high), int(stable), bytes(upper), list(obliged)] if (
-            0 <= stable <= aru <= high
-        ):
-            return Claim(_ring(ring), _ring(old), aru, high, stable, upper, _members(obliged))
-        case _:
-            _bad("malformed claim of an attempt")
-
-
-def _commit_entry(raw: Any) -> CommitEntry | None:
-    match raw:
-        case None:
-            return None
-        case [list(old), int(aru), int(high), bytes(upper), list(obliged), int(stable), list(made), list(miss)] if (
-            0 <= stable <= aru <= high and len(made) + len(miss) <= MAX_MEMBERS
-        ):
-            attempts = tuple(_claim(claim) for claim in made), tuple(_ring(ring) for ring in miss)
-            return CommitEntry(_ring(old), aru, high, upper, _members(obliged), stable, *attempts)
-        case _:
-            _bad("malformed commit token entry")
-
-
-def _reach(raw: list[Any]) -> dict[Member, Row]:
-    rows: dict[Member, Row] = {}
-    for row in raw[:MAX_MEMBERS]:
-        match row:
-            case [int(node), int(incarnation), int(tick), bytes(heard)] if _is_member(node, incarnation, tick):
-                rows[Member(node, incarnation)] = (tick, _unpack_set(heard))
-            case _:
-                _bad("malformed reachability row")
-    return rows
-
-
-def _is_member(node: int, incarnation: int, tick: int) -> bool:
-    return 0 < node <= MAX_NODE and 0 < incarnation <= MAX_U64 and tick >= 0
-
-
-@lru_cache(maxsize=256)
-def _pack_set(members: frozenset[Member]) -> bytes:
-    """A JOIN of n nodes holds n + 2 sets of up to n members, most of them equal: packed and unpacked once."""
-    packed: bytes = msgpack.packb(sorted(members))
-    return packed
-
-
-@lru_cache(maxsize=256)
-def _unpack_set(packed: bytes) -> frozenset[Member]:
-    raw = _unpack(packed)
-    if type(raw) is not list:
-        _bad("malformed set of members")
-    return frozenset(_members(raw))
-
-
-def _hello_fields(hello: Hello) -> tuple[Any, ...]:
-    known = hello.lineage, hello.mark, hello.roster, hello.digest
-    return (hello.cluster, hello.address, hello.wire_min, hello.wire_max, hello.rules, *known)
-
-
-def _hello(raw: list[Any]) -> Hello:
-    match raw:
-        case [
-            str(cluster),
-            str(address),
-            int(low),
-            int(high),
-            list(rules),
-            int(lineage),
-            list(mark),
-            int(roster),
-            bytes(digest),
-        ] if 0 <= lineage <= MAX_U64 and roster >= 0:
-            pairs = tuple((r[0], r[1]) for r in rules if isinstance(r, list) and len(r) == 2)
-            if len(pairs) == len(rules) and all(type(n) is str and type(v) is int for n, v in pairs):
-                return Hello(cluster, address, low, high, pairs, lineage, _ring(mark), roster, digest)
-    _bad("malformed introduction")
-
-
-def _members(raw: list[Any]) -> tuple[Member, ...]:
-    if not len(raw) <= MAX_MEMBERS:
-        _bad("too many members")
-    for pair in raw:
-        match pair:
-            case [int(node), int(incarnation)] if 0 < node <= MAX_NODE and 0 < incarnation <= MAX_U64:
-                pass
-            case _:
-                _bad("malformed member")
-    return tuple(Member(*pair) for pair in raw)
-
-
-def _ring(raw: Any) -> RingId:
+def read_ring(raw: Any) -> RingId:
+    """A ring id as it came."""
     match raw:
         case [int(seq), int(rep)] if 0 <= seq <= MAX_RING_SEQ and 0 <= rep <= MAX_NODE:
             return RingId(seq, rep)
         case _:
-            _bad("malformed ring id")
+            bad("malformed ring id")
 
 
-def _unpack(body: bytes) -> Any:
+def unpack(body: bytes) -> Any:
+    """The msgpack value that a body is."""
     try:
         return msgpack.unpackb(body)
     except Exception as error:  # noqa: BLE001 - msgpack raises a dozen types for bad bytes; all mean the same here
         raise FrameError(f"frame body is not msgpack: {error!r}") from None
 
 
-def _bad(text: str) -> NoReturn:
+def bad(text: str) -> NoReturn:
+    """Raise the one error of the gate."""
     raise FrameError(text)

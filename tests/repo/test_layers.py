@@ -18,7 +18,7 @@ IMPURE_DLM = {
 #: Everything above the I/O line: no socket, clock, randomness, thread, file, process.
 PURE_VSYNC = [
     "core", "counting", "errors", "groups", "nodes", "quorum", "recorder", "roster", "section", "service", "types",
-    "wire",
+    "wire", "wire_forming",
 ]  # fmt: skip
 PURE = [
     *sorted((ROOT / "vsync/engine").glob("*.py")),

@@ -14,7 +14,8 @@ from vsync.testing.hunt import coverage
 from vsync.testing.options import LinkOptions, scaled
 from vsync.testing.rules import ACTIONS, CELLS, NEVER_SENT, POINTLESS, SIDES, STATES, TYPES, Cell, check_sent
 from vsync.types import Member
-from vsync.wire import FrameType, Join, encode_header, encode_join
+from vsync.wire import FrameType, encode_header
+from vsync.wire_forming import Join, encode_join
 
 MOST = 150  #: seeds; a third of them has been enough
 

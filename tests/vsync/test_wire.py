@@ -7,58 +7,61 @@ from dataclasses import replace
 
 import pytest
 
-from vsync import wire
+from vsync import wire, wire_forming
 from vsync.errors import FrameError
 from vsync.types import NO_RING, Member, RingId
 
 TAG = wire.cluster_tag("test")
 ME = Member(1, 100)
 RING = RingId(7, 1)
-HELLO = wire.Hello("test", "127.0.0.1:7410", 1, 1, (("dlm", 1), ("group", 1)), 0xFACE)
+HELLO = wire_forming.Hello("test", "127.0.0.1:7410", 1, 1, (("dlm", 1), ("group", 1)), 0xFACE)
 
 
 def header(kind: wire.FrameType) -> bytes:
     return wire.encode_header(kind, TAG, ME)
 
 
-CLAIM = wire.Claim(RingId(6, 2), RingId(3, 2), 4, 6, 3, b"if so", (ME,))
-CLAIMING = wire.CommitEntry(RingId(3, 2), 4, 6, b"up", (ME,), 2, (CLAIM,), (RingId(5, 1), RingId(4, 1)))
+CLAIM = wire_forming.Claim(RingId(6, 2), RingId(3, 2), 4, 6, 3, b"if so", (ME,))
+CLAIMING = wire_forming.CommitEntry(RingId(3, 2), 4, 6, b"up", (ME,), 2, (CLAIM,), (RingId(5, 1), RingId(4, 1)))
 
 FRAMES = {
     "data": wire.encode_data(
         header(wire.FrameType.DATA), RING, wire.Packet(3, 1, 0, wire.encode_messages([b"a", b"", b"x" * 300]))
     ),
     "token": wire.encode_token(header(wire.FrameType.TOKEN), wire.Token(RING, 5, 9, 8, 2, 1, 3, [4, 5])),
-    "join": wire.encode_join(
-        header(wire.FrameType.JOIN), wire.Join(HELLO, 6, frozenset({ME, Member(2, 5)}), frozenset(), leaving=True)
+    "join": wire_forming.encode_join(
+        header(wire.FrameType.JOIN),
+        wire_forming.Join(HELLO, 6, frozenset({ME, Member(2, 5)}), frozenset(), leaving=True),
     ),
-    "probe": wire.encode_probe(header(wire.FrameType.PROBE), wire.Probe(HELLO, RING)),
+    "probe": wire_forming.encode_probe(header(wire.FrameType.PROBE), wire_forming.Probe(HELLO, RING)),
     "cancel": wire.encode_cancel(header(wire.FrameType.CANCEL), wire.Cancel(RING)),
-    "commit": wire.encode_commit(
+    "commit": wire_forming.encode_commit(
         header(wire.FrameType.COMMIT),
-        wire.Commit(RING, 1, (ME, Member(2, 5)), [wire.CommitEntry(RingId(3, 2), 4, 6, b"up"), None]),
+        wire_forming.Commit(
+            RING, 1, (ME, Member(2, 5)), [wire_forming.CommitEntry(RingId(3, 2), 4, 6, b"up"), None]
+        ),
     ),
-    "commit with claims": wire.encode_commit(
-        header(wire.FrameType.COMMIT), wire.Commit(RING, 1, (ME, Member(2, 5)), [CLAIMING, None])
+    "commit with claims": wire_forming.encode_commit(
+        header(wire.FrameType.COMMIT), wire_forming.Commit(RING, 1, (ME, Member(2, 5)), [CLAIMING, None])
     ),
 }
 DECODERS = {
     "data": wire.decode_data,
     "token": wire.decode_token,
-    "join": wire.decode_join,
-    "probe": wire.decode_probe,
+    "join": wire_forming.decode_join,
+    "probe": wire_forming.decode_probe,
     "cancel": wire.decode_cancel,
-    "commit": wire.decode_commit,
-    "commit with claims": wire.decode_commit,
+    "commit": wire_forming.decode_commit,
+    "commit with claims": wire_forming.decode_commit,
 }
 REENCODE = {
     "data": lambda x: wire.encode_data(header(wire.FrameType.DATA), *x),
     "token": lambda x: wire.encode_token(header(wire.FrameType.TOKEN), x),
-    "join": lambda x: wire.encode_join(header(wire.FrameType.JOIN), x),
-    "probe": lambda x: wire.encode_probe(header(wire.FrameType.PROBE), x),
+    "join": lambda x: wire_forming.encode_join(header(wire.FrameType.JOIN), x),
+    "probe": lambda x: wire_forming.encode_probe(header(wire.FrameType.PROBE), x),
     "cancel": lambda x: wire.encode_cancel(header(wire.FrameType.CANCEL), x),
-    "commit": lambda x: wire.encode_commit(header(wire.FrameType.COMMIT), x),
-    "commit with claims": lambda x: wire.encode_commit(header(wire.FrameType.COMMIT), x),
+    "commit": lambda x: wire_forming.encode_commit(header(wire.FrameType.COMMIT), x),
+    "commit with claims": lambda x: wire_forming.encode_commit(header(wire.FrameType.COMMIT), x),
 }
 
 
@@ -123,22 +126,22 @@ def test_equal_sets_of_a_join_are_unpacked_once() -> None:
     """Sixteen nodes on two processors could not form a ring: a JOIN holds 18 sets of 16 members each."""
     everybody = [Member(node, 1_000 + node) for node in range(1, 17)]
     rows = {member: (7, frozenset(everybody)) for member in everybody}
-    join = wire.Join(HELLO, 6, frozenset(everybody), frozenset(), False, rows)
-    again = wire.decode_join(wire.encode_join(header(wire.FrameType.JOIN), join))
+    join = wire_forming.Join(HELLO, 6, frozenset(everybody), frozenset(), False, rows)
+    again = wire_forming.decode_join(wire_forming.encode_join(header(wire.FrameType.JOIN), join))
     assert again == join
     assert len({id(heard) for _, heard in again.reach.values()} | {id(again.proc)}) == 1
 
 
 def test_ring_sequences_beyond_31_bits_are_refused() -> None:
     """Fences have 31 bits for them (pitfalls B4, C5)."""
-    join = wire.Join(HELLO, 1 << 31, frozenset({ME}), frozenset(), leaving=False)
+    join = wire_forming.Join(HELLO, 1 << 31, frozenset({ME}), frozenset(), leaving=False)
     with pytest.raises(FrameError, match="31 bits"):
-        wire.decode_join(wire.encode_join(header(wire.FrameType.JOIN), join))
+        wire_forming.decode_join(wire_forming.encode_join(header(wire.FrameType.JOIN), join))
 
 
 def test_claims_and_missed_attempts_arrive() -> None:
     """K7. Whether a claim is real is found out, not told."""
-    entry = wire.decode_commit(FRAMES["commit with claims"]).entries[0]
+    entry = wire_forming.decode_commit(FRAMES["commit with claims"]).entries[0]
     assert entry == CLAIMING
     assert entry.real == NO_RING
 
@@ -152,8 +155,8 @@ def test_claims_and_missed_attempts_arrive() -> None:
     ],
     ids=["beyond the highest", "stable beyond the aru", "too many"],
 )
-def test_a_claim_that_contradicts_itself_is_refused(entry: wire.CommitEntry) -> None:
-    commit = wire.Commit(RING, 1, (ME, Member(2, 5)), [entry, None])
-    frame = wire.encode_commit(header(wire.FrameType.COMMIT), commit)
+def test_a_claim_that_contradicts_itself_is_refused(entry: wire_forming.CommitEntry) -> None:
+    commit = wire_forming.Commit(RING, 1, (ME, Member(2, 5)), [entry, None])
+    frame = wire_forming.encode_commit(header(wire.FrameType.COMMIT), commit)
     with pytest.raises(FrameError, match="malformed"):
-        wire.decode_commit(frame)
+        wire_forming.decode_commit(frame)

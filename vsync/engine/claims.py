@@ -31,7 +31,7 @@ from vsync.engine.record import Attempt
 from vsync.quorum import base_of, judge, known_lineage, lineage_of
 from vsync.roster import Roster
 from vsync.types import NO_RING, Entry, Member, RingId
-from vsync.wire import Claim, Commit
+from vsync.wire_forming import Claim, Commit
 
 if TYPE_CHECKING:
     from vsync.engine.commit import Forming

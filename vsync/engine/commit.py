@@ -21,7 +21,8 @@ from vsync.engine.states import State
 from vsync.engine.timers import Timer
 from vsync.roster import Roster
 from vsync.types import Member, RingId
-from vsync.wire import Commit, CommitEntry, FrameType, Packet, encode_commit
+from vsync.wire import FrameType, Packet
+from vsync.wire_forming import Commit, CommitEntry, encode_commit
 
 if TYPE_CHECKING:
     from vsync.engine.engine import Engine

@@ -19,7 +19,8 @@ from vsync.errors import FrameError
 from vsync.quorum import known_lineage, newest_mark
 from vsync.roster import Roster
 from vsync.types import Entry, Member, Peer, RingId
-from vsync.wire import FrameType, Hello, News, encode_news
+from vsync.wire import FrameType
+from vsync.wire_forming import Hello, News, encode_news
 
 if TYPE_CHECKING:
     from vsync.engine.engine import Engine

@@ -22,7 +22,8 @@ from vsync.engine import claims, commit, reach
 from vsync.engine.states import Reason, State
 from vsync.engine.timers import Timer
 from vsync.types import Member
-from vsync.wire import FrameType, Join, Probe, Row, encode_join, encode_probe
+from vsync.wire import FrameType
+from vsync.wire_forming import Join, Probe, Row, encode_join, encode_probe
 
 if TYPE_CHECKING:
     from vsync.engine.engine import Engine

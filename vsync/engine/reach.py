@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from vsync.types import Member
-from vsync.wire import Row
+from vsync.wire_forming import Row
 
 __all__ = ["cell", "silent"]
 

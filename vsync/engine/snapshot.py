@@ -17,7 +17,7 @@ from enum import Enum
 from types import ModuleType
 from typing import Any
 
-from vsync import roster, types, wire
+from vsync import roster, types, wire, wire_forming
 from vsync.engine import change, commit, gather, outputs, record, ring, states, timers
 from vsync.engine.engine import Engine
 
@@ -27,7 +27,7 @@ __all__ = ["GIVEN", "capture", "decode", "encode", "held_bytes", "restore"]
 GIVEN = frozenset({"config", "timing", "upper", "decode_upper", "recorder"})
 
 _MODULES: tuple[ModuleType, ...] = (
-    *(types, roster, wire, change, commit, gather, outputs, record, ring, states, timers),
+    *(types, roster, wire, wire_forming, change, commit, gather, outputs, record, ring, states, timers),
 )
 _CLASSES: dict[str, type] = {
     name: cls

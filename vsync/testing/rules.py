@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from random import Random
 
 from vsync.testing.violation import Violation
-from vsync.wire import decode_join
+from vsync.wire_forming import decode_join
 
 __all__ = [
     "ACTIONS",

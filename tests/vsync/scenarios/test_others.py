@@ -13,7 +13,8 @@ from world import LOSE, PASS, World
 
 from vsync.engine import State
 from vsync.types import RingId
-from vsync.wire import Commit, Token, encode_commit, encode_token
+from vsync.wire import Token, encode_token
+from vsync.wire_forming import Commit, encode_commit
 
 
 def split(world: World, *sides: tuple[int, ...]) -> None:
