@@ -70,6 +70,6 @@ def hurry(e: Engine, now: int) -> None:
     """Somebody needs the token to go round."""
     ring = e.ring
     ring.streak = 0
-    if ring.lingers_until:
+    if ring.lingers_until and e.state is State.OPERATIONAL:
         ring.lingers_until = now
         e.timers.set(Timer.HOLD, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from tests.vsync.engine.harness import Story
-from vsync.engine import Deliver
+from vsync.engine import Deliver, State
 from vsync.engine.linger import PACKETS
 from vsync.engine.outputs import Output
 from vsync.types import ClusterConfig, Timing
@@ -121,6 +121,24 @@ def test_hurry_sends_the_token_round() -> None:
     engine.hurry(story.now)
     story.do("run 1")
     assert engine.ring.stable == engine.ring.aru
+
+
+def test_who_hurries_too_late_sends_nothing() -> None:
+    """The ring is lost while the token lingers: it is of no use to anybody any more (seed 6419 of the locks)."""
+    story = Talk(timing=Timing(linger=20_000))
+    story.talk(2, 6, ms=2)
+    engine = story.engines[2]
+    assert engine.ring.lingers_until > story.now
+    story.do("gone 2 3")
+    assert engine.state is State.GATHER
+    engine.submit(b"later", story.now)
+    engine.hurry(story.now)
+    story.sent.clear()
+    story.do("cut 2 1")
+    story.do("cut 2 3")
+    story.do("run 30")
+    assert engine.state is State.GATHER
+    assert story.sent["DATA"] == story.sent["TOKEN"] == 0
 
 
 def test_an_idle_token_rests_where_the_last_message_came_from() -> None:
