@@ -273,7 +273,10 @@ def _may_hold(e: Engine, ring: Ring, token: Token) -> bool:
         and not e.pieces
     )
     ring.quiet_visits = ring.quiet_visits + 1 if quiet else 0
-    return not ring.alone and ring.keeper == e.me and ring.quiet_visits > QUIET_VISITS
+    if ring.alone or ring.quiet_visits <= QUIET_VISITS:
+        return False
+    # Should the members not agree on the keeper – a damaged packet that nothing has sealed –, somebody must keep it.
+    return ring.keeper == e.me or (ring.representative == e.me and ring.quiet_visits > 2 * QUIET_VISITS)
 
 
 def send_new(e: Engine, ring: Ring, token: Token, now: int, fresh: bool = True) -> None:
@@ -334,11 +337,14 @@ def _new_frames(e: Engine, ring: Ring, token: Token, already: int) -> tuple[list
 
 
 def _next_body(e: Engine) -> tuple[bytes | None, int]:
-    """Pack waiting messages of one service level: many small ones, or a piece of a large one."""
+    """Pack waiting messages of one service level: many small ones, or a piece of a large one. ``messages_tx`` counts
+    messages, ``mcast_tx`` packets.
+    """
     if not e.pieces and e.queue and len(e.queue[0][1]) > e.config.packet_bytes:
         _cut(e)
     if e.pieces:
         piece, flags = e.pieces.popleft()
+        e.count("messages_tx", int(not flags & PacketFlag.MORE))
         return encode_messages([piece]), flags
     queue = e.queue
     messages: list[bytes] = []
@@ -351,7 +357,10 @@ def _next_body(e: Engine) -> tuple[bytes | None, int]:
         level = flags
         messages.append(message)
         queue.popleft()
-    return (encode_messages(messages), level) if messages else (None, 0)
+    if not messages:
+        return None, 0
+    e.count("messages_tx", len(messages))
+    return encode_messages(messages), level
 
 
 def _cut(e: Engine) -> None:

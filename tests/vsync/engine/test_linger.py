@@ -167,3 +167,18 @@ def test_a_talker_that_dies_while_the_token_lingers_is_missed() -> None:
     story.do("run 2000")
     assert [member.node for member in story.engines[1].ring.members] == [1, 3]
     assert story.orders[1] == story.orders[3]
+
+
+def test_members_that_disagree_on_the_keeper_do_not_pass_the_token_for_ever() -> None:
+    """A damaged packet with a number far ahead told one of them of another origin."""
+    story = Talk()
+    story.do("submit 3 hello")
+    story.do("run 400")
+    story.engines[3].ring.last_origin = 1
+    story.do("run 300")
+    story.sent.clear()
+    story.do("run 1000")
+    assert 0 < story.sent["TOKEN"] < 100
+    story.do("submit 2 next")
+    story.do("run 400")
+    assert story.orders[1] == story.orders[2] == story.orders[3] == [b"hello", b"next"]
