@@ -206,7 +206,8 @@ def _assemble(ring: Ring, packet: Packet, messages: list[bytes]) -> list[bytes]:
 
 def _accept(e: Engine, ring: Ring, token: Token, now: int) -> None:
     if ring.visits:
-        e.rotation += (now - ring.last_accepted - e.rotation) // 8
+        ring.rotation = now - ring.last_accepted
+        e.rotation += (ring.rotation - e.rotation) // 8
     ring.token_seq = token.token_seq
     ring.visits += 1
     ring.last_accepted = now
@@ -275,8 +276,9 @@ def _may_hold(e: Engine, ring: Ring, token: Token) -> bool:
     ring.quiet_visits = ring.quiet_visits + 1 if quiet else 0
     if ring.alone or ring.quiet_visits <= QUIET_VISITS:
         return False
-    # Should the members not agree on the keeper – a damaged packet that nothing has sealed –, somebody must keep it.
-    return ring.keeper == e.me or (ring.representative == e.me and ring.quiet_visits > 2 * QUIET_VISITS)
+    # Should the members not agree on the keeper (a damaged packet that nothing has sealed), somebody must keep it.
+    nobody_does = ring.quiet_visits > 2 * QUIET_VISITS and ring.rotation < e.timing.hold // 2
+    return ring.keeper == e.me or (ring.representative == e.me and nobody_does)
 
 
 def send_new(e: Engine, ring: Ring, token: Token, now: int, fresh: bool = True) -> None:

@@ -44,6 +44,7 @@ class Ring:
         "predecessor",
         "quiet_visits",
         "released",
+        "rotation",
         "sent",
         "sent_at",
         "sent_last_visit",
@@ -81,6 +82,7 @@ class Ring:
         self.last_aru = 0  #: token.aru as it left at the previous visit
         self.last_seq = 0  #: token.seq as it left at the previous visit
         self.visits = 0  #: tokens accepted
+        self.rotation = 0  #: µs between the last two
         self.last_accepted = 0  #: clock of the last accepted token
         self.sent_at: int | None = None  #: clock before the token was last sent on (pitfalls K10)
         self.sent_token: bytes | None = None  #: for retransmission
