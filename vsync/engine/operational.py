@@ -339,8 +339,9 @@ def _new_frames(e: Engine, ring: Ring, token: Token, already: int) -> tuple[list
 
 
 def _next_body(e: Engine) -> tuple[bytes | None, int]:
-    """Pack waiting messages of one service level: many small ones, or a piece of a large one. ``messages_tx`` counts
-    messages, ``mcast_tx`` packets.
+    """Pack waiting messages of one service level: many small ones, or a piece of a large one.
+
+    ``messages_tx`` counts messages, ``mcast_tx`` packets.
     """
     if not e.pieces and e.queue and len(e.queue[0][1]) > e.config.packet_bytes:
         _cut(e)
