@@ -111,7 +111,7 @@ class Caller:
 
 def sent_by(status: Mapping[str, Any]) -> int:
     """Ordered messages that a node has sent so far, by its status."""
-    return int(status["ring"]["counters"].get("mcast_tx", 0))
+    return int(status["ring"]["counters"].get("messages_tx", 0))
 
 
 @contextlib.contextmanager

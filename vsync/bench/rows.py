@@ -17,12 +17,12 @@ from vsync.cli.table import show
 
 __all__ = ["WHATS", "Row", "Sample", "middle", "print_rows", "rows_of", "sample", "to_json"]
 
-#: What can be measured, by the program that does it.
+#: What can be measured, by the program that does it. The rows of "growth" are of lock-private and lock-shared.
 WHATS = {
     "vsync": ("order-latency", "order-throughput", "order-after-idle", "idle-cpu"),
     "dlm": (
         "lock-private", "lock-cached", "lock-shared", "lock-multi", "bast-pingpong", "kill-to-grant", "join-pause",
-        "recovery", "memory",
+        "recovery", "memory", "growth",
     ),
 }  # fmt: skip
 
@@ -104,9 +104,14 @@ def rows_of(row: Mapping[str, Any], own: Sample, peers: Mapping[str, Sample]) ->
     if not peers:
         return [Row(**row, **figures)]
     return [
-        Row(**row, **figures, peer=peer, peer_value=_short(of.value), ratio=_short(own.value / of.value))
+        Row(**row, **figures, peer=peer, peer_value=_short(of.value), ratio=_ratio(own.value, of.value))
         for peer, of in peers.items()
     ]
+
+
+def _ratio(value: float, peer_value: float) -> Any:
+    """Beside nothing there is no ratio."""
+    return _short(value / peer_value) if peer_value else None
 
 
 def _short(value: float | None) -> Any:
