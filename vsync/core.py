@@ -5,6 +5,9 @@ simulator does the same with a virtual clock, so that what is tested is what run
 
 Deliveries and views do not leave the core: they go to the services, in their order, before anything that follows
 them in the engine's list. Not thread-safe: one thread calls all methods.
+
+What a node says of itself to the others is in ``upper``, what it tells people in ``looking``, and what clients
+may ask of it in ``verbs``.
 """
 
 from __future__ import annotations
@@ -14,22 +17,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import msgpack
-
+from vsync import looking, verbs
 from vsync.counting import roster_of
 from vsync.engine import Configuration, Deliver, Engine, Install, Note, Persist, Send, State, Stopped
 from vsync.engine.contacts import counts_by
 from vsync.engine.outputs import Rewire, Tell
-from vsync.engine.record import Attempt
 from vsync.groups import GroupService
 from vsync.nodes import NodesService
-from vsync.quorum import Says, Terms, Verdict, base_of, bootstrapped, judge, lineage_of, terms_of
+from vsync.quorum import Says, Verdict, base_of, judge, lineage_of
 from vsync.recorder import RecordedEngine, Recorder
 from vsync.roster import Roster
 from vsync.service import Credentials, Kill, Service, Spawn
-from vsync.types import ClusterConfig, Member, RingId, View, position
+from vsync.types import ClusterConfig, Member, View, position
+from vsync.upper import compose, decode_upper, judged
 
-__all__ = ["Core", "CoreOutput", "Push", "Reply", "decode_upper", "view_dict"]
+__all__ = ["Core", "CoreOutput", "Push", "Reply"]
 
 LEAVE_PATIENCE = 2_000_000  #: µs that services have for their goodbyes
 
@@ -77,7 +79,7 @@ class Core:
         owner: int = 0,
         check: Callable[[ClusterConfig], None] | None = None,
     ) -> None:
-        self._owner = owner
+        self.owner = owner
         self.me = Member(config.node, incarnation)
         self.view: View | None = None
         self.verdict = Verdict(False, 0, 0, "no view yet")
@@ -91,24 +93,24 @@ class Core:
         rules = tuple(sorted((s.name, getattr(s, "rule_version", 1)) for s in self.services))
         self.recorder = recorder
         make = Engine if recorder is None else partial(RecordedEngine, recorder)
-        self.engine = make(config, incarnation, self._upper, decode_upper, stored, start_seq, rules)
+        self.engine = make(config, incarnation, partial(compose, self), decode_upper, stored, start_seq, rules)
         self._out: list[CoreOutput] = []
-        self._sessions: dict[int, Credentials] = {}
-        self._watchers: set[int] = set()
+        self.sessions: dict[int, Credentials] = {}
+        self.watchers: set[int] = set()  #: sessions that want to be told of views
         self._tokens = 0
         self._leave_by: int | None = None
         self._left = False
-        self._waiting = True  #: not in a primary view since the start (wait_for_all)
-        self._bootstrap = False  #: an operator: in the next view nodes without a mark may vote (K8)
-        self._override = False  #: an operator: the next view is primary, whatever the votes
-        self._now = 0
-        self._view_since = 0
+        self.waiting = True  #: not in a primary view since the start (wait_for_all)
+        self.bootstrap = False  #: an operator: in the next view nodes without a mark may vote (K8)
+        self.override = False  #: an operator: the next view is primary, whatever the votes
+        self.now = 0  #: of the input that is being handled
+        self.view_since = 0
 
     # ------------------------------------------------------------ inputs
 
     def start(self, now: int) -> None:
         """Begin."""
-        self._now = now
+        self.now = now
         for service in self.services:
             service.attach(self, now)
         self.engine.start(now)
@@ -116,13 +118,13 @@ class Core:
 
     def receive(self, frame: bytes, now: int) -> None:
         """A frame from the network; ``now`` was read after it was received."""
-        self._now = now
+        self.now = now
         self.engine.receive(frame, now)
         self._drain(now)
 
     def fire(self, now: int) -> None:
         """Time has passed."""
-        self._now = now
+        self.now = now
         self.engine.fire(now)
         self._drain(now)
         for service in self.services:
@@ -142,27 +144,27 @@ class Core:
 
     def open_session(self, session: int, who: Credentials, now: int) -> None:
         """A local client connected; ``session`` is never used again in this incarnation."""
-        self._now = now
-        self._sessions[session] = who
+        self.now = now
+        self.sessions[session] = who
         for service in self.services:
             service.open(session, who, now)
         self._drain(now)
 
     def close_session(self, session: int, now: int) -> None:
         """A local client has gone."""
-        self._now = now
-        if self._sessions.pop(session, None) is not None:
-            self._watchers.discard(session)
+        self.now = now
+        if self.sessions.pop(session, None) is not None:
+            self.watchers.discard(session)
             for service in self.services:
                 service.close(session, now)
             self._drain(now)
 
     def request(self, session: int, rid: int, service: str, verb: str, args: Mapping[str, Any], now: int) -> None:
         """A local client's request."""
-        self._now = now
+        self.now = now
         target = self._by_name.get(service)
         if service == "node":
-            self._node_request(session, rid, verb, args)
+            verbs.handle(self, session, rid, verb, args)
         elif target is None:
             self.refuse(session, rid, "unknown_service", f"this node has no service {service!r}")
         else:
@@ -171,20 +173,20 @@ class Core:
 
     def spawned(self, service: str, ticket: int, exit_code: int | None, output: bytes, now: int) -> None:
         """A program that a service has asked for has ended (``Spawner.spawned``)."""
-        self._now = now
+        self.now = now
         target: Any = self._by_name[service]
         target.spawned(ticket, exit_code, output, now)
         self._drain(now)
 
     def peer_gone(self, node: int, evidence: str, now: int) -> None:
         """The transport has evidence that the process of this node is dead (reset, then refused)."""
-        self._now = now
+        self.now = now
         self.engine.peer_gone(node, evidence, now)
         self._drain(now)
 
     def leave(self, now: int) -> None:
         """Leave gracefully: services say goodbye in order, then the ring is told. Ends with ``Stopped``."""
-        self._now = now
+        self.now = now
         if self._leave_by is None and not self._left:
             self._leave_by = now + LEAVE_PATIENCE
             for service in self.services:
@@ -220,36 +222,36 @@ class Core:
 
     def submit(self, payload: bytes, urgent: bool = False, safe: bool = False) -> None:
         """See ``Host.submit``."""
-        self.engine.submit(payload, self._now, urgent, safe)
+        self.engine.submit(payload, self.now, urgent, safe)
 
     def reply(self, session: int, rid: int, result: Any) -> None:
         """See ``Host.reply``."""
-        if rid and session in self._sessions:
+        if rid and session in self.sessions:
             self._out.append(Reply(session, rid, True, result))
 
     def refuse(self, session: int, rid: int, code: str, message: str, **more: Any) -> None:
         """See ``Host.refuse``."""
-        if rid and session in self._sessions:
+        if rid and session in self.sessions:
             self._out.append(Reply(session, rid, False, {"code": code, "message": message, **more}))
 
     def push(self, session: int, service: str, kind: str, data: Any) -> None:
         """See ``Host.push``."""
-        if session in self._sessions:
+        if session in self.sessions:
             self._out.append(Push(session, service, kind, data))
 
     def event(self, name: str, **fields: Any) -> None:
         """See ``Host.event``."""
         if self.recorder is not None:
-            self.recorder.note(name, fields, self._now)
+            self.recorder.note(name, fields, self.now)
         self._out.append(Note(name, fields))
 
     def reform(self, reason: str) -> None:
         """See ``Host.reform``."""
-        self.engine.reform(reason, self._now)
+        self.engine.reform(reason, self.now)
 
     def hurry(self) -> None:
         """See ``Host.hurry``."""
-        self.engine.hurry(self._now)
+        self.engine.hurry(self.now)
 
     @property
     def roster(self) -> Roster:
@@ -277,8 +279,8 @@ class Core:
 
     def enroll(self, roster: Roster, keep: bool) -> None:
         """See ``NodesHost.enroll``."""
-        self._override = self._override or keep
-        self._out.append(self.engine.enroll(roster, self._now))
+        self.override = self.override or keep
+        self._out.append(self.engine.enroll(roster, self.now))
 
     def spawn(self, service: str, ticket: int, argv: Sequence[str], stdin: bytes, timeout_us: int) -> None:
         """See ``Host.spawn``."""
@@ -288,50 +290,9 @@ class Core:
         """See ``Host.kill``."""
         self._out.append(Kill(service, ticket))
 
-    # ------------------------------------------------------------ status
-
     def status(self) -> dict[str, Any]:
         """A snapshot for people and programs; msgpack-able."""
-        view = self.view
-        return {
-            "node": self._describe(self.me),
-            "cluster": self.config.cluster,
-            "view": view_dict(view, self.config) if view else None,
-            "since_us": self._now - self._view_since if view else None,
-            "votes": self.verdict.votes,
-            "expected_votes": self.verdict.expected,
-            "quorum": self._quorum(),
-            "nodes": [self._node_row(p.node) for p in self.config.peers],
-            "ring": self.engine.status(),
-            "services": {s.name: s.status() for s in self.services},
-        }
-
-    def _quorum(self) -> dict[str, Any]:
-        record, config = self.engine.record, self.config.quorum
-        return {
-            "policy": config.policy,
-            "wait_for_all": bool(terms_of(config) & Terms.WAIT_FOR_ALL),
-            "auto_tie_breaker": config.auto_tie_breaker,
-            "why": self.verdict.why,
-            "mark": str(record.mark) if record.mark.seq else None,
-            "lineage": f"{record.lineage:016x}" if record.lineage else None,
-        }
-
-    def _node_row(self, node: int) -> dict[str, Any]:
-        peer = self.config.peer(node)
-        assert peer is not None
-        member = self.view is not None and node in self.view.nodes
-        operational = self.engine.state is State.OPERATIONAL
-        return {
-            "id": node,
-            "name": peer.name,
-            "address": ", ".join(peer.addresses),
-            "votes": peer.votes,
-            "member": member,
-            "state": ("member" if operational else "forming") if member else "absent",
-            "local": node == self.me.node,
-            "representative": member and operational and self.engine.ring.representative.node == node,
-        }
+        return looking.status(self)
 
     # ------------------------------------------------------------ details
 
@@ -366,11 +327,11 @@ class Core:
                 service.deliver(packet.origin, position(packet.seq, index), message, packet.installing, now)
 
     def _install(self, c: Configuration, now: int) -> None:
-        view = _view(c)
+        view = judged(c)
         if not view.transitional:
             self.view = view
             self.verdict = judge(view.entries)
-            self._view_since = now
+            self.view_since = now
             self._say_who_decided(view)
             self._out.append(self._store(view, now))
         self.event(
@@ -387,15 +348,15 @@ class Core:
             self._say_alone()
         for service in self.services:
             service.view(view, now)
-        for session in sorted(self._watchers):
-            self.push(session, "node", "view", view_dict(view, self.config))
+        for session in sorted(self.watchers):
+            self.push(session, "node", "view", looking.view_dict(view, self.config))
 
     def _store(self, view: View, now: int) -> Persist:
         """What has to be on disk before anything of a view is told (K7, K8)."""
-        self._bootstrap = self._override = False  # a word about this view, not about later ones
+        self.bootstrap = self.override = False  # a word about this view, not about later ones
         if not view.primary:
             return self.engine.settled(view.id, now)
-        self._waiting = False
+        self.waiting = False
         base, roster = base_of(view.entries), roster_of(view.entries)
         return self.engine.mark(view.id, lineage_of(view.id, view.entries), base, roster, now)
 
@@ -423,127 +384,3 @@ class Core:
             self._leave_by = None
             self.engine.leave(now)
             self._dispatch(self.engine.take_outputs(), now)
-
-    def _upper(self, attempts: Sequence[Configuration] = (), reached: Sequence[Attempt] = ()) -> bytes:
-        """This node's part of a commit entry: as of now, or with the marks of attempts that a former life may have
-        ``reached``, and as if those of this life had been installed (K7).
-        """
-        own = self.config.peer(self.config.node)
-        assert own is not None
-        record = self.engine.record
-        views = [_view(configuration) for configuration in attempts]
-        mark, lineage, bases = record.mark, record.lineage, record.bases
-        names: tuple[tuple[RingId, bytes], ...] = ((mark, self.roster.digest),)
-        pending = record.pending
-        for attempt in reached:
-            mark, lineage, bases = attempt.ring, attempt.lineage, ((attempt.ring, attempt.base), *bases)
-            names = ((mark, (attempt.roster or self.roster).digest), *names)
-        for view in views:
-            if view.primary:
-                mark, lineage = view.id, lineage_of(view.id, view.entries)
-                bases = ((view.id, base_of(view.entries)), *bases)
-                names, pending = ((mark, (roster_of(view.entries) or self.roster).digest),), False
-        announcements = {s.tag: s.announce(views) for s in self.services}
-        voting = [p for p in self.config.peers if p.votes]
-        configured = len(self.config.peers), min(p.node for p in voting), int(terms_of(self.config.quorum))
-        expected = sum(p.votes for p in voting)
-        says = self._says(views)
-        if reached and not record.lineage and not reached[-1].sure:
-            says |= Says.UNSURE
-        row = own.votes, announcements, expected, mark, lineage, bases, *configured, int(says), names, int(pending)
-        packed: bytes = msgpack.packb(row)
-        return packed
-
-    def _says(self, attempts: Sequence[View]) -> Says:
-        waits = self._waiting and not any(view.primary for view in attempts)
-        said = Says.WAITING if waits else Says(0)
-        if self._bootstrap:
-            said |= Says.BOOTSTRAP
-        return said | Says.OVERRIDE if self._override else said
-
-    def _node_request(self, session: int, rid: int, verb: str, args: Mapping[str, Any]) -> None:
-        if verb == "status":
-            self.reply(session, rid, self.status())
-        elif verb == "members":
-            self.reply(session, rid, self.status()["nodes"])
-        elif verb == "bootstrap":
-            self._say_so(session, rid, bool(args.get("override")))
-        elif verb == "groups":
-            self.reply(session, rid, self.groups.status())
-        elif verb == "watch":
-            self._watchers.add(session)
-            self.reply(session, rid, {})
-            if self.view is not None:
-                self.push(session, "node", "view", view_dict(self.view, self.config))
-        else:
-            self.refuse(
-                session,
-                rid,
-                "unknown_verb",
-                f"the node knows status, members, groups, watch, bootstrap, not {verb!r}",
-            )
-
-    def _say_so(self, session: int, rid: int, override: bool) -> None:
-        """An operator decides what the nodes cannot know (K8): that no other part of the cluster is alive."""
-        who = self._sessions[session]
-        if who.uid not in (0, self._owner):
-            self.refuse(session, rid, "denied", "only root and the user that the daemon runs as may do this")
-        elif self.view is not None and self.view.primary:
-            self.reply(session, rid, {"needed": False})
-        elif not override and self.engine.record.mark.seq:
-            why = f"this node has been in a primary view, so others may go on without it: {self.verdict.why}"
-            self.refuse(session, rid, "invalid", why)
-        elif not override and self.view is not None and not judge(bootstrapped(self.view.entries)).primary:
-            why = judge(bootstrapped(self.view.entries)).why
-            self.refuse(session, rid, "invalid", f"that would not make this view primary: {why}")
-        else:
-            self._bootstrap, self._override = self._bootstrap or not override, self._override or override
-            self.event("quorum_override" if override else "bootstrap", uid=who.uid, pid=who.pid, program=who.name)
-            self.reply(session, rid, {"needed": True})
-            self.engine.reform(f"an operator: {'override' if override else 'bootstrap'}", self._now)
-
-    def _describe(self, member: Member) -> dict[str, Any]:
-        return {"id": member.node, "name": self.config.name(member.node), "incarnation": member.incarnation}
-
-
-def view_dict(view: View, config: ClusterConfig) -> dict[str, Any]:
-    """A view as sessions see it."""
-
-    def rows(members: Sequence[Member]) -> list[dict[str, Any]]:
-        return [{"id": m.node, "name": config.name(m.node), "incarnation": m.incarnation} for m in members]
-
-    return {
-        "id": str(view.id),
-        "seq": view.id.seq,
-        "rep": view.id.rep,
-        "members": rows(view.members),
-        "joined": rows(view.joined),
-        "left": rows(view.left),
-        "primary": view.primary,
-        "transitional": view.transitional,
-        "reason": view.reason,
-    }
-
-
-def decode_upper(raw: bytes) -> tuple[Any, ...]:
-    """Read a member's entry; nonsense counts as nothing at all, the same at every member."""
-    try:
-        row = msgpack.unpackb(raw, strict_map_key=False)
-        votes, announcements, expected, (seq, rep), lineage, bases, *rest, names, pending = row
-        read = tuple((RingId(*ring), tuple((node, vote) for node, vote in base)) for ring, base in bases)
-        pairs = (number for ring, base in read for pair in (ring, *base) for number in pair)
-        named = tuple((RingId(*ring), bytes(digest)) for ring, digest in names)
-        marks = (number for ring, _ in named for number in ring)
-        numbers = (votes, expected, seq, rep, lineage, *rest, *pairs, *marks, pending)
-        if len(rest) == 4 and named and all(type(n) is int and n >= 0 for n in numbers):
-            said = {int(k): bytes(v) for k, v in announcements.items()}
-            return votes, said, expected, RingId(seq, rep), lineage, read, *rest, named, pending
-    except Exception:  # noqa: BLE001 - whatever a peer's bytes do to the decoder
-        pass
-    return (0, {})
-
-
-def _view(c: Configuration) -> View:
-    """A configuration with its verdict."""
-    primary = judge(c.entries).primary
-    return View(c.id, c.members, c.joined, c.left, primary, c.transitional, c.reason, c.entries, c.previous)

@@ -17,8 +17,8 @@ IMPURE_DLM = {
 }  # fmt: skip
 #: Everything above the I/O line: no socket, clock, randomness, thread, file, process.
 PURE_VSYNC = [
-    "core", "counting", "errors", "groups", "nodes", "quorum", "recorder", "roster", "section", "service", "types",
-    "wire", "wire_forming",
+    "core", "counting", "errors", "groups", "looking", "nodes", "quorum", "recorder", "roster", "section",
+    "service", "types", "upper", "verbs", "wire", "wire_forming",
 ]  # fmt: skip
 PURE = [
     *sorted((ROOT / "vsync/engine").glob("*.py")),

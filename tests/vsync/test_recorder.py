@@ -16,7 +16,7 @@ import pytest
 import vsync
 from tests.vsync.support import until
 from vsync.cli import run as cli
-from vsync.core import Core, decode_upper
+from vsync.core import Core
 from vsync.dumps import Dumps
 from vsync.engine import Engine, snapshot
 from vsync.errors import NotConnected, RecordingError
@@ -30,6 +30,7 @@ from vsync.testing.run import run
 from vsync.testing.trace import Delivered, Viewed
 from vsync.transport.memory import MemoryHub
 from vsync.types import ClusterConfig, Peer
+from vsync.upper import decode_upper
 
 LARGE = 64 << 20
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from vsync import core, counting, quorum, roster
+from vsync import core, counting, quorum, roster, upper
 from vsync.core import Core
 from vsync.engine import claims, commit, gather, operational, recovery
 from vsync.engine.engine import Engine
@@ -364,7 +364,7 @@ def _own_mark_only(self: Core, configuration: Any, now: int) -> None:
     def verdict(entries: Any) -> quorum.Verdict:
         return quorum.judge({node: replace(entry, **stored) for node, entry in entries.items()})
 
-    with patch.object(core, "judge", verdict):
+    with patch.object(core, "judge", verdict), patch.object(upper, "judge", verdict):
         _CORE_INSTALL(self, configuration, now)
 
 

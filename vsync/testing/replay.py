@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 from zlib import crc32
 
 from vsync import quorum
-from vsync.core import decode_upper
 from vsync.engine import Deliver, Install, Note, snapshot
 from vsync.engine.outputs import Configuration
 from vsync.errors import Backpressure, MessageTooLarge, RecordingError
@@ -43,6 +42,7 @@ from vsync.testing.story import story
 from vsync.testing.trace import Delivered, Event, Noted, Started, Trace, Viewed
 from vsync.testing.violation import Violation
 from vsync.types import NO_RING, Member, RingId, View, position
+from vsync.upper import decode_upper
 
 __all__ = ["Divergence", "Rerun", "judge", "main", "rerun"]
 
