@@ -206,9 +206,10 @@ def _assemble(ring: Ring, packet: Packet, messages: list[bytes]) -> list[bytes]:
 
 def _accept(e: Engine, ring: Ring, token: Token, now: int) -> None:
     if ring.visits:
-        ring.rotation = now - ring.last_accepted
-        e.rotation += (ring.rotation - e.rotation) // 8
+        e.rotation += (now - ring.last_accepted - e.rotation) // 8
     ring.token_seq = token.token_seq
+    if token.seq != ring.last_seq:
+        ring.keeps = False
     ring.visits += 1
     ring.last_accepted = now
     ring.cancelled = False
@@ -274,11 +275,7 @@ def _may_hold(e: Engine, ring: Ring, token: Token) -> bool:
         and not e.pieces
     )
     ring.quiet_visits = ring.quiet_visits + 1 if quiet else 0
-    if ring.alone or ring.quiet_visits <= QUIET_VISITS:
-        return False
-    # Should the members not agree on the keeper (a damaged packet that nothing has sealed), somebody must keep it.
-    nobody_does = ring.quiet_visits > 2 * QUIET_VISITS and ring.rotation < e.timing.hold // 2
-    return ring.keeper == e.me or (ring.representative == e.me and nobody_does)
+    return ring.keeps and not ring.alone and ring.quiet_visits > QUIET_VISITS
 
 
 def send_new(e: Engine, ring: Ring, token: Token, now: int, fresh: bool = True) -> None:
@@ -334,7 +331,9 @@ def _new_frames(e: Engine, ring: Ring, token: Token, already: int) -> tuple[list
         frames.append(encode_data(e.header(FrameType.DATA), ring.id, packet))
         if flags & PacketFlag.SAFE:
             safe = len(frames)
-    e.count("mcast_tx", len(frames))
+    if frames:
+        ring.keeps = True
+        e.count("mcast_tx", len(frames))
     return frames, safe
 
 

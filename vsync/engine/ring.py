@@ -31,6 +31,7 @@ class Ring:
         "held",
         "high",
         "id",
+        "keeps",
         "last_accepted",
         "last_aru",
         "last_origin",
@@ -44,7 +45,6 @@ class Ring:
         "predecessor",
         "quiet_visits",
         "released",
-        "rotation",
         "sent",
         "sent_at",
         "sent_last_visit",
@@ -82,7 +82,6 @@ class Ring:
         self.last_aru = 0  #: token.aru as it left at the previous visit
         self.last_seq = 0  #: token.seq as it left at the previous visit
         self.visits = 0  #: tokens accepted
-        self.rotation = 0  #: µs between the last two
         self.last_accepted = 0  #: clock of the last accepted token
         self.sent_at: int | None = None  #: clock before the token was last sent on (pitfalls K10)
         self.sent_token: bytes | None = None  #: for retransmission
@@ -93,6 +92,7 @@ class Ring:
         self.quiet_visits = 0  #: visits in a row at which nothing was going on
         self.stalled_visits = 0  #: visits in a row at which token.aru stood still below token.seq
         self.streak = 0  #: visits in a row at which nobody but this node had anything to send
+        self.keeps = members[0] == me  #: nobody has sent anything since this member did
         self.held: Token | None = None  #: the token, while this node holds it back
         self.lingers_until = 0  #: clock, while this node holds it to send more; 0 otherwise
         self.cancelled = False  #: a CANCEL has been sent since the last visit
@@ -105,7 +105,7 @@ class Ring:
     @property
     def keeper(self) -> Member:
         """Who keeps the token while nothing goes on: the last one that had something to send, who will be the next
-        one, too, more often than not. All members agree on it when they have all packets.
+        one, too, more often than not (``keeps``); at first the representative.
         """
         return self.by_node.get(self.last_origin, self.members[0])
 
