@@ -74,8 +74,11 @@ FIGURES = {
 class Scale:
     """The measurements, and what they gave: ``found`` and ``floors`` in the unit of each figure."""
 
-    def __init__(self, locks: int, names: int, tell: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self, locks: int, names: int, tell: Callable[[str], None] = lambda text: None, transport: str | None = None
+    ) -> None:
         self.locks, self.names = locks, names
+        self._settings = {"transport": transport} if transport else {}
         self.found: dict[str, list[float]] = defaultdict(list)
         self.floors: dict[str, list[float]] = defaultdict(list)
         self._tell = tell
@@ -84,7 +87,7 @@ class Scale:
 
     def purge(self, rounds: int) -> None:
         """Raises ``VsyncError``."""
-        with LocalCluster() as cluster:
+        with LocalCluster(settings=self._settings) as cluster:
             for number in range(rounds):
                 victim = cluster.names[number % len(cluster.names)]
                 for locks, late, pause in (
@@ -123,7 +126,7 @@ class Scale:
 
     def join(self) -> None:
         """Raises ``VsyncError``."""
-        with LocalCluster() as cluster, contextlib.ExitStack() as stack:
+        with LocalCluster(settings=self._settings) as cluster, contextlib.ExitStack() as stack:
             *there, victim = cluster.names
             cluster.leave(victim)
             holders = [stack.enter_context(Holder(cluster[name].url)) for name in there]

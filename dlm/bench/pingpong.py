@@ -1,0 +1,171 @@
+"""``bast-pingpong``: two clients at two nodes hand one EX lock to each other.
+
+Each gives it up in its blocking callback and asks for it again at once. A *handover* is from one's grant to the
+other's. Beside it the same lock is handed on by the queue: both ask for it all the time, and give it back as soon
+as they have it. The floor is the bare hop, one after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from typing import Any
+
+import dlm
+from dlm.bench.callers import cpu_s
+from dlm.bench.locking import Options, Tell
+from dlm.bench.pairs import sent_by
+from vsync.bench.contest import Measure, contest
+from vsync.bench.hop import BareHop
+from vsync.bench.rows import Row, Sample, rows_of, sample
+from vsync.clock import boot_us
+from vsync.errors import VsyncError
+from vsync.testcluster import LocalCluster
+
+__all__ = ["Players", "pingpong"]
+
+NAME = "bench/pingpong"
+PLAY_S = 0.5
+HOPS = 400
+PATIENCE_S = 10.0
+BAST, QUEUE, FLOOR = "blocking callback", "queue handover", "bare hops, one by one"
+
+
+def pingpong(transport: str, options: Options, tell: Tell) -> Iterator[Row]:
+    """The rows. Raises ``VsyncError``."""
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(LocalCluster(3, settings={"transport": transport}, key=False))
+        players = stack.enter_context(contextlib.closing(Players(cluster)))
+        hop = stack.enter_context(BareHop())
+        entrants: dict[str, Measure] = {case: partial(players.play, case) for case in (BAST, QUEUE)}
+        entrants[FLOOR] = lambda: Sample(1e6 / hop.latency(64, HOPS).value)
+        found = contest(entrants, options.rounds, lambda text: tell(f"{transport}: bast-pingpong: {text}"))
+        described = {
+            "what": "bast-pingpong", "case": BAST, "nodes": 3, "transport": transport, "via": "vsyncd",
+            "size": None, "callers": 2, "unit": "1/s",
+        }  # fmt: skip
+        yield from rows_of(described, found[BAST], {peer: found[peer] for peer in (QUEUE, FLOOR)})
+
+
+class Players:
+    """Two processes, each with a client of another node."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._stack = contextlib.ExitStack()
+        self._pipes: list[Connection] = []
+        self._pids = [node.pid for node in cluster.nodes]
+        with contextlib.ExitStack() as stack:
+            self._watch = [stack.enter_context(dlm.connect(node.url)) for node in cluster.nodes]
+            context = multiprocessing.get_context("spawn")
+            for node in cluster.nodes[:2]:
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_player, args=(theirs, node.url), daemon=True)
+                process.start()
+                assert process.pid is not None
+                self._pids.append(process.pid)
+                stack.callback(process.join)
+                stack.callback(process.terminate)
+                stack.callback(ours.close)
+                theirs.close()
+                self._pipes.append(ours)
+            for pipe in self._pipes:
+                _answer(pipe)
+            self._stack = stack.pop_all()
+
+    def play(self, case: str, seconds: float = PLAY_S) -> Sample:
+        """Handovers per second. Raises ``VsyncError`` if there was none."""
+        before = self._spent()
+        for pipe in self._pipes:
+            pipe.send((case, seconds))
+        played: list[list[int]] = [_answer(pipe) for pipe in self._pipes]
+        cpu, sent = (now - then for now, then in zip(self._spent(), before, strict=True))
+        return rated(played, cpu, sent)
+
+    def close(self) -> None:
+        """End them."""
+        self._stack.close()
+
+    def _spent(self) -> tuple[float, int]:
+        status = [client.session.channel.call("node", "status", {}) for client in self._watch]
+        return sum(map(cpu_s, self._pids)), sum(map(sent_by, status))
+
+
+def rated(played: Sequence[Sequence[int]], cpu_s: float, messages: float) -> Sample:
+    """Of the times of grants of two players. Those that follow one of the same player are no handovers. Raises
+    ``VsyncError`` if there was none.
+    """
+    grants = sorted((at, player) for player, times in enumerate(played) for at in times)
+    took = [float(after[0] - before[0]) for before, after in pairwise(grants) if before[1] != after[1]]
+    if not took:
+        raise VsyncError("no lock was handed over")
+    count, spent_s = len(took), max(1, grants[-1][0] - grants[0][0]) / 1e6
+    return sample(took, value=count / spent_s, cpu_us=cpu_s / count * 1e6, messages=messages / count)
+
+
+# -- in the players' processes
+
+
+def _until_asked(client: dlm.Client, until: int) -> int:
+    """Hold the lock until the other one wants it, or the time is over; when it was granted."""
+    given = threading.Event()
+
+    def give(held: dlm.Held, mode: dlm.Mode) -> None:
+        with contextlib.suppress(dlm.NotHeld):  # the time was over at this moment
+            held.release()
+        given.set()
+
+    held = client.acquire(NAME, timeout=PATIENCE_S, on_blocking=give)
+    granted = boot_us()
+    if not given.wait(max(0.0, (until - granted) / 1e6)):
+        with contextlib.suppress(dlm.NotHeld):  # asked for at this moment
+            held.release(wait=True)
+    return granted
+
+
+def _at_once(client: dlm.Client, until: int) -> int:
+    held = client.acquire(NAME, timeout=PATIENCE_S)
+    granted = boot_us()
+    held.release()
+    return granted
+
+
+PLAYS: dict[str, Callable[[dlm.Client, int], int]] = {BAST: _until_asked, QUEUE: _at_once}
+
+
+def _play(client: dlm.Client, case: str, seconds: float) -> list[int]:
+    """When it was granted."""
+    granted: list[int] = []
+    until = boot_us() + round(seconds * 1e6)
+    while boot_us() < until or not granted:
+        granted.append(PLAYS[case](client, until))
+    return granted
+
+
+def _player(pipe: Connection, url: str) -> None:
+    """The body of a process: until the pipe is closed."""
+    try:
+        with dlm.connect(url, name="bench") as client:
+            client.acquire(NAME, dlm.Mode.NL)  # it is a shared name from the start
+            pipe.send(None)
+            while True:
+                pipe.send(_play(client, *pipe.recv()))
+    except (EOFError, KeyboardInterrupt):
+        pass
+    except Exception as e:  # noqa: BLE001 - told to the parent
+        with contextlib.suppress(OSError):
+            pipe.send(VsyncError(f"a player failed: {e!r}"))
+
+
+def _answer(pipe: Connection) -> Any:
+    try:
+        answer = pipe.recv()
+    except EOFError:
+        raise VsyncError("a player has ended") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
