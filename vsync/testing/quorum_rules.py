@@ -167,10 +167,17 @@ class QuorumRules:
                     f"nobody in primary {other} {later.view.nodes} knows of primary {one} "
                     f"{earlier.view.nodes}: the newest they know is {later.knows}",
                 )
-            if not later.anew:
+            if not later.anew and not self._via_new_beginning(one, later):
                 self._step(self._roster(earlier.view), self._roster(later.view), f"{one} and {other}")
         for tell in self.on_primary:
             tell(primary.view)
+
+    def _via_new_beginning(self, one: RingId, later: _Primary) -> bool:
+        """Whether a view stands between that was primary because all were there, most without a disk, and that its
+        members left at once for this one: who knew of the newest roster has forgotten it.
+        """
+        between = self._judged.get(later.knows) if one < later.knows else None
+        return between is not None and between.anew
 
     def _step(self, before: Roster, after: Roster, between: str) -> None:
         """CHAIN-C8: what two neighbours in the chain are counted by."""
