@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
-from dlm import lease, recovery, service, table
+from dlm import entering, lease, recovery, table
 from dlm.catchup import Kept
 from dlm.handle import Handle
 from dlm.home import Home
@@ -42,10 +42,10 @@ __all__ = ["MUTANTS", "main"]
 
 def _own_word(s: DlmService, old: View | None, view: View, held: Any, now: int) -> None:
     """C6: "I come from a primary view and am in the majority, so I go on"."""
-    me, chosen = s._me.node, recovery.choose(view)
-    if old is not None and old.primary and s._complete:
+    me, chosen = s.me.node, recovery.choose(view)
+    if old is not None and old.primary and s.complete:
         chosen = replace(chosen, full=chosen.full | {me}, behind=chosen.behind - {me})
-    with patch.object(service, "choose", lambda view: chosen):
+    with patch.object(entering, "choose", lambda view: chosen):
         _ENTER_PRIMARY(s, old, view, held, now)
 
 
@@ -234,8 +234,8 @@ def _half_a_table(s: DlmService, view: View, full: frozenset[int]) -> None:
 _EARLY: WeakKeyDictionary[Home, dict[tuple[bytes, int], tuple[Any, ...]]] = WeakKeyDictionary()
 _RANGES: WeakKeyDictionary[Table, dict[bytes, Fences]] = WeakKeyDictionary()
 
-_ENTER_PRIMARY, _ENTER_FROZEN, _VIEW = DlmService._enter_primary, DlmService._enter_frozen, DlmService.view
-_ANNOUNCE, _BEGIN_ANEW = DlmService.announce, DlmService._begin_anew
+_ENTER_PRIMARY, _ENTER_FROZEN, _BEGIN_ANEW = entering.enter_primary, entering.enter_frozen, entering._begin_anew
+_ANNOUNCE, _VIEW = DlmService.announce, DlmService.view
 _CHOOSE, _ENCODE, _PRIMARY_VIEW, _SINCE = recovery.choose, Announcement.encode, recovery.primary_view, Kept.since
 _APPLY, _OPERATE, _RESERVE, _OWN = Table.apply, Table.operate, Table.reserve, Table.own
 _MAY_TELL, _LOSE = Teller.may_tell, Teller.lose
@@ -251,18 +251,18 @@ def _mutant(
 
 MUTANTS = (
     _mutant("a node that comes from a primary view goes on with its own state", "K1, C6",
-        (DlmService, "_enter_primary", _own_word), seed=1, stress=stresses.AWAY),
+        (entering, "enter_primary", _own_word), seed=1, stress=stresses.AWAY),
     _mutant("a state is named by its view alone", "K2, C1",
         (Announcement, "encode", _no_position), seed=1, stress=stresses.PARTS_5),
     _mutant("what follows a hole counts in a minority, too", "K3, C2",
-        (DlmService, "_enter_frozen", _rest_counts), seed=2, stress=stresses.CALM_5, clients=stresses.unheard),
+        (entering, "enter_frozen", _rest_counts), seed=2, stress=stresses.CALM_5, clients=stresses.unheard),
     _mutant("what was held back counts in the epoch of the old view", "K3, B3",
-        (service, "primary_view", _rest_in_old_epoch),
+        (entering, "primary_view", _rest_in_old_epoch),
         seed=47, stress=stresses.CALM, clients=stresses.unheard_at_rest),
     _mutant("the shortest prefix goes on", "K4, C1",
-        (service, "choose", _shortest), (recovery, "choose", _shortest), seed=1, stress=stresses.PARTS_5),
+        (entering, "choose", _shortest), (recovery, "choose", _shortest), seed=1, stress=stresses.PARTS_5),
     _mutant("who is behind begins anew", "K4, C12",
-        (service, "choose", _nobody_catches_up), (recovery, "choose", _nobody_catches_up),
+        (entering, "choose", _nobody_catches_up), (recovery, "choose", _nobody_catches_up),
         seed=1, stress=stresses.PARTS_5),
     _mutant("the last of what others miss is not kept", "K4",
         (Kept, "since", _less_is_kept), seed=1, stress=stresses.PARTS_5),
@@ -317,7 +317,7 @@ MUTANTS = (
     _mutant("a node has its own range of fences", "K14, B2",
         (Table, "own", _range_of_the_node), seed=1, stress=stresses.PAUSES, clients=stresses.ending),
     _mutant("a joiner works with a table that is not whole", "K15, C13",
-        (DlmService, "_begin_anew", _half_a_table), seed=1, stress=stresses.DEATHS),
+        (entering, "_begin_anew", _half_a_table), seed=1, stress=stresses.DEATHS),
     _mutant("losses are not told", "C12",
         (Teller, "lose", _losses_untold), seed=1, stress=stresses.AWAY, clients=stresses.holding),
 )  # fmt: skip
