@@ -12,7 +12,7 @@ from dlm.bench import growth, memory
 from dlm.bench.outages import OUTAGES
 from dlm.cli import main as dlm_main
 from vsync.bench.rows import Row
-from vsync.cli import main as vsync_main
+from vsync.cli import run as vsync_main
 
 KEYS = [field.name for field in fields(Row)]
 SMALL = ("bench", "-n", "1", "-t", "udp", "--json")
@@ -20,12 +20,9 @@ SMALL = ("bench", "-n", "1", "-t", "udp", "--json")
 
 def rows(capsys: pytest.CaptureFixture[str], main: Any, *options: str) -> list[dict[str, Any]]:
     """What the command prints; every row has all keys, and something in it."""
-    try:
-        code = main([*SMALL, *options])
-    except SystemExit as end:
-        code = end.code
+    code = main([*SMALL, *options])
     shown = capsys.readouterr()
-    assert not code, shown.err
+    assert code == 0, shown.err
     found: list[dict[str, Any]] = json.loads(shown.out)["results"]
     assert found
     assert "1 of 1" in shown.err or "memory" in shown.err
@@ -74,12 +71,14 @@ def test_ping_pong(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_a_shared_pair_is_two_messages(capsys: pytest.CaptureFixture[str]) -> None:
     for row in rows(capsys, dlm_main, "--only", "lock-shared"):
         assert row["messages_per_op"] == pytest.approx(2, rel=0.2), row["case"]
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_ordering_under_load_and_after_silence(capsys: pytest.CaptureFixture[str]) -> None:
     wanted = ("order-throughput", "order-after-idle", "idle-cpu")
     found = rows(capsys, vsync_main, *(word for what in wanted for word in ("--only", what)))
@@ -88,6 +87,7 @@ def test_ordering_under_load_and_after_silence(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_memory(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "NAMES", 10_000)
     found = rows(capsys, dlm_main, "--only", "memory")
@@ -97,6 +97,7 @@ def test_memory(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_growth(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "ALL_OTHERS", (1000,))
     monkeypatch.setattr(growth, "NODES", (2, 4))
@@ -110,6 +111,7 @@ def test_growth(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_deaths_and_joins(capsys: pytest.CaptureFixture[str]) -> None:
     wanted = ("recovery", "kill-to-grant", "join-pause")
     found = rows(capsys, dlm_main, *(word for what in wanted for word in ("--only", what)))
