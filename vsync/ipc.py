@@ -10,7 +10,6 @@ comes before its answer is handled meanwhile. All public methods may be called f
 
 A thread that waits for an answer of a ``SocketChannel`` reads by itself, and the reader thread rests meanwhile
 (``vsync.turns``): so a push that follows on an answer may be handled some milliseconds later.
-A signal handler that interrupts such a thread must not wait for the node: that is a ``RuntimeError``.
 ``vsync.aio`` has channels without a thread, for event loops.
 """
 
