@@ -78,11 +78,7 @@ class BadArgument(Exception):
 
 def flags(args: Mapping[str, Any]) -> int:
     """The flags of a request as a bit set."""
-    found = 0
-    for word in args:  # fewer than there are flags
-        if word in FLAGS and args[word]:
-            found |= FLAGS[word]
-    return found
+    return sum(bit for word, bit in FLAGS.items() if args.get(word))
 
 
 def check_lock(args: Mapping[str, Any], asked: int, given: int) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
-import select
+import selectors
 import shutil
 import socket
 import struct
@@ -39,8 +39,6 @@ FRAMES_PER_CLIENT = 16  #: of these, from one client before the next has its tur
 ACCEPTS_PER_TURN = 16
 _RECEIVE = 1 << 16
 _SEND = 1 << 18
-_EVENTS = 256  #: connections looked at in one turn
-_TEXT = {str}
 _UCRED = struct.Struct("3i")
 
 _log = get_logger("vsync.ipc")
@@ -72,7 +70,7 @@ class SocketSession:
         self.decoder = Decoder()
         self.credentials = _credentials(connection)
         self.page: Page | None = None
-        self.events = select.EPOLLIN
+        self.events = selectors.EVENT_READ
         self.open = True
         self.paused = False  #: no requests are taken until the client has read its answers
         self._server = server
@@ -156,9 +154,9 @@ class Server:
         self.sessions: dict[int, SocketSession] = {}
         self._host = host
         self._pages = runtime_dir / f"{path.name}.pages"
+        self._connections = 0
         self._ready: deque[SocketSession] = deque()  # connections with whole frames that were not handled yet
-        self._epoll = select.epoll()  # of ``selectors`` the wrapping costs more than the system call
-        self._connected: dict[int, SocketSession] = {}
+        self._selector = selectors.EpollSelector()
         self._accepting = False
         self._spare = os.open(os.devnull, os.O_RDONLY)
         try:
@@ -168,7 +166,7 @@ class Server:
             shutil.rmtree(self._pages, ignore_errors=True)  # pages of a daemon that was killed
             self._pages.mkdir(mode=0o755, parents=True)
         except OSError as e:
-            self._epoll.close()
+            self._selector.close()
             os.close(self._spare)
             if isinstance(e, TransportError):
                 raise
@@ -178,7 +176,7 @@ class Server:
 
     def fileno(self) -> int:
         """Polls readable when ``turn`` has something to do."""
-        return self._epoll.fileno()
+        return self._selector.fileno()
 
     @property
     def backlog(self) -> bool:
@@ -187,18 +185,15 @@ class Server:
 
     def turn(self) -> None:
         """Accept, read and hand on requests: as much as fits into one turn. Never blocks."""
-        for fd, events in self._epoll.poll(0, _EVENTS):
-            session = self._connected.get(fd)
+        for key, events in self._selector.select(0):
+            session = key.data
             if session is None:
-                if fd == self._listener.fileno():
-                    self._accept()
-                continue
-            # An end or an error, which is neither, is found out by whichever is waited for.
-            waits = session.events
-            if waits & select.EPOLLOUT and events & ~select.EPOLLIN:
-                self.flush(session)
-            if waits & select.EPOLLIN and events & ~select.EPOLLOUT and session.open:
-                self._receive(session)
+                self._accept()
+            elif session.open:
+                if events & selectors.EVENT_WRITE:
+                    self.flush(session)
+                if events & selectors.EVENT_READ and session.open:
+                    self._receive(session)
         budget, limit = FRAMES_PER_TURN, time.monotonic() + TURN_S
         while self._ready and budget > 0 and time.monotonic() < limit:
             session = self._ready.popleft()
@@ -235,13 +230,14 @@ class Server:
 
     def close(self, code: str, text: str) -> None:
         """End every session and stop listening. Idempotent."""
-        if self._epoll.closed:
+        if self._selector.get_map() is None:
             return
-        for session in list(self._connected.values()):
-            self.refuse(session, code, text)
+        for key in list(self._selector.get_map().values()):
+            if key.data is not None:
+                self.refuse(key.data, code, text)
         self._accept_more(False)
         self._listener.close()
-        self._epoll.close()
+        self._selector.close()
         self.path.unlink(missing_ok=True)
         shutil.rmtree(self._pages, ignore_errors=True)
         os.close(self._lock)
@@ -251,12 +247,13 @@ class Server:
         """Called in a forked child: let go of the descriptors, so that it does not keep its parent's clients from
         seeing the parent's death. Nothing is unregistered: the child shares the epoll set with its parent.
         """
-        if self._epoll.closed:
+        if self._selector.get_map() is None:
             return
-        for session in self._connected.values():
-            session.connection.close()
+        for key in list(self._selector.get_map().values()):
+            if key.data is not None:
+                key.data.connection.close()
         self._listener.close()
-        self._epoll.close()
+        self._selector.close()
         os.close(self._lock)
 
     def _accept(self) -> None:
@@ -270,9 +267,9 @@ class Server:
                 return
             connection.setblocking(False)
             session = SocketSession(self, connection)
-            self._connected[connection.fileno()] = session
-            self._epoll.register(connection, session.events)
-            if len(self._connected) >= MAX_CONNECTIONS:
+            self._selector.register(connection, selectors.EVENT_READ, session)
+            self._connections += 1
+            if self._connections >= MAX_CONNECTIONS:
                 _log.warning("too_many_connections", limit=MAX_CONNECTIONS)
                 self._accept_more(False)
                 return
@@ -288,9 +285,9 @@ class Server:
 
     def _accept_more(self, more: bool) -> None:
         if more and not self._accepting:
-            self._epoll.register(self._listener, select.EPOLLIN)
+            self._selector.register(self._listener, selectors.EVENT_READ, None)
         elif not more and self._accepting:
-            self._epoll.unregister(self._listener)
+            self._selector.unregister(self._listener)
         self._accepting = more
 
     def _receive(self, session: SocketSession) -> None:
@@ -314,10 +311,7 @@ class Server:
         """Handle up to ``count`` frames of one session until ``limit`` (monotonic seconds); returns how many."""
         handled = 0
         try:
-            while session.open and handled < count:
-                frame = session.decoder.next()
-                if frame is None:
-                    return max(handled, 1)
+            while session.open and handled < count and (frame := session.decoder.next()) is not None:
                 handled += 1
                 self._frame(session, frame)
                 session.paused = session.unsent_size > PAUSE_UNSENT
@@ -337,7 +331,7 @@ class Server:
             return
         match frame:
             case [int(rid), str(service), str(verb), dict(args)] if rid >= 0 and type(rid) is int:
-                if args and set(map(type, args)) != _TEXT:
+                if not all(type(key) is str for key in args):
                     raise ProtocolError("the keys of a request's arguments must be text")
                 self._host.session_request(session.number, rid, service, verb, args)
             case _:
@@ -368,9 +362,9 @@ class Server:
         self.touched.discard(session)
         with contextlib.suppress(ValueError):
             self._ready.remove(session)
-        self._epoll.unregister(session.connection)
-        del self._connected[session.connection.fileno()]
+        self._selector.unregister(session.connection)
         session.connection.close()
+        self._connections -= 1
         if session.page is not None:
             session.page.close()
         if self.sessions.pop(session.number, None) is not None:
@@ -383,12 +377,12 @@ class Server:
             session.paused = False
             if session.decoder.has_frame():
                 self._ready.append(session)
-        events = 0 if session.paused else select.EPOLLIN
+        events = 0 if session.paused else selectors.EVENT_READ
         if session.unsent:
-            events |= select.EPOLLOUT
+            events |= selectors.EVENT_WRITE
         if events != session.events:
             session.events = events
-            self._epoll.modify(session.connection, events)
+            self._selector.modify(session.connection, events, session)
 
     def _who(self, session: SocketSession) -> dict[str, int]:
         return {"session": session.number, "pid": session.credentials[0], "uid": session.credentials[1]}
