@@ -255,7 +255,8 @@ class Home:
                     self.send(Kind.END, (session, tuple(rest)), sorted({key for key, _ in rest}))
                 rest.clear()
             yield ITEM
-        self.host.reply(session, rid, {})
+        if rid:
+            self.host.reply(session, rid, {})
 
     def _let_go(self, handle: Handle) -> bool:
         """Whether this node decides alone, and has."""

@@ -400,7 +400,7 @@ def test_a_core_that_fails_leaves_a_dump(tmp_path: Path, monkeypatch: pytest.Mon
         group = node.join("g")
         monkeypatch.setattr("vsync.engine.operational.wake", fail)
         with pytest.raises(NotConnected):
-            group.send(b"x")
+            group.send(b"x", wait=True)
         assert node.wait(20)
         assert isinstance(node.failure, ZeroDivisionError)
     (dump,) = (tmp_path / "flight").iterdir()

@@ -235,16 +235,15 @@ class TestRecord:
             Attempt(RingId(9, 1), 7, ((1, 1),), roster=one), Attempt(RingId(10, 1), 7, ((1, 1),), True, two),
             Attempt(RingId(11, 1), 7, ((1, 1),), roster=one), Attempt(RingId(12, 1), 7, ((1, 1),)),
         )  # fmt: skip
-        record = Record(13, attempts, RingId(8, 1), 7, (((1, 1),),), one)
+        record = Record(13, attempts, RingId(8, 1), 7, ((RingId(8, 1), ((1, 1),)),), one)
         assert Record.decode(record.encode()) == record
         assert record.encode().count(one.packed) == record.encode().count(two.packed) == 1
 
     def test_a_record_of_an_earlier_release(self) -> None:
-        """It had no roster: the node goes by its file, as it did."""
-        row = (3, 9, [((8, 1), 7, [(1, 1)], True)], (7, 2), 7, [[(1, 1), (2, 1)]])
-        record = Record.decode(msgpack.packb(row))
-        assert record == Record(9, (Attempt(RingId(8, 1), 7, ((1, 1),)),), RingId(7, 2), 7, (((1, 1), (2, 1)),))
-        assert record.roster is None
+        """It does not say which views its bases are of: refused, as every state directory of an earlier one."""
+        row = (4, 9, [], (7, 2), 7, [[(1, 1), (2, 1)]], None, [], False)
+        with pytest.raises(ValueError, match="unreadable"):
+            Record.decode(msgpack.packb(row))
 
     def test_sixteen_of_the_largest_do_not_happen_a_few_do_fit(self) -> None:
         from vsync.slots import SLOT

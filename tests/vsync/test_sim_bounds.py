@@ -34,7 +34,8 @@ class TestDelivery:
     def test_an_idle_ring_is_woken(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert broken(CALM) == ""
         monkeypatch.setattr(operational, "on_cancel", lambda *args: None)  # the token is held to the end
-        assert broken(CALM).startswith("EVS-E25: a message in an idle ring did not come")
+        found = [broken(replace(CALM, seed=seed)) for seed in range(1, 9)]  # in some it rests where the message is
+        assert any(each.startswith("EVS-E25: a message in an idle ring did not come") for each in found)
 
     def test_a_safe_message_keeps_the_token_going(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(operational, "QUIET_VISITS", 0)  # held before all know that all have it

@@ -24,7 +24,10 @@ def test_three_processes_carry_load(kind: str) -> None:
 def test_ratios_are_taken_within_a_turn() -> None:
     """The machine was twice as slow in the second turn, which is no business of the settings."""
     rates_by = dict(zip(accelerated.SETTINGS, (100.0, 100.0, 110.0, 120.0, 90.0), strict=True))
-    turns = [{name: Measurement(r * speed, 1 / speed) for name, r in rates_by.items()} for speed in (1.0, 0.5)]
+    turns = [
+        {name: Measurement(r * speed, [int(1000 / speed)], 1.0) for name, r in rates_by.items()}
+        for speed in (1.0, 0.5)
+    ]
     rates, times = accelerated._rows((64, 1, 8), turns)
     assert rates[0].startswith("64 B, 1 sender, 8 under way")
     assert rates[1] == "75"
@@ -41,7 +44,7 @@ def test_each_setting_goes_first_in_its_turn() -> None:
             self.order.append(settings["accelerated"])
 
         def measure(self, size: int, senders: int, window: int, seconds: float) -> Measurement:
-            return Measurement(1, 1)
+            return Measurement(1, [1], 1)
 
     fake = Fake()
     for number in range(3):

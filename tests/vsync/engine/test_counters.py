@@ -9,7 +9,11 @@ from tests.vsync.engine.harness import Story
 
 @pytest.mark.parametrize(
     ("submits", "messages"),
-    [(["submit 2 one two three"], 3), (["large 2 200000"], 1), (["large 2 200000", "submit 2 one", "safe 2 two"], 3)],
+    [
+        (["submit 2 one two three"], 3),
+        (["large 2 200000"], 1),
+        (["large 2 200000", "submit 2 one", "safe 2 two"], 3),
+    ],
 )
 def test_messages_are_counted_once_however_they_are_packed(submits: list[str], messages: int) -> None:
     story = Story(3)
