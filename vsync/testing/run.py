@@ -201,10 +201,10 @@ def _say_last(cluster: SimCluster, measured: Measured) -> None:
 
 
 def _say_into_silence(cluster: SimCluster, measured: Measured) -> None:
-    """E25 when the representative holds the token: one node has a message, then one has a SAFE one."""
+    """E25 when a node holds the token, and will for long: one node has a message, then one has a SAFE one."""
     nodes, timing, rng = cluster.nodes.values(), cluster.options.timing, Random(f"silence/{cluster.options.seed}")
     for safe, within, name in ((False, idle(cluster.options), ""), (True, idle_safe(cluster.options), " if SAFE")):
-        cluster.advance((timing.hold + timing.token_retransmit) / SECOND)
+        cluster.advance((1.5 * timing.hold + timing.token_retransmit) / SECOND)
         data, began = b"into silence" + name.encode(), cluster.scheduler.now
         sorted(cluster.nodes.items())[rng.randint(1, len(cluster.nodes)) - 1][1].send(data, safe=safe)
         cluster.run_until(
