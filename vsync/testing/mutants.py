@@ -438,7 +438,7 @@ MUTANTS = (
     Mutant("who is called failed counts itself as failed", "corosync d4db2ea5", (
         (gather, "_learn", _fails_itself),), seed=3),
     Mutant("packets are released one visit early", "", (
-        (operational, "visit", _release_early),), seed=4),
+        (operational, "visit", _release_early),), seed=6),
     Mutant("anybody may raise the token's aru", "", (
         (operational, "_depart", _anybody_raises_the_aru),), seed=9, stress=LOSSES),
     Mutant("missing packets are not requested", "", (
@@ -448,7 +448,7 @@ MUTANTS = (
     Mutant("the old ring's window stays open while committed", "", (
         (operational, "on_data", _window_open),), seed=51, stress=LATE),
     Mutant("the record is written after the token has left", "", (
-        (Engine, "take_outputs", _persist_last),), seed=31, stress=LONERS),
+        (Engine, "take_outputs", _persist_last),), seed=58, stress=LONERS),
     Mutant("recovered packets are not put into the old window", "", (
         (recovery, "absorb", _nothing_recovered),), seed=4),
     Mutant("the transitional view is made of names only", "", (
@@ -464,7 +464,7 @@ MUTANTS = (
     Mutant("each member judges a view by its own mark", "pitfalls K1", (
         (Core, "_install", _own_mark_only),), seed=18),
     Mutant("an attempt is not stored", "pitfalls K7", (
-        (claims, "_newest", lambda attempts, more: attempts),), seed=10, stress=ATTEMPTS),
+        (claims, "_newest", lambda attempts, more: attempts),), seed=27, stress=ATTEMPTS),
     Mutant("what was reached is not claimed", "pitfalls K7", (
         (claims, "mine", lambda e: ()),), stress=ATTEMPTS),
     Mutant("who missed an attempt does not make it void", "pitfalls K7", (
@@ -480,12 +480,12 @@ MUTANTS = (
     Mutant("majorities before and after a change need not meet", "pitfalls C8", (
         (roster, "overlap", lambda *_: True),), seed=11, stress=NODES_CHANGE),
     Mutant("the highest version of the nodes counts, not the newest", "pitfalls C8", (
-        (counting, "_choose", _highest_version_counts),), seed=2, stress=NODES_HURRY),
+        (counting, "_choose", _highest_version_counts),), seed=39, stress=NODES_HURRY),
     Mutant("what a ring that never came to be would count by counts", "pitfalls C8", (
-        (counting, "_choose", _guess_believed),), seed=2, stress=NODES_HURRY),
+        (counting, "_choose", _guess_believed),), seed=24, stress=NODES_HURRY),
     Mutant("the nodes change while a view is installed", "pitfalls C8, K3", (
         (NodesService, "deliver", _changed_while_installing),
-        (Core, "in_view", lambda self: True)), seed=16, stress=NODES_CHANGE),
+        (Core, "in_view", lambda self: True)), seed=52, stress=NODES_CHANGE),
 )  # fmt: skip
 
 
