@@ -70,8 +70,7 @@ class CorosyncLoad:
                     [*inside, "unshare", "-m", "sh", "-c", run, str(self._subject.folder / name / "run")],
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent(),
                 )  # fmt: skip
-                stack.callback(member.wait)
-                stack.callback(member.kill)
+                stack.callback(_end, member)
                 assert member.stdout is not None
                 if member.stdout.readline() != "ready\n":
                     raise VsyncError(f"the load of corosync has ended with code {member.wait()}")
@@ -84,6 +83,14 @@ class CorosyncLoad:
     ) -> None:
         self._stack.close()
         self._members.clear()
+
+
+def _end(member: subprocess.Popen[str]) -> None:
+    member.kill()
+    member.wait()
+    for pipe in (member.stdin, member.stdout):
+        assert pipe is not None
+        pipe.close()
 
 
 def _compiler() -> str | None:
