@@ -8,7 +8,7 @@ import pytest
 
 from dlm.bench import scale
 
-pytestmark = pytest.mark.live
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(autouse=True)
