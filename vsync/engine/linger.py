@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vsync.engine.ring import Ring
+from vsync.engine.ring import PACKETS_PER_VISIT, Ring
 from vsync.engine.states import State
 from vsync.engine.timers import Timer
 from vsync.wire import Token
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["hurry", "look", "more", "stay"]
 
 STREAK = 2  #: visits in a row with traffic of this node alone, before it lingers
-PACKETS = 16  #: at a visit at which the token lingers
 
 
 def look(e: Engine, ring: Ring, token: Token) -> None:
@@ -41,8 +40,7 @@ def stay(e: Engine, ring: Ring, token: Token, new: int, now: int) -> bool:
     if not ring.lingers_until and new and _pays(e, ring, token, new):
         ring.lingers_until = now + e.timing.linger
         e.count("token_linger")
-    if not ring.lingers_until or now >= ring.lingers_until or ring.sent >= PACKETS or e.queue or e.pieces:
-        ring.lingers_until = 0
+    if now >= ring.lingers_until or ring.sent >= PACKETS_PER_VISIT or e.queue or e.pieces:
         return False
     ring.held = token
     e.timers.set(Timer.HOLD, ring.lingers_until)

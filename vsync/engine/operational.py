@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from vsync.engine import linger, recovery
 from vsync.engine.outputs import Deliver
-from vsync.engine.ring import Ring
+from vsync.engine.ring import PACKETS_PER_VISIT, Ring
 from vsync.engine.states import Reason, State
 from vsync.engine.timers import Timer
 from vsync.errors import FrameError
@@ -54,7 +54,6 @@ __all__ = [
     "deliver", "deliver_packet", "on_cancel", "on_data", "on_token", "release_token", "send_new", "visit", "wake",
 ]  # fmt: skip
 
-PACKETS_PER_VISIT = 16
 WINDOW = 64  #: packets in one rotation, all members together
 MAX_OUTSTANDING = 2048  #: packets that not all have yet; no new ones beyond (EVS-E28)
 FRAMING = 5  #: bytes that packing adds to a message, at most
@@ -292,6 +291,7 @@ def send_new(e: Engine, ring: Ring, token: Token, now: int, fresh: bool = True) 
 
 
 def _depart(e: Engine, ring: Ring, token: Token, frames: list[bytes], safe: int, now: int) -> None:
+    ring.lingers_until = 0
     if ring.aru < token.aru or token.aru_node in (0, e.me.node):
         token.aru = ring.aru
         token.aru_node = 0 if token.aru == token.seq else e.me.node

@@ -10,7 +10,9 @@ from __future__ import annotations
 from vsync.types import Member, RingId
 from vsync.wire import Packet, Token
 
-__all__ = ["Ring"]
+__all__ = ["PACKETS_PER_VISIT", "Ring"]
+
+PACKETS_PER_VISIT = 16  #: that a member sends while it has the token
 
 
 class Ring:

@@ -6,8 +6,8 @@ from collections import defaultdict
 
 from tests.vsync.engine.harness import Story
 from vsync.engine import Deliver, State
-from vsync.engine.linger import PACKETS
 from vsync.engine.outputs import Output
+from vsync.engine.ring import PACKETS_PER_VISIT
 from vsync.types import ClusterConfig, Timing
 
 HOP_US = 100
@@ -54,7 +54,7 @@ def test_a_lone_talker_waits_for_no_token() -> None:
     gaps = story.talk(2, 200)
     assert story.counter(2, "token_linger") > 0
     waited = sum(gap > 0 for gap in gaps[10:])
-    assert waited <= len(gaps[10:]) / (PACKETS - 1) + 1  # one turn of the ring for as many packets as may be sent
+    assert waited <= len(gaps[10:]) / (PACKETS_PER_VISIT - 1) + 1  # one turn of the ring for as many packets as may be sent
     assert story.orders[1] == story.orders[2] == story.orders[3]
     assert len(story.orders[1]) == 200
 
@@ -111,6 +111,21 @@ def test_a_safe_message_is_not_held_up() -> None:
     assert b"safe" in story.orders[2]
     place = story.orders[2].index(b"safe")
     assert story.times[2][place] - before <= story.timing.linger + 3 * 3 * HOP_US
+
+
+def test_a_safe_message_ends_it() -> None:
+    """The token has left with it, so who submits the next message must not wait for it here."""
+    story = Talk(timing=Timing(linger=20_000))
+    story.talk(2, 6, ms=2)
+    engine = story.engines[2]
+    assert engine.ring.lingers_until > story.now
+    story.do("safe 2 safe")
+    engine.fire(story.now)  # what was submitted goes out
+    assert engine.ring.held is None
+    assert engine.ring.lingers_until == 0
+    story._carry_out(2)
+    story.do("run 5")
+    assert story.orders[1][-1] == b"safe"
 
 
 def test_hurry_sends_the_token_round() -> None:
