@@ -37,10 +37,10 @@ class MemoryHub:
         with self._lock:
             self._cuts |= {(sender, receiver), (receiver, sender)} if both else {(sender, receiver)}
 
-    def heal(self) -> None:
-        """Undo every ``cut``."""
+    def heal(self, *nodes: int) -> None:
+        """Undo every ``cut``, or those between these ``nodes``."""
         with self._lock:
-            self._cuts.clear()
+            self._cuts = {cut for cut in self._cuts if nodes and not set(cut) <= set(nodes)}
 
     def carry(self, sender: int, receiver: int, frame: bytes) -> bool:
         """Put ``frame`` into the receiver's queue; false if it was dropped. For ``MemoryTransport``."""

@@ -53,8 +53,8 @@ def test_a_lone_talker_waits_for_no_token() -> None:
     story = Talk()
     gaps = story.talk(2, 200)
     assert story.counter(2, "token_linger") > 0
-    waited = sum(gap > 0 for gap in gaps[10:])
-    assert waited <= len(gaps[10:]) / (PACKETS_PER_VISIT - 1) + 1  # one turn of the ring for as many packets as may be sent
+    waited = sum(gap > 0 for gap in gaps[10:])  # one turn of the ring for as many packets as may be sent
+    assert waited <= len(gaps[10:]) / (PACKETS_PER_VISIT - 1) + 1
     assert story.orders[1] == story.orders[2] == story.orders[3]
     assert len(story.orders[1]) == 200
 
