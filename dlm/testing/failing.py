@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Failing", "FailureRules", "drawn", "sections"]
 
 AGENT = "fence_sim"
-RECOVERER = 1 << 20  #: sessions of applications that recover begin here
+FIRST_SESSION = 1 << 20  #: sessions of those who look after failures begin here
 
 
 def drawn(rng: Random, token: int) -> Options:
@@ -49,10 +49,16 @@ class Failing:
         self._options = options
         self._rng = rng
         self._token = plugin.cluster.options.timing.token
-        self._session = RECOVERER
+        self._session = FIRST_SESSION
         self.over = False  #: no more faults
         if options.recovery:
             plugin.cluster.scheduler.after(self._token, self._recover)
+
+    def settle(self) -> None:
+        """There are no more faults, and somebody looks after what cannot be fenced."""
+        self.over = True
+        if self._options.fencing:
+            self._plugin.cluster.scheduler.after(self._token, self._acknowledge)
 
     def program(self, node: SimNode, wanted: Spawn) -> tuple[int, int | None, bytes]:
         """An agent: at times it fails, or hangs; else the host is switched off and on again."""
@@ -80,6 +86,17 @@ class Failing:
         self._plugin.switched_off(node)
         self._plugin.cluster.scheduler.after(self._rng.randint(1, self._token), node.start)
 
+    def _acknowledge(self) -> None:
+        """An operator says of a node that was removed before it was ever seen that it is off: nobody has an agent."""
+        cluster = self._plugin.cluster
+        for node in sorted(cluster.nodes.values(), key=lambda node: node.id):
+            if not node.up:
+                continue
+            for row in self._plugin.lockers[node.id].home.stonith.rows():
+                if row["actor"] is None and row["node"] not in cluster.nodes:
+                    self._ask(node, "operator", "fence_ack", {"node": row["node"]})
+        cluster.scheduler.after(self._token, self._acknowledge)
+
     def _recover(self) -> None:
         """One of the applications recovers from what there is to recover from."""
         cluster = self._plugin.cluster
@@ -90,12 +107,15 @@ class Failing:
             clearing = locker.home.clearing
             for failure in filter(clearing.ready, clearing.recoveries("default")):
                 self._plugin.met["recovered"] += 1
-                self._session += 1
-                node.open_session(self._session, "recoverer")
                 args = {"space": "default", "node": failure.node, "position": failure.position}
-                node.request(self._session, 1, "dlm", "recovered", args)
-                node.close_session(self._session)
+                self._ask(node, "recoverer", "recovered", args)
         cluster.scheduler.after(self._rng.randint(1, self._token), self._recover)
+
+    def _ask(self, node: SimNode, who: str, verb: str, args: dict[str, Any]) -> None:
+        self._session += 1
+        node.open_session(self._session, who)
+        node.request(self._session, 1, "dlm", verb, args)
+        node.close_session(self._session)
 
 
 class FailureRules:

@@ -220,7 +220,8 @@ class LockPlugin(Plugin):
 
     def settle(self, cluster: SimCluster) -> None:
         """Clients end what they hold and ask for nothing new. Scripted tests call it at their end."""
-        self._habits.over = self._failing.over = self._unheard.over = True
+        self._habits.over = self._unheard.over = True
+        self._failing.settle()
         cluster.scheduler.after(1, self._habits.drain)
 
     def patience(self, cluster: SimCluster) -> int:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from vsync.engine.engine import Engine
 
 __all__ = [
-    "begin", "counts_by", "enroll", "introduce", "learn", "met", "named_by", "on_news", "part", "remind", "silent",
-    "stranger", "tell",
+    "begin", "counts_by", "enroll", "introduce", "learn", "met", "named_by", "on_news", "part", "remind", "removed",
+    "silent", "stranger", "tell",
 ]  # fmt: skip
 
 REMIND = 8  #: probes of absent nodes between two with the roster
@@ -124,6 +124,12 @@ def _talk(e: Engine) -> None:
 def silent(e: Engine) -> bool:
     """Whether nobody wants to hear from this node: the others have gone on without it."""
     return e.outcast and e.ring.alone and e.heard.mark > e.record.mark
+
+
+def removed(e: Engine, members: Iterable[Member]) -> set[Member]:
+    """Of these, whom the newest roster names no more: others refuse them. Nobody, if it does not name me."""
+    removed = {member for member in members if _newest(e).peer(member.node) is None}
+    return set() if e.me in removed else removed
 
 
 # ---------------------------------------------------------------- telling others

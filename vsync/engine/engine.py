@@ -538,7 +538,8 @@ class Engine:
             )
 
     def _on_probe(self, sender: Member, now: int) -> None:
-        if self.backing_off(sender):
+        looking = self.state is State.GATHER and self.ring.alone  # then it meets all of the other ring or nobody
+        if not looking and self.backing_off(sender):
             return
         self.gathering.probed.add(sender)
         if (self.state is State.OPERATIONAL and sender not in self.ring.member_set) or (

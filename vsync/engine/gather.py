@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vsync.engine import claims, commit, reach
+from vsync.engine import claims, commit, contacts, reach
 from vsync.engine.states import Reason, State
 from vsync.engine.timers import Timer
 from vsync.types import Member
@@ -140,7 +140,7 @@ def on_join(e: Engine, sender: Member, join: Join, now: int) -> None:
 
 
 def on_consensus_timeout(e: Engine, now: int) -> None:
-    """Fail whom nobody hears; if somebody hears all, keep to my cell; if that is everybody, fail who disagrees.
+    """Fail whom nobody hears, or who was removed; if I do not hear all, keep to my cell; else fail who disagrees.
 
     (All agree and yet there is no ring: the commit token was lost. Nobody is failed, and all are asked once more.)
     """
@@ -149,7 +149,7 @@ def on_consensus_timeout(e: Engine, now: int) -> None:
     candidates = g.candidates()
     present = frozenset(g.heard & candidates | {e.me})
     _note_row(e)
-    failed = reach.silent(candidates, present, g.rows)
+    failed = reach.silent(candidates, present, g.rows) or contacts.removed(e, candidates)
     if not failed and candidates - present:
         failed = candidates - reach.cell(e.me, candidates, g.rows)
         e.note(
@@ -207,7 +207,8 @@ def _to_be_introduced(e: Engine, sender: Member, join: Join, now: int) -> bool:
     anew. A ring that broke up at its first JOIN would stand still until then. One that never hears some of us gives
     up, forms a ring of its own and probes: then it is for ``reach`` to say who goes with whom.
     """
-    if sender in e.ring.member_set or join.proc >= e.ring.member_set:
+    wanted = e.ring.member_set - contacts.removed(e, e.ring.members)  # a newcomer may refuse the others
+    if sender in e.ring.member_set or join.proc >= wanted:
         return False
     told = e.gathering.introduced.get(sender.node)
     if told is None or now - told >= e.timing.join // 2:  # not for each JOIN: many may gather at the same time

@@ -1,0 +1,48 @@
+"""A newcomer is introduced to all of a ring before it breaks up: what may keep it out for ever."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.vsync.engine.harness import Story
+from vsync.engine import contacts
+from vsync.engine.timers import Timer
+from vsync.roster import Roster
+from vsync.types import RingId
+
+
+def met(story: Story) -> dict[int, list[int]]:
+    return {node: [member.node for member in engine.ring.members] for node, engine in story.engines.items()}
+
+
+def ring_of_two_and_one_alone() -> Story:
+    story = Story()
+    story.do("cut 1 2")
+    story.do("cut 1 3")
+    story.do("start 1 2 3")
+    story.do("run 1500")
+    assert met(story) == {1: [1], 2: [2, 3], 3: [2, 3]}
+    story.engines[1].timers.set(Timer.MERGE, story.now + 60_000_000)  # it does not ask: it is found
+    return story
+
+
+def test_who_looks_for_others_hears_all_of_their_ring() -> None:
+    """Also one that it had better left in peace for a while (seed 11104 of the locks with 3 nodes)."""
+    story = ring_of_two_and_one_alone()
+    looking, three = story.engines[1], story.engines[3].me
+    looking.backoff[three] = (story.now + 60_000_000, 60_000_000)
+    story.do("heal")
+    story.do("run 1500")
+    assert met(story) == {1: [1, 2, 3], 2: [1, 2, 3], 3: [1, 2, 3]}
+
+
+def test_nobody_waits_until_a_newcomer_hears_who_was_removed() -> None:
+    """It refuses that node, and yet belongs into a ring with the other (seed 11395 of the locks with 3 nodes)."""
+    story = ring_of_two_and_one_alone()
+    knows = story.engines[2]
+    named = Roster.of_file(knows.config.peers[:2])
+    contacts.learn(knows, replace(named, version=2), RingId(1, 1), 7)
+    story.do("heal")
+    story.do("cut 1 3")
+    story.do("run 3000")
+    assert met(story) == {1: [1, 2], 2: [1, 2], 3: [3]}
