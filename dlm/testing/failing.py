@@ -87,7 +87,7 @@ class Failing:
         self._plugin.cluster.scheduler.after(self._rng.randint(1, self._token), node.start)
 
     def _acknowledge(self) -> None:
-        """An operator says of a node that was removed before it was ever seen that it is off: nobody has an agent."""
+        """An operator says that a removed node is off which was never seen: nobody has an agent for it."""
         cluster = self._plugin.cluster
         for node in sorted(cluster.nodes.values(), key=lambda node: node.id):
             if not node.up:
