@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vsync.engine import gather, operational
+from vsync.engine import gather, merging, operational
 from vsync.engine.engine import Engine
 from vsync.engine.states import Reason
 from vsync.engine.timers import Timer
@@ -98,13 +98,13 @@ def apart_for(tokens: int) -> float:
 class TestConvergence:
     def test_the_longest_back_off_fits(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert 0.5 < max(apart_for(tokens) for tokens in range(20, 26)) <= 1
-        monkeypatch.setattr("vsync.engine.engine.MAX_BACKOFF", 40)
+        monkeypatch.setattr("vsync.engine.merging.MAX_BACKOFF", 40)
         with pytest.raises(Violation, match="EVS-E26"):
             for tokens in range(20, 40, 3):
                 apart_for(tokens)
 
     def test_nobody_looks_for_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Engine, "_probe", lambda e, now: None)
+        monkeypatch.setattr(merging, "probe", lambda e, now: None)
         with pytest.raises(Violation, match="EVS-E26: no calm within"), SimCluster(options=CALM) as cluster:
             cluster.settle()
             cluster.partition({1}, {2, 3, 4})
@@ -121,7 +121,7 @@ class TestConvergence:
             e.timers.set(Timer.MERGE, now + 1)
 
         monkeypatch.setattr(Engine, "installed", restless)
-        monkeypatch.setattr(Engine, "_probe", lambda e, now: gather.enter(e, Reason.ASKED, now))
+        monkeypatch.setattr(merging, "probe", lambda e, now: gather.enter(e, Reason.ASKED, now))
         assert broken(CALM).startswith("EVS-E27: node")
 
     def test_views_are_counted_until_all_is_calm(self, monkeypatch: pytest.MonkeyPatch) -> None:

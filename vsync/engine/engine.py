@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from vsync.engine import claims, commit, contacts, gather, linger, operational
+from vsync.engine import admission, claims, commit, contacts, gather, linger, merging, operational
 from vsync.engine.change import Change
 from vsync.engine.commit import Forming
 from vsync.engine.gather import Gathering
@@ -37,7 +37,6 @@ from vsync.errors import Backpressure, FrameError, MessageTooLarge
 from vsync.roster import Roster
 from vsync.types import MAX_MESSAGE, NO_RING, Bases, ClusterConfig, Member, Peer, RingId
 from vsync.wire import (
-    MAX_RING_SEQ,
     WIRE_VERSION,
     FrameType,
     PacketFlag,
@@ -51,14 +50,11 @@ from vsync.wire import (
 )
 from vsync.wire_forming import (
     Hello,
-    Join,
     News,
-    Probe,
     decode_commit,
     decode_join,
     decode_news,
     decode_probe,
-    encode_probe,
 )
 
 __all__ = ["Engine", "Upper", "UpperLayer"]
@@ -69,8 +65,6 @@ Upper = Callable[..., bytes]
 #: Reads it back: the fields of ``types.Entry`` from ``votes`` on. Must not raise.
 UpperLayer = Callable[[bytes], tuple[Any, ...]]
 
-MAX_BACKOFF = 4  #: token timeouts between two attempts at taking in one that cannot be taken in
-REMEMBERED = 8  #: a back-off is forgotten when so many times its length have passed without another one
 MAX_LARGE = 64  #: waiting messages beyond which no message larger than a packet is taken: bounds the memory
 DELIVERIES = 4096  #: messages handed up in one step; the rest follow when the ring has had its turn
 MANY_GATHERS = 12  #: attempts in a row after which something is wrong with the network, not with a node
@@ -135,7 +129,7 @@ class Engine:
         self._self: deque[bytes] = deque()  #: frames to myself: a ring of one still forms by the rules
         self._tag = cluster_tag(config.cluster)
         self._headers = {kind: encode_header(kind, self._tag, self.me) for kind in FrameType}
-        self._youngest: dict[int, int] = {}  #: incarnation by node: older ones are dead
+        self.youngest: dict[int, int] = {}  #: incarnation by node: older ones are dead
         self._complained: dict[tuple[int, str], int] = {}
         self._change = Change()  #: the change that is going on
 
@@ -289,11 +283,11 @@ class Engine:
         self.note("view_change", **self.last_change)
         self._change = Change()
         claims.installed(self)
-        self._back_off(now)
+        merging.back_off(self, now)
         self.gathering = Gathering(self.ring.members)
         self.leavers.clear()
         for member in self.ring.members:  # of some no JOIN may have come through, only the word of others
-            self._youngest[member.node] = max(member.incarnation, self._youngest.get(member.node, 0))
+            self.youngest[member.node] = max(member.incarnation, self.youngest.get(member.node, 0))
         if self.pieces:  # nobody can have put it together: it begins anew in this ring
             self.pieces.clear()
             self.queue.appendleft(self.whole)
@@ -304,27 +298,6 @@ class Engine:
     def why(self) -> str:
         """What began the change that goes on."""
         return self._change.first()
-
-    def backing_off(self, member: Member) -> bool:
-        """Whether it is too early to try again with one that could not be taken into the ring."""
-        until, _ = self.backoff.get(member, (0, 0))
-        if self.now < until and member not in self.ring.member_set:
-            self.count("merge_backoff")
-            return True
-        return False
-
-    def _back_off(self, now: int) -> None:
-        """Who is alive but could not be taken in is tried again after a delay that doubles: no storm of views.
-
-        It is remembered for a while after the return: one that joins well and then never receives (a path that
-        loses large packets, say) would else break up the ring once a second.
-        """
-        self.backoff = {m: (u, d) for m, (u, d) in self.backoff.items() if now < u + REMEMBERED * d}
-        for member in sorted(gather.excluded(self)):
-            last = self.backoff.get(member, (0, self.timing.consensus // 2))[1]
-            delay = min(2 * last, MAX_BACKOFF * self.timing.token)
-            self.backoff[member] = (now + delay, delay)
-            self.note("excluded", node=member.node, again_in_ms=delay // 1000)
 
     def active_ring(self) -> Ring | None:
         """The ring whose token counts in this state."""
@@ -360,9 +333,13 @@ class Engine:
         if ring.others:
             self._out.append(Send(ring.others, frame))
 
+    def others(self) -> tuple[int, ...]:
+        """All that this node talks to, whether they are in the ring or not."""
+        return tuple(peer.node for peer in self.contacts if peer.node != self.me.node)
+
     def broadcast(self, frame: bytes) -> None:
         """To every other configured node."""
-        if others := self._others():
+        if others := self.others():
             self._out.append(Send(others, frame))
 
     def persist(self, record: bytes) -> None:
@@ -471,82 +448,18 @@ class Engine:
             elif kind is FrameType.JOIN:
                 self.count("memb_join_rx")
                 join = decode_join(frame)
-                if self._acceptable(sender, join.hello, join.ring_seq):
-                    self._refuse_younger_self(sender, join)
+                if admission.acceptable(self, sender, join.hello, join.ring_seq):
+                    admission.refuse_younger_self(self, sender, join)
                     gather.on_join(self, sender, join, now)
             elif kind is FrameType.NEWS:
                 contacts.on_news(self, sender, decode_news(frame))
             else:
                 self.count("memb_merge_detect_rx")
                 probe = decode_probe(frame)
-                if self._acceptable(sender, probe.hello, probe.ring.seq):
-                    self._on_probe(sender, now)
+                if admission.acceptable(self, sender, probe.hello, probe.ring.seq):
+                    merging.on_probe(self, sender, now)
         except FrameError as error:
             self.bad_frame(claimed_sender(frame), str(error))
-
-    def _acceptable(self, sender: Member, hello: Hello, ring_seq: int) -> bool:
-        """Whether to talk about membership with this node; the refusal says what is wrong and where."""
-        peer = self.config.peer(sender.node)
-        if peer is None:
-            raise FrameError(contacts.stranger(self, sender, hello))
-        if sender.node == self.me.node and sender != self.me:
-            raise FrameError(
-                f"node id {sender.node} is used twice: by this node and at {hello.address}; give each its own id"
-            )
-        if hello.cluster != self.config.cluster:
-            raise FrameError(
-                f"node {sender.node} at {hello.address} is of cluster {hello.cluster!r}, "
-                f"not {self.config.cluster!r}: compare [cluster] name on both sides"
-            )
-        if hello.lineage and self.hello.lineage and hello.lineage != self.hello.lineage:
-            raise FrameError(
-                f"node {sender.node} at {hello.address} comes from another cluster of this name (lineage "
-                f"{hello.lineage:x}, here {self.hello.lineage:x}): a foreign disk, or bootstrapped apart; clear "
-                "the state directory of the one whose locks are not wanted"
-            )
-        if hello.address not in peer.addresses:
-            raise FrameError(
-                f"node id {sender.node} is used twice: {hello.address} claims it, "
-                f"but it is configured at {peer.addresses[0]}; stop the wrong one, or correct id or address"
-            )
-        if not hello.wire_min <= WIRE_VERSION <= hello.wire_max:
-            raise FrameError(
-                f"node {sender.node} at {hello.address} speaks wire versions {hello.wire_min}..{hello.wire_max}, "
-                f"not {WIRE_VERSION}: run releases that fit together"
-            )
-        if self.hello.rules and hello.rules != self.hello.rules:
-            raise FrameError(
-                f"node {sender.node} at {hello.address} has services {hello.rules}, this node {self.hello.rules}: "
-                "install the same ones everywhere"
-            )
-        if ring_seq >= MAX_RING_SEQ:
-            raise FrameError(f"node {sender.node} is at ring sequence {ring_seq}: too high to go on from")
-        contacts.tell(self, sender, hello)
-        if sender.incarnation < self._youngest.get(sender.node, 0):
-            self.count("rx_old_incarnation")
-            return False
-        self._youngest[sender.node] = sender.incarnation
-        self.highest_ring_seq = max(self.highest_ring_seq, ring_seq)
-        return True
-
-    def _refuse_younger_self(self, sender: Member, join: Join) -> None:
-        """Somebody who knows a younger life of this node cannot be agreed with: it holds this one for dead."""
-        if any(m.node == self.me.node and m.incarnation > self.me.incarnation for m in join.proc | join.failed):
-            raise FrameError(
-                f"node {sender.node} at {join.hello.address} knows a younger life of node id {self.me.node}: "
-                "the id is used twice, or this node's clock was set back and its state directory lost"
-            )
-
-    def _on_probe(self, sender: Member, now: int) -> None:
-        looking = self.state is State.GATHER and self.ring.alone  # then it meets all of the other ring or nobody
-        if not looking and self.backing_off(sender):
-            return
-        self.gathering.probed.add(sender)
-        if (self.state is State.OPERATIONAL and sender not in self.ring.member_set) or (
-            self.state is State.GATHER and sender not in self.gathering.proc
-        ):
-            self.gathering.proc.add(sender)
-            gather.enter(self, Reason.MERGE, now, node=sender.node)
 
     # ------------------------------------------------------------ timers
 
@@ -564,7 +477,7 @@ class Engine:
         elif timer is Timer.DELIVER:
             operational.deliver(self, self.ring, installing=False)
         elif timer is Timer.MERGE:
-            self._probe(now)
+            merging.probe(self, now)
 
     def _token_lost(self, now: int) -> None:
         self.count(f"{self.state.value}_token_lost")
@@ -585,19 +498,6 @@ class Engine:
             fast = self.state is State.RECOVERY
             interval = self.timing.join if fast else self.timing.token_retransmit
             self.timers.set(Timer.RETRANSMIT, now + interval)
-
-    def _probe(self, now: int) -> None:
-        refused = {m.node for m, (until, _) in self.backoff.items() if now < until}  # it would break up its ring
-        strangers = tuple(n for n in self._others() if n not in self.ring.by_node and n not in refused)
-        if strangers and self.ring.representative == self.me and not contacts.silent(self):
-            self.count("memb_merge_detect_tx")
-            frame = encode_probe(self.header(FrameType.PROBE), Probe(self.hello, self.ring.id))
-            self._out.append(Send(strangers, frame))
-            contacts.remind(self, strangers)
-        self.timers.set(Timer.MERGE, now + self.timing.merge)
-
-    def _others(self) -> tuple[int, ...]:
-        return tuple(peer.node for peer in self.contacts if peer.node != self.me.node)
 
     def _stop(self, reason: str) -> None:
         self.enter(State.STOPPED)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from vsync.engine import claims, commit, contacts, reach
+from vsync.engine import claims, commit, contacts, merging, reach
 from vsync.engine.states import Reason, State
 from vsync.engine.timers import Timer
 from vsync.types import Member
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Gathering",
     "enter",
-    "excluded",
     "on_consensus_timeout",
     "on_join",
     "on_join_interval",
@@ -176,13 +175,6 @@ def on_peer_gone(e: Engine, node: int, evidence: str, now: int) -> None:
         enter(e, Reason.CONNECTION, now, node=node, evidence=evidence)
 
 
-def excluded(e: Engine) -> set[Member]:
-    """Who is alive and yet not in the ring that has just come to be: to be tried again, but not at once."""
-    g = e.gathering
-    alive = {member for _, heard in g.rows.values() for member in heard} | g.heard | g.probed
-    return (g.failed & alive) - e.ring.member_set - e.leavers
-
-
 def _join(e: Engine, leaving: bool) -> Join:
     g = e.gathering
     _note_row(e)
@@ -195,7 +187,7 @@ def _note_row(e: Engine) -> None:
 
 def _concerns_operational(e: Engine, sender: Member, join: Join) -> bool:
     """Whether a JOIN may break up a working ring (corosync cfbb021e: an irrelevant one must not)."""
-    if e.backing_off(sender):
+    if merging.backing_off(e, sender):
         return False
     return sender in e.ring.member_set or e.me not in join.failed  # a stranger that gave me up will probe
 

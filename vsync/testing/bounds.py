@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vsync.engine.engine import MAX_BACKOFF
+from vsync.engine.merging import MAX_BACKOFF
 from vsync.engine.operational import MAX_OUTSTANDING
 from vsync.testing.evs_views import ViewRules
 from vsync.testing.liveness_rules import views_to_merge

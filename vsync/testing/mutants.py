@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 from vsync import core, counting, quorum, roster, upper
 from vsync.core import Core
-from vsync.engine import claims, commit, gather, operational, recovery
+from vsync.engine import admission, claims, commit, gather, operational, recovery
 from vsync.engine.engine import Engine
 from vsync.engine.states import State
 from vsync.nodes import NodesService
@@ -413,7 +413,7 @@ _ON_COMMIT, _STEP, _BEGIN, _INSTALL = commit.on_commit, recovery.step, recovery.
 _ABSORB, _ENTER, _LEARN = recovery.absorb, gather.enter, gather._learn
 _INSTALLED, _INIT, _TAKE_OUTPUTS = Engine.installed, Engine.__init__, Engine.take_outputs
 _ELECTORATES = quorum._electorates
-_CORE_INSTALL, _RESOLVE, _ACCEPTABLE = Core._install, claims.resolve, Engine._acceptable
+_CORE_INSTALL, _RESOLVE, _ACCEPTABLE = Core._install, claims.resolve, admission.acceptable
 _CHOOSE, _NODES_DELIVER = counting._choose, NodesService.deliver
 
 MUTANTS = (
@@ -474,7 +474,7 @@ MUTANTS = (
     Mutant("a node without a mark votes", "pitfalls K8", (
         (quorum, "marked", _everybody_votes),), seed=41),
     Mutant("a node of another lineage is taken in", "pitfalls C7", (
-        (Engine, "_acceptable", _lineage_ignored),
+        (admission, "acceptable", _lineage_ignored),
         (quorum, "_sure", lambda entry: 0),
         (quorum, "marked", _marks_of_all_lineages)), stress=FOREIGN),
     Mutant("majorities before and after a change need not meet", "pitfalls C8", (
