@@ -14,6 +14,7 @@ from dlm.bench.pairs import sent_by
 from dlm.bench.pingpong import rated
 from dlm.bench.recovering import recovery_rows
 from dlm.bench.scale import Scale
+from vsync.bench.options import Options
 from vsync.bench.rows import WHATS, Row, Sample, rows_of
 from vsync.errors import VsyncError
 
@@ -92,7 +93,7 @@ def test_there_is_a_row_beside_nothing() -> None:
 
 def test_what_is_unknown_is_refused() -> None:
     def run(*only: str) -> None:
-        command.locking(only, (), 1, False, False, None, False, lambda text: None)
+        command.locking(Options(only, rounds=1), None, False, lambda text: None)
 
     with pytest.raises(VsyncError, match="--only idle-cpu: dlm bench measures lock-private"):
         run("memory", "idle-cpu")
