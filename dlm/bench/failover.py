@@ -90,12 +90,14 @@ class Failover:
         others = [name for name in cluster.names if name != victim]
         with contextlib.ExitStack() as stack:
             sessions = _sessions(stack, cluster)
-            for name in others:  # so that the lockers' names stay shared, whoever dies
-                for keeper in cluster.names:
-                    if keeper != name:
-                        sessions[keeper].acquire(shared_name(name), dlm.Mode.NL)
+            kept = [  # so that the lockers' names stay shared, whoever dies
+                sessions[keeper].acquire(shared_name(name), dlm.Mode.NL)
+                for name in others
+                for keeper in cluster.names
+                if keeper != name
+            ]
             lockers = [stack.enter_context(Locker(cluster[name])) for name in others]
-            waits = _Waits(sessions)
+            waits = _Waits(sessions, kept)
             for name in others:
                 waits.behind(sessions[victim], name, f"held/{name}")
             time.sleep(WATCHED_S)
@@ -203,16 +205,18 @@ class Failover:
 
 
 class _Waits:
-    """Threads that wait for locks, and when they got them."""
+    """Threads that wait for locks, and when they got them. ``held``: what else is held for so long."""
 
-    def __init__(self, sessions: dict[str, dlm.Client]) -> None:
+    def __init__(self, sessions: dict[str, dlm.Client], held: Iterable[dlm.Held] = ()) -> None:
         self._sessions = sessions
+        self._held = list(held)
         self._threads: dict[str, list[threading.Thread]] = defaultdict(list)
         self._times: dict[str, list[int]] = defaultdict(list)
 
     def behind(self, holder: dlm.Client, node: str, name: str) -> dlm.Held:
         """``holder`` takes the lock, and somebody at ``node`` begins to wait for it."""
         held = holder.acquire(name, timeout=GRANT_S)
+        self._held.append(held)
         self.start(node, name)
         limit = time.monotonic() + GRANT_S
         while not holder.contenders(name):
