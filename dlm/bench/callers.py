@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from vsync.bench.rows import Sample, sample
 from vsync.bench.workers import Handler, Workers, cpu_s
 from vsync.testcluster import LocalCluster
 
-__all__ = ["ALONE", "Callers", "Others", "daemons", "timed"]
+__all__ = ["ALONE", "Busy", "Callers", "Others", "daemons", "timed"]
 
 Description = tuple[str, ...]
 
@@ -59,7 +60,7 @@ class Callers(Workers):
         return sample(times, value=rate, cpu_us=spent / count * 1e6, messages=sent / count)
 
     def do(self, way: str, which: int) -> None:
-        """Have one caller do something once."""
+        """Have one caller do something once; "busy" and "calm" begin and end a thread of it that computes."""
         self.ask(which, way, 0.0)
 
     def _messages(self) -> int:
@@ -87,9 +88,37 @@ def timed(pair: Pair, seconds: float) -> tuple[int, float, list[float]]:
 @contextlib.contextmanager
 def _caller(description: Description) -> Iterator[Handler]:
     """The body of a process."""
-    with made(description) as caller:
+    with made(description) as caller, contextlib.closing(Busy()) as busy:
+        others = {"messages": caller.messages, "busy": busy.start, "calm": busy.close}
 
         def handle(way: str, seconds: float = 0.0) -> object:
-            return caller.messages() if way == "messages" else timed(caller.pair(way), seconds)
+            return others[way]() if way in others else timed(caller.pair(way), seconds)
 
         yield handle
+
+
+class Busy:
+    """A thread that computes, between ``start`` and ``close``."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._over = False
+
+    def start(self) -> None:
+        """Begin, unless it has."""
+        if self._thread is None:
+            self._over = False
+            self._thread = threading.Thread(target=self._compute, daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End it, if there is one."""
+        if self._thread is not None:
+            self._over = True
+            self._thread.join()
+            self._thread = None
+
+    def _compute(self) -> None:
+        number = 1
+        while not self._over:
+            number = number * 5 % 1_000_003

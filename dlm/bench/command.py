@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from dlm.bench.busy import busy_threads
 from dlm.bench.growth import growth
 from dlm.bench.locking import Locking
 from dlm.bench.memory import memory
@@ -48,6 +49,8 @@ def _others(transport: str, options: Options, tell: Tell) -> Iterator[Row]:
     """All that has no peer but a floor."""
     if options.wants("bast-pingpong"):
         yield from pingpong(transport, options, tell)
+    if options.wants("busy-thread"):
+        yield from busy_threads(transport, options, tell)
     if options.wants("growth"):
         yield from growth(transport, options, tell)
     if options.wants("memory"):

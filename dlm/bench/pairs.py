@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import dlm
@@ -126,10 +127,10 @@ def at_daemon(url: str, name: str) -> Iterator[Caller]:
 
 
 @contextlib.contextmanager
-def embedded(transport: str, number: str, ports: str, name: str) -> Iterator[Caller]:
-    """A program with a node in it; ``ports``: of all nodes, this one is ``number``."""
+def embedded(transport: str, number: str, ports: str, name: str, process: bool = False) -> Iterator[Caller]:
+    """A program with a node in it, or in a child process; ``ports``: of all nodes, this one is ``number``."""
     config = configs(map(int, ports.split()))[int(number) - 1]
-    with joined(config, TransportConfig(transport)) as node, dlm.Client(node) as client:
+    with joined(config, TransportConfig(transport), process=process) as node, dlm.Client(node) as client:
         yield Caller(lambda way: WAYS[way](client, name), lambda: sent_by(node.status()))
 
 
@@ -145,13 +146,14 @@ def at_peer(peer: str, port: str, name: str) -> Iterator[Caller]:
 MAKERS: Mapping[str, Callable[..., AbstractContextManager[Caller]]] = {
     "vsyncd": at_daemon,
     "embedded": embedded,
+    "process": partial(embedded, process=True),
     "peer": at_peer,
 }
 
 
 def made(description: tuple[str, ...]) -> AbstractContextManager[Caller]:
-    """The caller that is described: ("vsyncd", url, name), ("embedded", transport, number, ports, name) or
-    ("peer", which, port, name).
+    """The caller that is described: ("vsyncd", url, name), ("embedded", transport, number, ports, name),
+    ("process", the same) or ("peer", which, port, name).
     """
     kind, *how = description
     return MAKERS[kind](*how)

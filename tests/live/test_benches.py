@@ -111,6 +111,17 @@ def test_deaths_and_joins(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.long
+def test_busy_threads(capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, dlm_main, "--only", "busy-thread")
+    assert [(row["via"], row["peer"]) for row in found] == [
+        ("embedded", "no busy thread"), ("process", "no busy thread"), ("process", "embedded"),
+    ] * 3  # fmt: skip
+    for row in found:
+        assert row["value"] > 0
+        assert row["messages_per_op"] == pytest.approx(2 * (row["what"] == "lock-shared"), abs=0.5)
+
+
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_growth(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "ALL_OTHERS", (1000,))

@@ -21,10 +21,13 @@ def configs(ports: Iterable[int]) -> list[ClusterConfig]:
 
 @contextlib.contextmanager
 def joined(
-    config: ClusterConfig, transport: TransportConfig, services: Sequence[Service] | None = None
+    config: ClusterConfig,
+    transport: TransportConfig,
+    services: Sequence[Service] | None = None,
+    process: bool = False,
 ) -> Iterator[Node]:
-    """A node in this process, when all nodes are in its view. ``services``: default those that are installed."""
-    with Node(config=config, transport=transport, services=services) as node:
+    """A node of this program, when all nodes are in its view; arguments as for ``vsync.Node``."""
+    with Node(config=config, transport=transport, services=services, process=process) as node:
         for view in node.views():
             if len(view.members) == len(config.peers) and not view.transitional:
                 break
