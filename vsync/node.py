@@ -97,7 +97,7 @@ class Node:
     @property
     def failure(self) -> Exception | None:
         """Why the node died, if it did."""
-        return self._running.failure if self._running else None
+        return self._own.failure if self._own else None
 
     def start(self) -> Self:
         """Open state directory, transport and socket, and begin to look for the others; returns at once.
@@ -112,25 +112,25 @@ class Node:
 
     def leave(self) -> None:
         """Begin to leave the ring, and return; ``stop`` waits for the end of it. Idempotent."""
-        if self._running is not None and os.getpid() == self._pid:
-            self._running.leave()
+        if self._own is not None:
+            self._own.leave()
 
     def stop(self, graceful: bool = True) -> None:
         """Leave the ring (``graceful``: the others are told, which costs milliseconds) and end all sessions.
 
         Idempotent. A graceful leave that takes more than 5 s is cut short.
         """
-        if self._running is not None and os.getpid() == self._pid:
-            self._running.stop(graceful)
+        if self._own is not None:
+            self._own.stop(graceful)
 
     def record(self, reason: str) -> None:
         """Have the flight recorder write what it has into the state directory; the log says which file."""
-        if self._running is not None:
-            self._running.record(reason)
+        if self._own is not None:
+            self._own.record(reason)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the node has ended, by whatever cause; false after ``timeout`` seconds."""
-        return self._running is None or self._running.wait(timeout)
+        return self._own is None or self._own.wait(timeout)
 
     def channel(self, name: str = "embedded") -> Channel:
         """A new session with this node. Raises ``NotConnected`` when it is not running."""
@@ -151,6 +151,11 @@ class Node:
     def join(self, group: str) -> Group:
         """Join a named group, as a session of its own. Raises ``NotConnected``."""
         return Client(self.channel(), owned=True).join(group)
+
+    @property
+    def _own(self) -> Running | None:
+        """What runs, if it was started, and by this process rather than by one that has forked it."""
+        return self._running if os.getpid() == self._pid else None
 
     def _started(self) -> Running:
         if os.getpid() != self._pid:
