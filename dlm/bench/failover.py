@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,6 +28,7 @@ from typing import Any, NamedTuple
 
 import dlm
 from dlm.bench.lockers import KINDS, Locker, shared_name
+from vsync.bench.rows import machine
 from vsync.cli.table import show
 from vsync.clock import boot_us
 from vsync.errors import VsyncError
@@ -274,15 +273,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (VsyncError, dlm.DLMError) as error:
         print(f"failover: {error}", file=sys.stderr)
         return 1
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
+    where = machine()
     if args.json:
-        head = {"v": 1, "bench": "failover", "transport": args.transport, **machine}
+        head = {"v": 1, "bench": "failover", "transport": args.transport, **where}
         print(json.dumps({**head, "figures": bench.to_json()}, indent=2))
         return 0
     heads = ("MS", "MEDIAN", "MAX", "N", "FLOOR", "FLOOR MAX", "TARGET")
     show(heads, [_row(row) for row in bench.to_json().values()])
-    where = f"{args.transport}, default timers, {machine['cpus']} CPUs, Python {machine['python']}"
-    print(f"3 nodes, {where}; lease {LEASE_MS:g} ms")
+    shown = f"{args.transport}, default timers, {where['cpus']} CPUs, Python {where['python']}"
+    print(f"3 nodes, {shown}; lease {LEASE_MS:g} ms")
     return 0
 
 

@@ -196,7 +196,7 @@ def test_pairs_leave_nothing_behind(keeper: int) -> None:
         history = service.table.history  # which keeps what was done last
         history.shared, history.own, history.late = (deque[tuple[Any, ...]](maxlen=20) for _ in range(3))
     pairs(cores, 300)
-    assert kept_blocks(partial(pairs, cores, 500)) <= 50
+    assert kept_blocks(partial(pairs, cores, 500)) < 500 / 2
 
 
 def test_messages_leave_nothing_behind() -> None:
@@ -209,4 +209,4 @@ def test_messages_leave_nothing_behind() -> None:
         story.lines.clear()
 
     talk()
-    assert kept_blocks(talk) <= 50
+    assert kept_blocks(talk) < 500 / 2

@@ -15,7 +15,7 @@ from typing import Any
 
 from vsync.cli.table import show
 
-__all__ = ["WHATS", "Row", "Sample", "middle", "print_rows", "rows_of", "sample", "sample_ms", "to_json"]
+__all__ = ["WHATS", "Row", "Sample", "machine", "middle", "print_rows", "rows_of", "sample", "sample_ms", "to_json"]
 
 #: What can be measured, by the program that does it. The rows of "growth" and "busy-thread" are of
 #: lock-private and lock-shared.
