@@ -78,7 +78,7 @@ class BadArgument(Exception):
 
 def flags(args: Mapping[str, Any]) -> int:
     """The flags of a request as a bit set."""
-    return sum(bit for word, bit in FLAGS.items() if args.get(word))
+    return sum(FLAGS[word] for word, given in args.items() if given and word in FLAGS)
 
 
 def check_lock(args: Mapping[str, Any], asked: int, given: int) -> None:

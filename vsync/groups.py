@@ -85,7 +85,7 @@ class GroupService:
             return
         kind, group, session, more = message
         if kind == BATCH:
-            self._deliver_batch(origin, position, group, session, more)
+            self._hand_out(origin, position, group, session, "messages", ("batch", more))
         elif kind == SEND:
             self._deliver_message(origin, position, group, session, more)
         elif kind == JOIN:
@@ -274,35 +274,23 @@ class GroupService:
 
     def _deliver_message(self, origin: Member, position: int, group: str, session: int, more: list[Any]) -> None:
         number, data = more
-        sender = self.groups.get(group, {}).get((origin, session))
-        if sender is not None:
-            assert self.host.view is not None
-            message = {
-                "group": group,
-                "sender": sender.describe(),
-                "data": data,
-                "seq": f"{self.host.view.id}:{position}",
-            }
-            for local in self._local_members(group):
-                self.host.push(local, "group", "message", message)
+        self._hand_out(origin, position, group, session, "message", ("data", data))
         if origin == self.host.me and number in self._sends:
             waiting, rid = self._sends.pop(number)
             self.host.reply(waiting, rid, {})
 
-    def _deliver_batch(self, origin: Member, position: int, group: str, session: int, batch: bytes) -> None:
-        """Handed on as it is: what is in it costs this node nothing."""
+    def _hand_out(
+        self, origin: Member, position: int, group: str, session: int, kind: str, what: tuple[str, bytes]
+    ) -> None:
+        """To the members at this node, unless the sender is none. What is in it costs this node nothing."""
         sender = self.groups.get(group, {}).get((origin, session))
         if sender is None:
             return
         assert self.host.view is not None
-        messages = {
-            "group": group,
-            "sender": sender.describe(),
-            "batch": batch,
-            "seq": f"{self.host.view.id}:{position}",
-        }
+        key, data = what
+        pushed = {"group": group, "sender": sender.describe(), key: data, "seq": f"{self.host.view.id}:{position}"}
         for local in self._local_members(group):
-            self.host.push(local, "group", "messages", messages)
+            self.host.push(local, "group", kind, pushed)
 
     def _apply_list(self, origin: Member, rows: list[list[Any]]) -> None:
         listed: dict[str, list[Process]] = {}

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
+import threading
 import time
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import NamedTuple, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-from dlm.bench.pairs import Pair, made
+import dlm
+from dlm.bench.pairs import Pair, made, sent_by
 from vsync.bench.rows import Sample, sample
-from vsync.errors import VsyncError
+from vsync.bench.workers import Handler, Workers, cpu_s
+from vsync.testcluster import LocalCluster
 
-__all__ = ["ALONE", "Callers", "Others", "cpu_s", "timed"]
+__all__ = ["ALONE", "Busy", "Callers", "Others", "daemons", "timed"]
 
 Description = tuple[str, ...]
 
@@ -31,29 +30,29 @@ ALONE = Others((), lambda: 0)
 KEPT = 20_000  #: times of single pairs that a caller tells
 
 
-class Callers:
-    """One process for each description (``dlm.bench.pairs.made``). ``with`` starts and ends them."""
+def daemons(cluster: LocalCluster, clients: Sequence[dlm.Client]) -> Others:
+    """Those of a cluster; ``clients``: one of each."""
+
+    def messages() -> int:
+        return sum(sent_by(client.session.channel.call("node", "status", {})) for client in clients)
+
+    return Others([node.pid for node in cluster.nodes], messages)
+
+
+class Callers(Workers):
+    """One process for each description (``dlm.bench.pairs.made``)."""
 
     def __init__(self, descriptions: Sequence[Description]) -> None:
-        self._descriptions = descriptions
-        self._stack = contextlib.ExitStack()
-        self._pipes: list[Connection] = []
-        self.pids: list[int] = []
+        super().__init__([(_caller, (description,)) for description in descriptions])
 
     def measure(
         self, way: str, seconds: float, which: Sequence[int] | None = None, others: Others = ALONE
     ) -> Sample:
         """Pairs per second of all of them, or of ``which``. ``others``: what else belongs to it."""
-        working = [self._pipes[index] for index in (range(len(self._pipes)) if which is None else which)]
-        for pipe in working:  # makes what the first pair needs
-            pipe.send((way, 0.0))
-        for pipe in working:
-            _answer(pipe)
+        self.each(way, 0.0, which=which)  # makes what the first pair needs
         pids = [*self.pids, *others.pids]
         cpu, messages = sum(map(cpu_s, pids)), others.messages() + self._messages()
-        for pipe in working:
-            pipe.send((way, seconds))
-        answers = [_answer(pipe) for pipe in working]
+        answers: list[tuple[int, float, list[float]]] = self.each(way, seconds, which=which)
         spent, sent = sum(map(cpu_s, pids)) - cpu, others.messages() + self._messages() - messages
         count = sum(pairs for pairs, _, _ in answers)
         rate = sum(pairs / took for pairs, took, _ in answers)
@@ -61,45 +60,11 @@ class Callers:
         return sample(times, value=rate, cpu_us=spent / count * 1e6, messages=sent / count)
 
     def do(self, way: str, which: int) -> None:
-        """Have one caller do something once."""
-        self._pipes[which].send((way, 0.0))
-        _answer(self._pipes[which])
+        """Have one caller do something once; "busy" and "calm" begin and end a thread of it that computes."""
+        self.ask(which, way, 0.0)
 
     def _messages(self) -> int:
-        for pipe in self._pipes:
-            pipe.send(("messages", 0.0))
-        return sum(_answer(pipe)[0] for pipe in self._pipes)
-
-    def __enter__(self) -> Self:
-        context = multiprocessing.get_context("spawn")
-        with contextlib.ExitStack() as stack:
-            for description in self._descriptions:
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, description), daemon=True)
-                process.start()
-                assert process.pid is not None
-                self.pids.append(process.pid)
-                stack.callback(process.join)
-                stack.callback(process.terminate)
-                stack.callback(ours.close)
-                theirs.close()
-                self._pipes.append(ours)
-            for pipe in self._pipes:
-                _answer(pipe)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-
-
-def cpu_s(pid: int) -> float:
-    """CPU time of a process so far."""
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return sum(self.each("messages"))
 
 
 def timed(pair: Pair, seconds: float) -> tuple[int, float, list[float]]:
@@ -120,30 +85,40 @@ def timed(pair: Pair, seconds: float) -> tuple[int, float, list[float]]:
     return count, last - began, times
 
 
-def _work(pipe: Connection, description: Description) -> None:
-    """The body of a process: until the pipe is closed."""
-    try:
-        with made(description) as caller:
-            pipe.send((0, 0.0, []))
-            while True:
-                way, seconds = pipe.recv()
-                if way == "messages":
-                    pipe.send((caller.messages(), 0.0, []))
-                else:
-                    pipe.send(timed(caller.pair(way), seconds))
-    except (EOFError, KeyboardInterrupt):
-        pass
-    except Exception as e:  # noqa: BLE001 - told to the parent
-        with contextlib.suppress(OSError):
-            pipe.send(VsyncError(f"a caller failed: {e!r}"))
+@contextlib.contextmanager
+def _caller(description: Description) -> Iterator[Handler]:
+    """The body of a process."""
+    with made(description) as caller, contextlib.closing(Busy()) as busy:
+        others = {"messages": caller.messages, "busy": busy.start, "calm": busy.close}
+
+        def handle(way: str, seconds: float = 0.0) -> object:
+            return others[way]() if way in others else timed(caller.pair(way), seconds)
+
+        yield handle
 
 
-def _answer(pipe: Connection) -> tuple[int, float, list[float]]:
-    try:
-        answer = pipe.recv()
-    except EOFError:
-        raise VsyncError("a caller has ended") from None
-    if isinstance(answer, Exception):
-        raise answer
-    found: tuple[int, float, list[float]] = answer
-    return found
+class Busy:
+    """A thread that computes, between ``start`` and ``close``."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._over = False
+
+    def start(self) -> None:
+        """Begin, unless it has."""
+        if self._thread is None:
+            self._over = False
+            self._thread = threading.Thread(target=self._compute, daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End it, if there is one."""
+        if self._thread is not None:
+            self._over = True
+            self._thread.join()
+            self._thread = None
+
+    def _compute(self) -> None:
+        number = 1
+        while not self._over:
+            number = number * 5 % 1_000_003

@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,6 +28,7 @@ from typing import Any, NamedTuple
 
 import dlm
 from dlm.bench.lockers import KINDS, Locker, shared_name
+from vsync.bench.rows import machine
 from vsync.cli.table import show
 from vsync.clock import boot_us
 from vsync.errors import VsyncError
@@ -90,12 +89,14 @@ class Failover:
         others = [name for name in cluster.names if name != victim]
         with contextlib.ExitStack() as stack:
             sessions = _sessions(stack, cluster)
-            for name in others:  # so that the lockers' names stay shared, whoever dies
-                for keeper in cluster.names:
-                    if keeper != name:
-                        sessions[keeper].acquire(shared_name(name), dlm.Mode.NL)
+            kept = [  # so that the lockers' names stay shared, whoever dies
+                sessions[keeper].acquire(shared_name(name), dlm.Mode.NL)
+                for name in others
+                for keeper in cluster.names
+                if keeper != name
+            ]
             lockers = [stack.enter_context(Locker(cluster[name])) for name in others]
-            waits = _Waits(sessions)
+            waits = _Waits(sessions, kept)
             for name in others:
                 waits.behind(sessions[victim], name, f"held/{name}")
             time.sleep(WATCHED_S)
@@ -203,16 +204,18 @@ class Failover:
 
 
 class _Waits:
-    """Threads that wait for locks, and when they got them."""
+    """Threads that wait for locks, and when they got them. ``held``: what else is held for so long."""
 
-    def __init__(self, sessions: dict[str, dlm.Client]) -> None:
+    def __init__(self, sessions: dict[str, dlm.Client], held: Iterable[dlm.Held] = ()) -> None:
         self._sessions = sessions
+        self._held = list(held)
         self._threads: dict[str, list[threading.Thread]] = defaultdict(list)
         self._times: dict[str, list[int]] = defaultdict(list)
 
     def behind(self, holder: dlm.Client, node: str, name: str) -> dlm.Held:
         """``holder`` takes the lock, and somebody at ``node`` begins to wait for it."""
         held = holder.acquire(name, timeout=GRANT_S)
+        self._held.append(held)
         self.start(node, name)
         limit = time.monotonic() + GRANT_S
         while not holder.contenders(name):
@@ -270,15 +273,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (VsyncError, dlm.DLMError) as error:
         print(f"failover: {error}", file=sys.stderr)
         return 1
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
+    where = machine()
     if args.json:
-        head = {"v": 1, "bench": "failover", "transport": args.transport, **machine}
+        head = {"v": 1, "bench": "failover", "transport": args.transport, **where}
         print(json.dumps({**head, "figures": bench.to_json()}, indent=2))
         return 0
     heads = ("MS", "MEDIAN", "MAX", "N", "FLOOR", "FLOOR MAX", "TARGET")
     show(heads, [_row(row) for row in bench.to_json().values()])
-    where = f"{args.transport}, default timers, {machine['cpus']} CPUs, Python {machine['python']}"
-    print(f"3 nodes, {where}; lease {LEASE_MS:g} ms")
+    shown = f"{args.transport}, default timers, {where['cpus']} CPUs, Python {where['python']}"
+    print(f"3 nodes, {shown}; lease {LEASE_MS:g} ms")
     return 0
 
 

@@ -15,12 +15,12 @@ from functools import partial
 
 import dlm
 from dlm.bench.callers import Callers
-from dlm.bench.locking import Options, Tell
 from dlm.bench.pairs import keep
 from dlm.bench.scale import PIN, Holder
 from dlm.modes import EX, NL
 from vsync.bench.contest import Measure, contest
 from vsync.bench.hop import BareHop
+from vsync.bench.options import Options, Tell
 from vsync.bench.rows import Row, Sample, rows_of
 from vsync.testcluster import LocalCluster
 
@@ -97,7 +97,8 @@ def _pairs(stack: contextlib.ExitStack, cluster: LocalCluster) -> dict[str, Meas
     """Awaited pairs of a client of the first node, on a private and on a shared name: their median time."""
     url = cluster.nodes[0].url
     callers = stack.enter_context(Callers([("vsyncd", url, f"bench/{kind}") for kind in WHATS]))
-    keep(stack.enter_context(dlm.connect(cluster.nodes[1].url)), "bench/shared")
+    for held in keep(stack.enter_context(dlm.connect(cluster.nodes[1].url)), "bench/shared"):
+        stack.enter_context(held)
     return {kind: partial(_median, callers, index) for index, kind in enumerate(WHATS)}
 
 

@@ -11,42 +11,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 import dlm
-from dlm.bench.callers import ALONE, Callers, Others
-from dlm.bench.pairs import MULTI, keep, sent_by
+from dlm.bench.callers import ALONE, Callers, daemons
+from dlm.bench.pairs import MULTI, keep
 from dlm.bench.peers import PEERS, Server, missing
 from vsync.bench.contest import Measure, contest
+from vsync.bench.options import Options, Tell
 from vsync.bench.rows import Row, Sample, rows_of
 from vsync.testcluster import LocalCluster, free_ports
 
-__all__ = ["Locking", "Options"]
+__all__ = ["Locking"]
 
 MANY = 16  #: callers
 PAIRS_S = 0.4
 REDIS = "redis-py"
 ONE = "one name"
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What to measure: ``only`` some of the rows (all, if empty), on which transports."""
-
-    only: Sequence[str] = ()
-    transports: Sequence[str] = ("udp", "zmq")
-    rounds: int = 5
-    peers: bool = False
-    full: bool = False
-
-    def wants(self, what: str) -> bool:
-        """Whether that is to be measured."""
-        return not self.only or what in self.only
 
 
 class Locking:
@@ -60,6 +44,7 @@ class Locking:
         self._tell = tell
         self._stack = contextlib.ExitStack()
         self._peers: dict[str, dict[int, Callers]] = {}
+        self._kept: list[dlm.Held] = []
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -101,7 +86,7 @@ class Locking:
         """Private names first: they become shared afterwards."""
         if self._options.wants("lock-private"):
             yield from self._pairs("lock-private", ("handle", "with", "awaited", "conversion"), [REDIS])
-        if self._options.wants("lock-shared") or self._options.wants("lock-multi"):
+        if self._options.wants("lock-shared", "lock-multi"):
             self._share()
         if self._options.wants("lock-shared"):
             yield from self._pairs("lock-shared", ("handle", "awaited", "conversion"), list(PEERS))
@@ -126,7 +111,7 @@ class Locking:
     def _ours(self, via: str, way: str, callers: int) -> Measure:
         if via == "embedded":
             return partial(self._embedded.measure, way, PAIRS_S, [0], ALONE)
-        others = Others([node.pid for node in self._cluster.nodes], self._messages)
+        others = daemons(self._cluster, self._watch)
         return partial((self._one if callers == 1 else self._many).measure, way, PAIRS_S, None, others)
 
     def _contest(
@@ -150,20 +135,12 @@ class Locking:
     def _share(self) -> None:
         """An NL lock on every name at a node where nobody asks for it."""
         for n in range(MANY):
-            keep(self._watch[(n + 1) % 3], f"bench/{MANY}/{n}")
-        keep(self._watch[1], "bench/1/0")
+            self._kept += keep(self._watch[(n + 1) % 3], f"bench/{MANY}/{n}")
+        self._kept += keep(self._watch[1], "bench/1/0")
         self._embedded.do("keep", 1)
-
-    def _messages(self) -> int:
-        return sum(_counted(client) for client in self._watch)
 
     def _say(self, text: str) -> None:
         self._tell(f"{self._transport}: {text}")
-
-
-def _counted(client: dlm.Client) -> int:
-    """Ordered messages that the node of this client has sent."""
-    return sent_by(client.session.channel.call("node", "status", {}))
 
 
 def _by_time(measure: Measure) -> Measure:

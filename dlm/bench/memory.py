@@ -11,9 +11,9 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 
-from dlm.bench.locking import Tell
 from dlm.bench.scale import PIN, Holder
 from dlm.modes import EX, NL
+from vsync.bench.options import Tell
 from vsync.bench.rows import Row, Sample, rows_of
 from vsync.errors import VsyncError
 from vsync.testcluster import LocalCluster

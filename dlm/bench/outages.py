@@ -6,14 +6,13 @@ The longest pause of those who lock and unlock all the time stands beside that o
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from dlm.bench.failover import LEASE_MS, Failover
-from dlm.bench.locking import Options, Tell
 from vsync.bench.hop import BareHop
-from vsync.bench.rows import Row, Sample, rows_of, sample
+from vsync.bench.options import Options, Tell
+from vsync.bench.rows import Row, rows_of, sample_ms
 
 __all__ = ["OUTAGES", "outage_rows", "outages"]
 
@@ -66,8 +65,4 @@ def outage_rows(bench: Failover, transport: str, hop_ms: float) -> Iterator[Row]
                 "what": outage.what, "case": outage.case, "nodes": 3, "transport": transport, "via": "vsyncd",
                 "size": None, "callers": None, "unit": "ms",
             }  # fmt: skip
-            yield from rows_of(described, _in_ms(times), {outage.floor: _in_ms(floors)})
-
-
-def _in_ms(times: Sequence[float]) -> Sample:
-    return sample([each * 1000 for each in times], value=statistics.median(times))
+            yield from rows_of(described, sample_ms(times), {outage.floor: sample_ms(floors)})

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import dlm
 from dlm import Mode
-from vsync.node import Node
+from vsync.bench.embedded import configs, joined
 from vsync.transport.options import TransportConfig
-from vsync.types import ClusterConfig, Peer
 
 __all__ = ["MULTI", "WAYS", "Caller", "Pair", "made", "names_of", "sent_by"]
 
@@ -78,10 +78,15 @@ def multi(client: dlm.Client, name: str) -> Pair:
     return pair
 
 
-def keep(client: dlm.Client, name: str) -> Pair:
-    """Not a pair: an NL lock that stays, so that the names stay known to this node and shared."""
-    kept = [client.acquire(each, Mode.NL) for each in [name, *names_of(name)]]
-    return lambda: kept
+def keep(client: dlm.Client, name: str) -> list[dlm.Held]:
+    """NL locks, by which the names stay known to this node, and shared, for as long as it has them."""
+    return [client.acquire(each, Mode.NL) for each in [name, *names_of(name)]]
+
+
+def kept(client: dlm.Client, name: str) -> Pair:
+    """Not a pair: see ``keep``."""
+    held = keep(client, name)
+    return lambda: held
 
 
 WAYS: Mapping[str, Callable[[dlm.Client, str], Pair]] = {
@@ -90,7 +95,7 @@ WAYS: Mapping[str, Callable[[dlm.Client, str], Pair]] = {
     "with": with_block,
     "conversion": conversion,
     "multi": multi,
-    "keep": keep,
+    "keep": kept,
 }
 
 
@@ -122,16 +127,11 @@ def at_daemon(url: str, name: str) -> Iterator[Caller]:
 
 
 @contextlib.contextmanager
-def embedded(transport: str, number: str, ports: str, name: str) -> Iterator[Caller]:
-    """A program with a node in it; ``ports``: of all nodes, this one is ``number``."""
-    peers = tuple(Peer(n, f"n{n}", (f"127.0.0.1:{port}",)) for n, port in enumerate(ports.split(), 1))
-    config = ClusterConfig("bench", int(number), peers)
-    with Node(config=config, transport=TransportConfig(transport)) as node:
-        for view in node.views():
-            if len(view.members) == len(peers) and not view.transitional:
-                break
-        with dlm.Client(node) as client:
-            yield Caller(lambda way: WAYS[way](client, name), lambda: sent_by(node.status()))
+def embedded(transport: str, number: str, ports: str, name: str, process: bool = False) -> Iterator[Caller]:
+    """A program with a node in it, or in a child process; ``ports``: of all nodes, this one is ``number``."""
+    config = configs(map(int, ports.split()))[int(number) - 1]
+    with joined(config, TransportConfig(transport), process=process) as node, dlm.Client(node) as client:
+        yield Caller(lambda way: WAYS[way](client, name), lambda: sent_by(node.status()))
 
 
 @contextlib.contextmanager
@@ -146,13 +146,14 @@ def at_peer(peer: str, port: str, name: str) -> Iterator[Caller]:
 MAKERS: Mapping[str, Callable[..., AbstractContextManager[Caller]]] = {
     "vsyncd": at_daemon,
     "embedded": embedded,
+    "process": partial(embedded, process=True),
     "peer": at_peer,
 }
 
 
 def made(description: tuple[str, ...]) -> AbstractContextManager[Caller]:
-    """The caller that is described: ("vsyncd", url, name), ("embedded", transport, number, ports, name) or
-    ("peer", which, port, name).
+    """The caller that is described: ("vsyncd", url, name), ("embedded", transport, number, ports, name),
+    ("process", the same) or ("peer", which, port, name).
     """
     kind, *how = description
     return MAKERS[kind](*how)

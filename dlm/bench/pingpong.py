@@ -8,21 +8,18 @@ as they have it. The floor is the bare hop, one after the other.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from multiprocessing.connection import Connection
-from typing import Any
 
 import dlm
-from dlm.bench.callers import cpu_s
-from dlm.bench.locking import Options, Tell
-from dlm.bench.pairs import sent_by
+from dlm.bench.callers import Others, daemons
 from vsync.bench.contest import Measure, contest
 from vsync.bench.hop import BareHop
+from vsync.bench.options import Options, Tell
 from vsync.bench.rows import Row, Sample, rows_of, sample
+from vsync.bench.workers import Handler, Workers, cpu_s
 from vsync.clock import boot_us
 from vsync.errors import VsyncError
 from vsync.testcluster import LocalCluster
@@ -40,7 +37,8 @@ def pingpong(transport: str, options: Options, tell: Tell) -> Iterator[Row]:
     """The rows. Raises ``VsyncError``."""
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(LocalCluster(3, settings={"transport": transport}, key=False))
-        players = stack.enter_context(contextlib.closing(Players(cluster)))
+        clients = [stack.enter_context(dlm.connect(node.url)) for node in cluster.nodes]
+        players = stack.enter_context(Players(cluster, daemons(cluster, clients)))
         hop = stack.enter_context(BareHop())
         entrants: dict[str, Measure] = {case: partial(players.play, case) for case in (BAST, QUEUE)}
         entrants[FLOOR] = lambda: Sample(1e6 / hop.latency(64, HOPS).value)
@@ -52,47 +50,22 @@ def pingpong(transport: str, options: Options, tell: Tell) -> Iterator[Row]:
         yield from rows_of(described, found[BAST], {peer: found[peer] for peer in (QUEUE, FLOOR)})
 
 
-class Players:
-    """Two processes, each with a client of another node."""
+class Players(Workers):
+    """Two processes, each with a client of another node. ``others``: what else belongs to the game."""
 
-    def __init__(self, cluster: LocalCluster) -> None:
-        self._stack = contextlib.ExitStack()
-        self._pipes: list[Connection] = []
-        self._pids = [node.pid for node in cluster.nodes]
-        with contextlib.ExitStack() as stack:
-            self._watch = [stack.enter_context(dlm.connect(node.url)) for node in cluster.nodes]
-            context = multiprocessing.get_context("spawn")
-            for node in cluster.nodes[:2]:
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_player, args=(theirs, node.url), daemon=True)
-                process.start()
-                assert process.pid is not None
-                self._pids.append(process.pid)
-                stack.callback(process.join)
-                stack.callback(process.terminate)
-                stack.callback(ours.close)
-                theirs.close()
-                self._pipes.append(ours)
-            for pipe in self._pipes:
-                _answer(pipe)
-            self._stack = stack.pop_all()
+    def __init__(self, cluster: LocalCluster, others: Others) -> None:
+        super().__init__([(_player, (node.url,)) for node in cluster.nodes[:2]])
+        self._others = others
 
     def play(self, case: str, seconds: float = PLAY_S) -> Sample:
         """Handovers per second. Raises ``VsyncError`` if there was none."""
         before = self._spent()
-        for pipe in self._pipes:
-            pipe.send((case, seconds))
-        played: list[list[int]] = [_answer(pipe) for pipe in self._pipes]
+        played = self.each(case, seconds)
         cpu, sent = (now - then for now, then in zip(self._spent(), before, strict=True))
         return rated(played, cpu, sent)
 
-    def close(self) -> None:
-        """End them."""
-        self._stack.close()
-
     def _spent(self) -> tuple[float, int]:
-        status = [client.session.channel.call("node", "status", {}) for client in self._watch]
-        return sum(map(cpu_s, self._pids)), sum(map(sent_by, status))
+        return self.cpu_s() + sum(map(cpu_s, self._others.pids)), self._others.messages()
 
 
 def rated(played: Sequence[Sequence[int]], cpu_s: float, messages: float) -> Sample:
@@ -146,26 +119,8 @@ def _play(client: dlm.Client, case: str, seconds: float) -> list[int]:
     return granted
 
 
-def _player(pipe: Connection, url: str) -> None:
-    """The body of a process: until the pipe is closed."""
-    try:
-        with dlm.connect(url, name="bench") as client:
-            client.acquire(NAME, dlm.Mode.NL)  # it is a shared name from the start
-            pipe.send(None)
-            while True:
-                pipe.send(_play(client, *pipe.recv()))
-    except (EOFError, KeyboardInterrupt):
-        pass
-    except Exception as e:  # noqa: BLE001 - told to the parent
-        with contextlib.suppress(OSError):
-            pipe.send(VsyncError(f"a player failed: {e!r}"))
-
-
-def _answer(pipe: Connection) -> Any:
-    try:
-        answer = pipe.recv()
-    except EOFError:
-        raise VsyncError("a player has ended") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+@contextlib.contextmanager
+def _player(url: str) -> Iterator[Handler]:
+    """The body of a process."""
+    with dlm.connect(url, name="bench") as client, client.acquire(NAME, dlm.Mode.NL):  # shared from the start
+        yield partial(_play, client)

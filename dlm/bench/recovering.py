@@ -5,12 +5,11 @@ two locks in the same run (``dlm.bench.scale``).
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from dlm.bench.locking import Options, Tell
 from dlm.bench.scale import Scale
-from vsync.bench.rows import Row, Sample, rows_of, sample
+from vsync.bench.options import Options, Tell
+from vsync.bench.rows import Row, rows_of, sample_ms
 
 __all__ = ["recovery", "recovery_rows"]
 
@@ -36,10 +35,4 @@ def recovery_rows(bench: Scale, transport: str) -> Iterator[Row]:
             "what": "recovery", "case": case.format(locks=bench.locks), "nodes": 3, "transport": transport,
             "via": "vsyncd", "size": None, "callers": None, "unit": "ms",
         }  # fmt: skip
-        yield from rows_of(described, _in_ms(bench.found[figure]), {FLOOR: _in_ms(bench.floors[figure])})
-
-
-def _in_ms(times: Sequence[float]) -> Sample:
-    """What came before the horizon as it is known outside, by less than its rounding, was not late."""
-    late = [max(0.0, each) for each in times]
-    return sample([each * 1000 for each in late], value=statistics.median(late))
+        yield from rows_of(described, sample_ms(bench.found[figure]), {FLOOR: sample_ms(bench.floors[figure])})

@@ -19,8 +19,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import platform
 import statistics
 import sys
 import threading
@@ -34,6 +32,7 @@ import dlm
 from dlm.bench.lockers import KINDS, Locker, Pauses, shared_name
 from dlm.modes import EX, NL
 from vsync import ipc
+from vsync.bench.rows import machine
 from vsync.cli.table import show
 from vsync.clock import boot_us
 from vsync.errors import VsyncError
@@ -310,13 +309,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (VsyncError, dlm.DLMError, TimeoutError) as error:
         print(f"scale: {error}", file=sys.stderr)
         return 1
-    machine = {"machine": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
+    where = machine()
     if args.json:
-        print(json.dumps({"v": 1, "bench": "scale", **machine, "figures": bench.to_json()}, indent=2))
+        print(json.dumps({"v": 1, "bench": "scale", **where, "figures": bench.to_json()}, indent=2))
         return 0
     show(("", "MEDIAN", "MAX", "N", "FLOOR", "TIMES", "TARGET"), [_row(row) for row in bench.to_json().values()])
     lease = Timing().lease / 1000
-    print(f"3 nodes, default timers, {machine['cpus']} CPUs, Python {machine['python']}; lease {lease:g} ms")
+    print(f"3 nodes, default timers, {where['cpus']} CPUs, Python {where['python']}; lease {lease:g} ms")
     return 0
 
 

@@ -24,11 +24,12 @@ __all__ = ["bench"]
 def bench(as_json: bool, plot: Path | None, **options: Any) -> int:
     """Measure locks on this machine, with clusters of their own."""
     from dlm.bench import command
+    from vsync.bench.options import Options
 
     def tell(text: str) -> None:
         click.echo(text, err=True)
 
     try:
-        return command.locking(plot=plot, as_json=as_json, tell=tell, **options)
+        return command.locking(Options(**options), plot, as_json, tell)
     except VsyncError as error:
         raise dlm.DLMError(str(error)) from error

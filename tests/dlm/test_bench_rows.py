@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
 from dlm.bench import command
+from dlm.bench.busy import SHARED, VIAS, busy_rows
+from dlm.bench.callers import Busy
 from dlm.bench.failover import FIGURES, LEASE_MS, Failover
 from dlm.bench.memory import TARGETS, memory_rows, rss_bytes
 from dlm.bench.outages import OUTAGES, outage_rows
@@ -14,6 +17,7 @@ from dlm.bench.pairs import sent_by
 from dlm.bench.pingpong import rated
 from dlm.bench.recovering import recovery_rows
 from dlm.bench.scale import Scale
+from vsync.bench.options import Options
 from vsync.bench.rows import WHATS, Row, Sample, rows_of
 from vsync.errors import VsyncError
 
@@ -45,6 +49,27 @@ def test_every_figure_of_a_failure_becomes_a_row_beside_its_floor() -> None:
     assert (leave.peer, leave.peer_value) == ("bare hop", 0.02)
     join = found[OUTAGES["join shared"][:2]]
     assert (join.what, join.peer, join.ratio) == ("join-pause", "calm", 400)
+
+
+def test_a_busy_thread_stands_beside_none_and_beside_embedded() -> None:
+    found = {f"{via}, {load}": Sample(10.0 * (1 + (load == "calm"))) for via in VIAS for load in ("busy", "calm")}
+    rows = list(busy_rows("udp", SHARED[1], found))
+    assert [(row.via, row.peer, row.ratio) for row in rows] == [
+        ("embedded", "no busy thread", 0.5), ("process", "no busy thread", 0.5), ("process", "embedded", 1),
+    ]  # fmt: skip
+    assert {(row.what, row.case) for row in rows} == {("lock-shared", "awaited, busy thread elsewhere")}
+
+
+def test_a_caller_computes_between_busy_and_calm() -> None:
+    busy = Busy()
+    before = threading.active_count()
+    for _ in range(2):
+        busy.start()
+        busy.start()
+        assert threading.active_count() == before + 1
+        busy.close()
+        busy.close()
+        assert threading.active_count() == before
 
 
 def test_what_was_not_measured_has_no_row() -> None:
@@ -92,7 +117,7 @@ def test_there_is_a_row_beside_nothing() -> None:
 
 def test_what_is_unknown_is_refused() -> None:
     def run(*only: str) -> None:
-        command.locking(only, (), 1, False, False, None, False, lambda text: None)
+        command.locking(Options(only, rounds=1), None, False, lambda text: None)
 
     with pytest.raises(VsyncError, match="--only idle-cpu: dlm bench measures lock-private"):
         run("memory", "idle-cpu")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dlm.bench import growth, memory
+from dlm.bench.outages import OUTAGES
 from dlm.cli import main as dlm_main
 from vsync.bench.rows import Row
 from vsync.cli import run as vsync_main
@@ -59,6 +60,14 @@ def test_private_names(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.long
+def test_a_shared_pair_is_two_messages(capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, dlm_main, "--only", "lock-shared")
+    assert {(row["via"], row["callers"]) for row in found} == {("vsyncd", 1), ("vsyncd", 16), ("embedded", 1)}
+    for row in found:
+        assert row["messages_per_op"] == pytest.approx(2, rel=0.2), row["case"]  # what others do is in it, too
+
+
+@pytest.mark.long
 def test_ping_pong(capsys: pytest.CaptureFixture[str]) -> None:
     found = rows(capsys, dlm_main, "--only", "bast-pingpong")
     assert beside(found) == {
@@ -86,6 +95,30 @@ def test_memory(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert beside(found) == {(case, "target") for case in memory.TARGETS}
     sizes = {row["case"]: row["value"] for row in found}
     assert sizes["private, at the owner"] > sizes["private, elsewhere"] > 20  # the name is in it
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_deaths_and_joins(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ("recovery", "kill-to-grant", "join-pause")
+    found = rows(capsys, dlm_main, *(word for what in wanted for word in ("--only", what)))
+    assert {row["what"] for row in found} == set(wanted)
+    assert {row["unit"] for row in found} == {"ms"}
+    by_case = {(row["what"], row["case"]): row for row in found}
+    kill = OUTAGES["kill"]
+    assert by_case[kill.what, kill.case]["ratio"] >= 0.95  # nobody is granted before the lease is over
+    assert by_case["recovery", "10000 locks, after the horizon"]["peer"] == "2 locks"
+
+
+@pytest.mark.long
+def test_busy_threads(capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(capsys, dlm_main, "--only", "busy-thread")
+    assert [(row["via"], row["peer"]) for row in found] == [
+        ("embedded", "no busy thread"), ("process", "no busy thread"), ("process", "embedded"),
+    ] * 3  # fmt: skip
+    for row in found:
+        assert row["value"] > 0
+        assert row["messages_per_op"] == pytest.approx(2 * (row["what"] == "lock-shared"), abs=0.5)
 
 
 @pytest.mark.long

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vsync.bench import cables, corosync, netns
 from vsync.bench.link_cut import summary, watch_a_cut
 from vsync.bench.local import CabledSubject, LocalSubject, transports
-from vsync.bench.ordering import Options, run
+from vsync.bench.options import Options, Tell
+from vsync.bench.ordering import OrderingOptions, run
 from vsync.bench.plot import write_svg
 from vsync.bench.rows import WHATS, Row, machine, print_rows, to_json
 from vsync.bench.subject import NotSeen
@@ -18,7 +20,9 @@ from vsync.bench.view_change import CABLE_FAULTS, FAULTS, Measured, measure, mea
 from vsync.cli.table import show
 from vsync.errors import VsyncError
 
-__all__ = ["check_only", "known_transports", "ordering", "report", "view_change"]
+__all__ = ["ordering", "report", "view_change"]
+
+Asked = TypeVar("Asked", bound=Options)
 
 #: What is shown of ``summary``.
 LINK_ROWS = {
@@ -30,43 +34,35 @@ LINK_ROWS = {
 }
 
 
-def ordering(
-    only: Sequence[str],
-    transports: Sequence[str],
-    nodes: int,
-    rounds: int,
-    peers: bool,
-    full: bool,
-    plot: Path | None,
-    as_json: bool,
-    tell: Callable[[str], None],
-) -> int:
+def ordering(options: OrderingOptions, plot: Path | None, as_json: bool, tell: Tell) -> int:
     """``vsync bench``. Raises ``VsyncError``; returns the exit code."""
-    check_only(only, "vsync")
-    known = known_transports(transports)
-    options = Options(tuple(only), tuple(transports) or known, nodes, rounds, peers, full)
-    rows, absent = run(options, tell)
-    report("ordering", rows, rounds, absent, plot, as_json)
-    return 0
-
-
-def check_only(only: Sequence[str], program: str) -> None:
-    """Raises ``VsyncError`` for what this program does not measure."""
-    wrong = [what for what in only if what not in WHATS[program]]
-    if wrong:
-        raise VsyncError(f"--only {wrong[0]}: {program} bench measures {', '.join(WHATS[program])}")
+    return report("ordering", "vsync", options, run, plot, as_json, tell)
 
 
 def report(
-    bench: str, rows: Sequence[Row], rounds: int, absent: Mapping[str, str], plot: Path | None, as_json: bool
-) -> None:
-    """Print it, and draw it if that is wanted. Raises ``VsyncError`` if the picture cannot be written."""
+    bench: str,
+    program: str,
+    options: Asked,
+    measure: Callable[[Asked, Tell], tuple[list[Row], dict[str, str]]],
+    plot: Path | None,
+    as_json: bool,
+    tell: Tell,
+) -> int:
+    """Measure, print it, and draw it if that is wanted; the exit code. Raises ``VsyncError`` for what ``program``
+    does not measure, and if the picture cannot be written.
+    """
+    wrong = [what for what in options.only if what not in WHATS[program]]
+    if wrong:
+        raise VsyncError(f"--only {wrong[0]}: {program} bench measures {', '.join(WHATS[program])}")
+    known = known_transports(options.transports)
+    rows, absent = measure(replace(options, transports=tuple(options.transports) or known), tell)
     if plot is not None:
-        write_svg(rows, f"{bench}, {rounds} rounds: how much better than the peer", plot)
+        write_svg(rows, f"{bench}, {options.rounds} rounds: how much better than the peer", plot)
     if as_json:
-        print(to_json(bench, rows, rounds, absent))
+        print(to_json(bench, rows, options.rounds, absent))
     else:
-        print_rows(rows, rounds, absent)
+        print_rows(rows, options.rounds, absent)
+    return 0
 
 
 def known_transports(wanted: Sequence[str]) -> tuple[str, ...]:
@@ -79,7 +75,7 @@ def known_transports(wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def view_change(
-    rounds: int, wanted: Sequence[str], peers: bool, as_json: bool, tell: Callable[[str], None]
+    rounds: int, wanted: Sequence[str], peers: bool, as_json: bool, tell: Tell
 ) -> int:
     """``vsync bench view-change``. Raises ``VsyncError``; returns the exit code."""
     known = known_transports(wanted)
@@ -99,7 +95,7 @@ def view_change(
     return 0
 
 
-def _own(transport: str, rounds: int, namespaces: bool, tell: Callable[[str], None]) -> Measured:
+def _own(transport: str, rounds: int, namespaces: bool, tell: Tell) -> Measured:
     with LocalSubject(transport) as subject:
         measured = measure(f"vsyncd {transport}", subject, rounds, tell)
     if namespaces:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Sequence
 from statistics import median
 
+from vsync.bench.embedded import configs
+from vsync.bench.workers import cpu_s
 from vsync.cli.table import show
 from vsync.clock import boot_us
 from vsync.errors import VsyncError
@@ -21,7 +22,6 @@ from vsync.keys import ClusterKey
 from vsync.testcluster import LocalCluster, free_ports
 from vsync.transport import Transport
 from vsync.transport.options import TRANSPORTS, TransportConfig, open_transport
-from vsync.types import ClusterConfig, Peer
 
 __all__ = ["frame_us", "idle_percent", "main"]
 
@@ -57,13 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def frame_us(options: TransportConfig, size: int, batches: int) -> tuple[float, float]:
     """Median µs of thread CPU for sending and for receiving one frame. Raises ``VsyncError``."""
-    peers = tuple(Peer(n, f"n{n}", (f"127.0.0.1:{port}",)) for n, port in enumerate(free_ports(2), 1))
     frame = b"VS".ljust(size, b".")
     sends, receptions = [], []
     with contextlib.ExitStack() as stack:
         ends = []
-        for node in (1, 2):
-            ends.append(open_transport(ClusterConfig("bench", node, peers), options, 1))
+        for config in configs(free_ports(2)):
+            ends.append(open_transport(config, options, 1))
             stack.callback(ends[-1].close)
         _connect(*ends)
         for _ in range(batches):
@@ -80,9 +79,9 @@ def idle_percent(kind: str, links: int, seconds: float) -> float:
     with LocalCluster(3, links=links, settings={"transport": kind}) as cluster:
         time.sleep(REST_S)
         pids = [node.pid for node in cluster.nodes]
-        began, before = time.monotonic(), sum(map(_cpu_s, pids))
+        began, before = time.monotonic(), sum(map(cpu_s, pids))
         time.sleep(seconds)
-        return (sum(map(_cpu_s, pids)) - before) / (time.monotonic() - began) / len(pids) * 100
+        return (sum(map(cpu_s, pids)) - before) / (time.monotonic() - began) / len(pids) * 100
 
 
 def _connect(*ends: Transport) -> None:
@@ -108,12 +107,6 @@ def _receive(end: Transport) -> int:
             spent += time.thread_time_ns() - began
             count += len(frames)
     return spent
-
-
-def _cpu_s(pid: int) -> float:
-    with open(f"/proc/{pid}/stat") as stat:
-        fields = stat.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import multiprocessing.connection
 import socket
+import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 from vsync.bench.rows import Sample, sample
+from vsync.bench.workers import Handler, Workers
 from vsync.clock import boot_us
 from vsync.errors import VsyncError
 
@@ -38,16 +39,10 @@ class BareHop:
         return sample(times)
 
     def __enter__(self) -> Self:
-        context = multiprocessing.get_context("spawn")
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._socket)
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_echo, args=(theirs,), daemon=True)
-            process.start()
-            stack.callback(process.join)
-            stack.callback(process.terminate)
-            stack.callback(ours.close)
-            self._socket.connect(("127.0.0.1", ours.recv()))
+            other = stack.enter_context(Workers([(_echo, ())]))
+            self._socket.connect(("127.0.0.1", other.ask(0)))
             self._socket.settimeout(PATIENCE_S)
             try:
                 self.latency(1, 10)
@@ -62,10 +57,17 @@ class BareHop:
         self._stack.close()
 
 
-def _echo(pipe: multiprocessing.connection.Connection) -> None:
+@contextlib.contextmanager
+def _echo() -> Iterator[Handler]:
+    """The body of the other process: tells its port, and sends back what comes there."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as door:
         door.bind(("127.0.0.1", 0))
-        pipe.send(door.getsockname()[1])
+        threading.Thread(target=_send_back, args=(door,), daemon=True).start()
+        yield lambda: door.getsockname()[1]
+
+
+def _send_back(door: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # at the end
         while True:
             data, address = door.recvfrom(BIGGEST)
             door.sendto(data, address)

@@ -8,27 +8,26 @@ next one.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any, NamedTuple
 
+from vsync.bench.embedded import configs, joined
+from vsync.bench.workers import Handler, Workers
 from vsync.clock import boot_us
 from vsync.core import Core
-from vsync.errors import Backpressure, VsyncError
-from vsync.node import Node
+from vsync.errors import Backpressure
 from vsync.service import Credentials, Host
 from vsync.testcluster import free_ports
 from vsync.transport.options import TransportConfig
-from vsync.types import ClusterConfig, Member, Peer, View
+from vsync.types import ClusterConfig, Member, View
 
 __all__ = ["Load", "Measurement", "Nodes"]
 
-FORM_S = 20.0
+REQUEST_S = 20.0
 WARM_S = 0.15
 _HEAD = struct.Struct("!BQ")  # tag, submitted at
 
@@ -125,60 +124,28 @@ class Measurement(NamedTuple):
         return median(self.times) / 1000
 
 
-class Nodes:
-    """A ring of ``count`` processes with an embedded node each. ``with`` starts and ends it.
-
-    Raises ``VsyncError``.
-    """
+class Nodes(Workers):
+    """A ring of ``count`` processes with an embedded node each."""
 
     def __init__(self, options: TransportConfig, count: int = 3) -> None:
-        ports = free_ports(count)
-        self._count = count
-        peers = tuple(Peer(n, f"n{n}", (f"127.0.0.1:{port}",)) for n, port in enumerate(ports, 1))
-        self._config = ClusterConfig("bench", 1, peers)
-        self._options = options
-        self._stack = contextlib.ExitStack()
-        self._pipes: list[Connection] = []
-
-    def __enter__(self) -> Nodes:
-        context = multiprocessing.get_context("spawn")
-        with contextlib.ExitStack() as stack:
-            for number in range(1, self._count + 1):
-                ours, theirs = context.Pipe()
-                config = replace(self._config, node=number)
-                arguments = (theirs, config, self._options, self._count)
-                process = context.Process(target=_serve, args=arguments, daemon=True)
-                process.start()
-                stack.callback(process.join)
-                stack.callback(process.terminate)
-                stack.callback(ours.close)
-                theirs.close()  # so that it hears of our end
-                self._pipes.append(ours)
-            for pipe in self._pipes:
-                _answer(pipe)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        super().__init__([(_node, (config, options)) for config in configs(free_ports(count))])
 
     def set(self, **settings: Any) -> None:
         """Change ``settings`` of the engines' ``ClusterConfig``."""
-        self._each(range(self._count), "set", settings)
+        self.each("set", settings)
 
     def measure(self, size: int, senders: int, window: int, seconds: float) -> Measurement:
         """Under that load; for longer, should nothing be delivered meanwhile on a busy machine."""
         loaded = range(senders)
-        everybody = range(self._count)
-        self._each(loaded, "load", {"size": size, "window": window})
+        self.each("load", {"size": size, "window": window}, which=loaded)
         time.sleep(WARM_S)
-        before = self._each(everybody, "take", {})
+        before = self.each("take", {})
         after: list[Any] = [{"count": 0}]
         while not after[0]["count"]:
             time.sleep(seconds)
-            after = self._each(everybody, "take", {})
-        self._each(loaded, "load", {"size": size, "window": 0})
-        while any(answer["under_way"] for answer in self._each(loaded, "take", {})):
+            after = self.each("take", {})
+        self.each("load", {"size": size, "window": 0}, which=loaded)
+        while any(answer["under_way"] for answer in self.each("take", {}, which=loaded)):
             time.sleep(0.005)
         spent = after[0]["at"] - before[0]["at"]
         cpu = sum(late["cpu"] - early["cpu"] for early, late in zip(before, after, strict=True))
@@ -187,48 +154,19 @@ class Nodes:
 
     def alone(self, size: int, silence_s: float) -> float:
         """µs that a lone message takes from submission to own delivery, after so much silence."""
-        self._each([0], "take", {})
+        self.ask(0, "take", {})
         time.sleep(silence_s)
-        self._each([0], "load", {"size": size, "window": 1})
-        self._each([0], "load", {"size": size, "window": 0})
+        self.ask(0, "load", {"size": size, "window": 1})
+        self.ask(0, "load", {"size": size, "window": 0})
         times: list[int] = []
         while not times:
-            (answer,) = self._each([0], "take", {})
-            times = answer["times"]
+            times = self.ask(0, "take", {})["times"]
         return float(times[0])
 
-    def _each(self, which: Sequence[int], verb: str, args: Mapping[str, Any]) -> list[Any]:
-        for index in which:
-            self._pipes[index].send((verb, args))
-        return [_answer(self._pipes[index]) for index in which]
 
-
-def _answer(pipe: Connection) -> Any:
-    answer = pipe.recv()
-    if isinstance(answer, Exception):
-        raise VsyncError(f"a node failed: {answer}")
-    return answer
-
-
-def _serve(pipe: Connection, config: ClusterConfig, options: TransportConfig, count: int) -> None:
-    """The body of a process: requests to the service come through the pipe until it is closed."""
-    try:
-        with Node(config=config, transport=options, services=[Load()]) as node:
-            _wait_ring(node, count)
-            channel = node.channel()
-            pipe.send(None)
-            while True:
-                verb, args = pipe.recv()
-                pipe.send(channel.call("bench", verb, args, FORM_S))
-    except (EOFError, KeyboardInterrupt):
-        pass
-    except Exception as e:  # noqa: BLE001 - told to the parent
-        pipe.send(VsyncError(repr(e)))
-
-
-def _wait_ring(node: Node, count: int) -> None:
-    end = time.monotonic() + FORM_S
-    while len((node.status()["view"] or {"members": ()})["members"]) < count:
-        if time.monotonic() > end:
-            raise VsyncError(f"no ring of {count}")
-        time.sleep(0.02)
+@contextlib.contextmanager
+def _node(config: ClusterConfig, options: TransportConfig) -> Iterator[Handler]:
+    """The body of a process: requests to the service."""
+    with joined(config, options, [Load()]) as node:
+        channel = node.channel()
+        yield lambda verb, args: channel.call("bench", verb, args, REQUEST_S)

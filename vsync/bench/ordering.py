@@ -8,7 +8,7 @@ member looks at each message, who sent it and its position. *Latency* is from su
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -21,11 +21,12 @@ from vsync.bench.costs import idle_percent
 from vsync.bench.hop import BareHop
 from vsync.bench.load import Nodes
 from vsync.bench.member import WINDOWS, ClientMembers, EmbeddedMembers, Members
+from vsync.bench.options import Options, Tell
 from vsync.bench.rows import Row, Sample, rows_of, sample
 from vsync.keys import ClusterKey
 from vsync.transport.options import TransportConfig
 
-__all__ = ["Options", "run"]
+__all__ = ["OrderingOptions", "run"]
 
 Way = tuple[str, str]  #: via, case
 HOP = "bare hop"
@@ -39,23 +40,13 @@ LATENCY_S = 0.2
 THROUGHPUT_S = 0.4
 IDLE_S = 3.0
 SILENCE_S = 1.0
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What to measure: ``only`` some of ``WHATS`` (all, if empty), on which transports, with how many nodes."""
+class OrderingOptions(Options):
+    """And with how many nodes."""
 
-    only: Sequence[str] = ()
-    transports: Sequence[str] = ("udp", "zmq")
     nodes: int = 3
-    rounds: int = 5
-    peers: bool = False
-    full: bool = False
-
-    def wants(self, what: str) -> bool:
-        """Whether that is to be measured."""
-        return not self.only or what in self.only
 
     @property
     def latency_sizes(self) -> Sequence[int]:
@@ -68,13 +59,13 @@ class Options:
         return (64, 1000, 8000, 64_000) if self.full else tuple(WINDOWS)
 
 
-def run(options: Options, tell: Tell) -> tuple[list[Row], dict[str, str]]:
+def run(options: OrderingOptions, tell: Tell) -> tuple[list[Row], dict[str, str]]:
     """The rows, and which peers were not measured, and why. Raises ``VsyncError``."""
     why = corosync_load.missing() if options.peers else "not asked for (--peers)"
     if not why and options.nodes != 3:
         why = "it is compared with three nodes only"
     rows: list[Row] = []
-    if any(map(options.wants, ("order-latency", "order-throughput", "order-after-idle"))):
+    if options.wants("order-latency", "order-throughput", "order-after-idle"):
         for encrypted in (False, True):
             for transport in options.transports:
                 with _Site(transport, encrypted, options, tell, with_corosync=not why) as site:
@@ -87,7 +78,9 @@ def run(options: Options, tell: Tell) -> tuple[list[Row], dict[str, str]]:
 class _Site:
     """Rings of one kind, started side by side, and what is measured on them in turn."""
 
-    def __init__(self, transport: str, encrypted: bool, options: Options, tell: Tell, with_corosync: bool) -> None:
+    def __init__(
+        self, transport: str, encrypted: bool, options: OrderingOptions, tell: Tell, with_corosync: bool
+    ) -> None:
         self._transport = transport
         self._encrypted = encrypted
         self._options = options

@@ -15,14 +15,15 @@ from typing import Any
 
 from vsync.cli.table import show
 
-__all__ = ["WHATS", "Row", "Sample", "middle", "print_rows", "rows_of", "sample", "to_json"]
+__all__ = ["WHATS", "Row", "Sample", "machine", "middle", "print_rows", "rows_of", "sample", "sample_ms", "to_json"]
 
-#: What can be measured, by the program that does it. The rows of "growth" are of lock-private and lock-shared.
+#: What can be measured, by the program that does it. The rows of "growth" and "busy-thread" are of
+#: lock-private and lock-shared.
 WHATS = {
     "vsync": ("order-latency", "order-throughput", "order-after-idle", "idle-cpu"),
     "dlm": (
         "lock-private", "lock-shared", "lock-multi", "bast-pingpong", "kill-to-grant", "join-pause",
-        "recovery", "memory", "growth",
+        "recovery", "memory", "growth", "busy-thread",
     ),
 }  # fmt: skip
 
@@ -80,6 +81,14 @@ def sample(times_us: Sequence[float], value: float | None = None, **more: float 
 
     middle_us = median(ordered)
     return Sample(middle_us if value is None else value, middle_us, at(0.99), at(0.999), **more)
+
+
+def sample_ms(times_ms: Sequence[float]) -> Sample:
+    """The same of milliseconds, whose median is the value. Who came before time, by less than clocks agree, was not
+    late: less than 0 is 0.
+    """
+    late = [max(0.0, each) for each in times_ms]
+    return sample([each * 1000 for each in late], value=median(late))
 
 
 def middle(samples: Sequence[Sample]) -> Sample:

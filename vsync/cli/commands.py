@@ -142,8 +142,9 @@ def bench(ctx: click.Context, /, as_json: bool, plot: Path | None, **options: An
     if ctx.invoked_subcommand is not None:
         return None
     from vsync.bench import command
+    from vsync.bench.ordering import OrderingOptions
 
-    return command.ordering(plot=plot, as_json=as_json, tell=lambda text: click.echo(text, err=True), **options)
+    return command.ordering(OrderingOptions(**options), plot, as_json, lambda text: click.echo(text, err=True))
 
 
 @bench.command("view-change")

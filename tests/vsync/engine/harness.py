@@ -18,12 +18,12 @@ Commands::
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from vsync.engine import Deliver, Engine, Install, Note, Persist, Send, Stopped
 from vsync.engine.outputs import Output
-from vsync.types import NO_RING, ClusterConfig, Peer
+from vsync.types import NO_RING, ClusterConfig, Peer, Timing
 from vsync.wire import FrameType
 
 NOTHING = (1, {}, 0, NO_RING)  #: an entry of the layers above: one vote, nothing else
@@ -199,6 +199,42 @@ class Story:
 
     def _write(self, node: int, text: str) -> None:
         self.lines.append(f"{self.now / 1000:9.1f} ms  {'    ' * (node - 1)}n{node} {text}")
+
+
+class Talk(Story):
+    """A story in which nodes submit their next message when they deliver their last one."""
+
+    def __init__(self, nodes: int = 3, timing: Timing | None = None) -> None:
+        self.timing = timing or Timing()
+        self.left: dict[int, int] = defaultdict(int)  #: messages that a node is still to send
+        self.times: dict[int, list[int]] = defaultdict(list)  #: of its deliveries of its own
+        self.orders: dict[int, list[bytes]] = defaultdict(list)
+        super().__init__(nodes)
+        self.do("start " + " ".join(map(str, range(1, nodes + 1))))
+        self.do("run 2000")
+
+    def config(self, node: int) -> ClusterConfig:
+        return ClusterConfig("story", node, self.peers, self.timing)
+
+    def seen(self, node: int, output: Output) -> None:
+        if isinstance(output, Deliver):
+            self.orders[node] += output.messages
+            if output.origin.node == node:
+                self.times[node].append(self.now)
+                if self.left[node]:
+                    self.left[node] -= 1
+                    self.engines[node].submit(b"%d:%d" % (node, self.left[node]), self.now)
+
+    def talk(self, node: int, count: int, ms: float = 1000) -> list[int]:
+        """µs between its messages."""
+        self.left[node] = count - 1
+        self.do(f"submit {node} first")
+        self.do(f"run {ms}")
+        assert self.left[node] == 0
+        return [b - a for a, b in zip(self.times[node], self.times[node][1:], strict=False)]
+
+    def counter(self, node: int, name: str) -> int:
+        return self.engines[node].counters[name]
 
 
 def replay(text: str) -> str:

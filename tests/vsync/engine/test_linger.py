@@ -2,51 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
-from tests.vsync.engine.harness import Story
-from vsync.engine import Deliver, State
-from vsync.engine.outputs import Output
+from tests.vsync.engine.harness import Talk
+from vsync.engine import State
 from vsync.engine.ring import PACKETS_PER_VISIT
-from vsync.types import ClusterConfig, Timing
+from vsync.types import Timing
 
 HOP_US = 100
-
-
-class Talk(Story):
-    """A story in which nodes submit their next message when they deliver their last one."""
-
-    def __init__(self, nodes: int = 3, timing: Timing | None = None) -> None:
-        self.timing = timing or Timing()
-        self.left: dict[int, int] = defaultdict(int)  #: messages that a node is still to send
-        self.times: dict[int, list[int]] = defaultdict(list)  #: of its deliveries of its own
-        self.orders: dict[int, list[bytes]] = defaultdict(list)
-        super().__init__(nodes)
-        self.do("start " + " ".join(map(str, range(1, nodes + 1))))
-        self.do("run 2000")
-
-    def config(self, node: int) -> ClusterConfig:
-        return ClusterConfig("story", node, self.peers, self.timing)
-
-    def seen(self, node: int, output: Output) -> None:
-        if isinstance(output, Deliver):
-            self.orders[node] += output.messages
-            if output.origin.node == node:
-                self.times[node].append(self.now)
-                if self.left[node]:
-                    self.left[node] -= 1
-                    self.engines[node].submit(b"%d:%d" % (node, self.left[node]), self.now)
-
-    def talk(self, node: int, count: int, ms: float = 1000) -> list[int]:
-        """µs between its messages."""
-        self.left[node] = count - 1
-        self.do(f"submit {node} first")
-        self.do(f"run {ms}")
-        assert self.left[node] == 0
-        return [b - a for a, b in zip(self.times[node], self.times[node][1:], strict=False)]
-
-    def counter(self, node: int, name: str) -> int:
-        return self.engines[node].counters[name]
 
 
 def test_a_lone_talker_waits_for_no_token() -> None:
