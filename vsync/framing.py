@@ -44,32 +44,34 @@ class Decoder:
 
     def has_frame(self) -> bool:
         """Whether ``next`` would give a frame (or raise)."""
-        size = self._size()
-        return size is not None and (size > MAX_IPC_FRAME or len(self._data) - self._at >= _HEAD + size)
+        rest = len(self._data) - self._at - _HEAD
+        if rest < 0:
+            return False
+        size = int.from_bytes(self._data[self._at : self._at + _HEAD], "big")
+        return rest >= size or size > MAX_IPC_FRAME
 
     def next(self) -> Any:
         """The next frame, ``None`` if there is none yet. Raises ``ProtocolError`` for nonsense."""
-        size = self._size()
-        if size is None:
+        start = self._at + _HEAD
+        if len(self._data) < start:
             return None
+        size = int.from_bytes(self._data[self._at : start], "big")
         if size > MAX_IPC_FRAME:
             raise ProtocolError(f"a frame of {size} bytes is announced; at most {MAX_IPC_FRAME} are allowed")
-        start, end = self._at + _HEAD, self._at + _HEAD + size
+        end = start + size
         if len(self._data) < end:
             return None
-        body = bytes(memoryview(self._data)[start:end])
+        body = self._data[start:end]
         self._at = end
-        try:
-            frame = msgpack.unpackb(body, strict_map_key=False)
-        # msgpack raises whatever its parts raise: bad UTF-8, unhashable keys, too deep nesting, trailing
-        # bytes
-        except (ValueError, TypeError, RecursionError, MemoryError, msgpack.UnpackException) as e:
-            raise ProtocolError(f"bytes that are no msgpack: {e or type(e).__name__}") from e
-        if not isinstance(frame, list):
-            raise ProtocolError(f"a frame must be an array, not {type(frame).__name__}")
-        return frame
+        return _decoded(body)
 
-    def _size(self) -> int | None:
-        if len(self._data) - self._at < _HEAD:
-            return None
-        return int.from_bytes(self._data[self._at : self._at + _HEAD], "big")
+
+def _decoded(body: bytearray) -> list[Any]:
+    try:
+        frame = msgpack.unpackb(body, strict_map_key=False)
+    # msgpack raises whatever its parts raise: bad UTF-8, unhashable keys, too deep nesting, trailing bytes
+    except (ValueError, TypeError, RecursionError, MemoryError, msgpack.UnpackException) as e:
+        raise ProtocolError(f"bytes that are no msgpack: {e or type(e).__name__}") from e
+    if not isinstance(frame, list):
+        raise ProtocolError(f"a frame must be an array, not {type(frame).__name__}")
+    return frame

@@ -3,12 +3,12 @@
 A program that locks and unlocks in turn submits its next message when it hears of the last one. Passed on at once,
 the token would be under way just then, and each message would wait for it to come round. So a member that was the
 only one to send for some visits keeps it, also at a visit at which nothing waits if its last message is not long
-ago. For ``Timing.linger`` at most, and no more packets than at any visit, it sends what is submitted meanwhile as it
-comes. To the others this is one visit that takes longer.
+ago. For ``Timing.linger`` at most, and no more packets than at any visit, it sends what is submitted meanwhile as
+it comes. To the others this is one visit that takes longer.
 
 All members see whose packets come. So each knows who may be keeping the token, and asks for it with a CANCEL when
-it has something to send itself; a lost one costs the rest of that time. The token goes on at once, too, when a layer
-above needs it to go round (``Host.hurry``: the SAFE line).
+it has something to send itself; a lost one costs the rest of that time. The token goes on at once, too, when a
+layer above needs it to go round (``Host.hurry``: the SAFE line).
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def test_a_lone_talker_waits_for_no_token() -> None:
 
 
 def test_it_stays_for_who_takes_a_while_to_answer() -> None:
-    """A client of a daemon: its next message comes some hundred µs after the last one, when the token would be away."""
+    """A client of a daemon: its next message comes some hundred µs after the last one: the token would be away."""
     story = Talk()
     story.do("submit 2 first")
     story.do("run 5")
