@@ -61,6 +61,8 @@ class Flag(IntFlag):
 
     def args(self) -> dict[str, bool]:
         """The same as arguments of a request."""
+        if not self:
+            return {}
         return {str(flag.name).lower(): True for flag in Flag if flag & self and flag not in _NOT_SENT}
 
 

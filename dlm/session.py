@@ -6,11 +6,12 @@ thread; the channel's reader thread calls ``_on_push`` and ``_on_close``.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
 from dlm.errors import DLMError, LockCancelled, NotHeld
@@ -77,12 +78,10 @@ class Session(SessionBase):
         """
         if timeout is None:
             return self.result(future, asked.name), False
-        wait([future], timeout + HOME_MARGIN_S if timeout > 0 else TRY_PATIENCE_S)
-        if future.done():
+        if answered(future, timeout + HOME_MARGIN_S if timeout > 0 else TRY_PATIENCE_S):
             return self.result(future, asked.name, timeout), False
         self.post("cancel", {"h": asked.serial})
-        wait([future], CANCEL_GRACE_S)
-        if not future.done():
+        if not answered(future, CANCEL_GRACE_S):
             raise self.too_late(asked.name, timeout)
         try:
             return self.result(future, asked.name, timeout), True
@@ -126,3 +125,10 @@ class Session(SessionBase):
         with self.changed:
             while self.closed is None and self.lease()[0] < held.generation and time.monotonic() < limit:
                 self.changed.wait(SETTLE_POLL_S)
+
+
+def answered(future: Future[Any], timeout: float) -> bool:
+    """Wait for it, at most so many seconds; whether it is done."""
+    with contextlib.suppress(TimeoutError, CancelledError):
+        future.exception(timeout)
+    return future.done()

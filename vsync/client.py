@@ -52,7 +52,7 @@ class Client:
         self._watchers: list[SimpleQueue[ClusterView | NotConnected]] = []
         self._groups: dict[str, Group] = {}
         channel.on_push("node", self._on_node)
-        channel.on_push("group", self._on_group)
+        channel.on_push("group", self._on_group, quick=True)
         channel.on_close(self._on_close)
 
     @property
@@ -191,8 +191,7 @@ class Client:
                     queue.put(view)
 
     def _on_group(self, kind: str, data: Mapping[str, Any]) -> None:
-        with self._lock:
-            group = self._groups.get(data.get("group", ""))
+        group = self._groups.get(data.get("group", ""))
         if group is not None:
             group.on_push(kind, data)
 

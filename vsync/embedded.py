@@ -1,18 +1,22 @@
 """Sessions with a node in the same process: the same channel, without a socket.
 
-Requests go to the node's thread through its queue; answers and pushes come back to the channel's own
-reader thread, so the ring runs no user code. What is passed are Python objects, not copies: treat them as
-read-only.
+Requests go to the node's thread through its queue. An answer that a thread waits for is given to it by the node's
+thread, and what only has to be put into a queue is put there; all else comes to the channel's own reader thread, so
+the ring runs no user code. Either way each is handled after what came before it. What is passed are Python objects,
+not copies: treat them as read-only.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
-from queue import SimpleQueue
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from vsync.answer import Answer, taken_lock
 from vsync.errors import NotConnected, ProtocolError
 from vsync.ipc import BaseChannel, report
 from vsync.service import Credentials
@@ -110,17 +114,59 @@ class LocalChannel(LocalBase):
     def __init__(self, loop: Loop, name: str = "embedded") -> None:
         super().__init__()
         self._inbox: SimpleQueue[list[Any] | None] = SimpleQueue()
-        self._attach(loop, name, self._inbox.put)
+        self._passed = self._handled = 0  # frames that were left to the reader thread; that it has handled
+        self._attach(loop, name, self._put)
         # Bounded only by the node's life: at its end every session, this one included, gets a last frame.
         self._welcome(self._inbox.get())
+        self._handled = 1
         self._reader = threading.Thread(target=self._read, name="vsync-channel", daemon=True)
         self._reader.start()
+
+    def wait(self, answer: Answer, timeout: float | None) -> None:
+        """See ``Waiting.wait``."""
+        if threading.current_thread() is self._reader:
+            self._read_on(answer, timeout)
+        answer.token = taken_lock()
+        if not answer.over:  # else whoever brought it has not seen the token
+            answer.token.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
+
+    def attend(self) -> None:
+        """See ``Waiting.attend``: the reader thread always does."""
+
+    def _promise(self) -> Future[Any]:
+        return Answer(self)
+
+    def _put(self, frame: list[Any]) -> None:
+        """Called by the node's thread: hand the frame on at once, if all before it have been and it may."""
+        if self._passed != self._handled or not self._hand_on(frame):
+            self._passed += 1
+            self._inbox.put(frame)
+
+    def _hand_on(self, frame: list[Any]) -> bool:
+        """False, also if it fails: the reader thread then meets the same."""
+        try:
+            if len(frame) == 4:
+                _, service, kind, data = frame
+                handler = self._quick.get(service)
+                if handler is not None:
+                    handler(kind, data)
+                return handler is not None
+            if self._offer(frame):
+                return True
+            future = self._pending.get(frame[0])
+            if isinstance(future, Answer) and future.quick:
+                self._handle(frame)
+                return True
+        except Exception:  # noqa: BLE001 - whatever it is, the node's thread must not suffer from it
+            pass
+        return False
 
     def _read(self) -> None:
         reason = "the session was closed"
         try:
             while (frame := self._inbox.get()) is not None:
                 self._handle(frame)
+                self._handled += 1
         except ProtocolError as e:
             reason = str(e)
         except Exception as e:  # noqa: BLE001 - a handler may raise anything
@@ -128,6 +174,20 @@ class LocalChannel(LocalBase):
             report(e)
         finally:
             self._end(reason)
+
+    def _read_on(self, answer: Answer, timeout: float | None) -> None:
+        """A handler makes a call: what comes before the answer is handled meanwhile."""
+        limit = None if timeout is None else time.monotonic() + timeout
+        while not answer.over:
+            try:
+                frame = self._inbox.get(timeout=None if limit is None else max(0.0, limit - time.monotonic()))
+            except Empty:
+                return
+            if frame is None:  # for ``_read``; who closes the channel settles the answer
+                self._inbox.put(None)
+                return
+            self._handle(frame)
+            self._handled += 1
 
     def _release(self) -> None:
         self._inbox.put(None)

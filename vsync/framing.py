@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
 
 from vsync.errors import ProtocolError
 
-__all__ = ["MAX_IPC_FRAME", "PROTOCOL_VERSION", "Decoder", "encode"]
+__all__ = ["MAX_IPC_FRAME", "PROTOCOL_VERSION", "Decoder", "Inbox", "encode"]
 
 MAX_IPC_FRAME = 2 << 20  #: bytes without the length; twice the largest message: listings are long
 PROTOCOL_VERSION = 1
@@ -44,32 +45,80 @@ class Decoder:
 
     def has_frame(self) -> bool:
         """Whether ``next`` would give a frame (or raise)."""
-        size = self._size()
-        return size is not None and (size > MAX_IPC_FRAME or len(self._data) - self._at >= _HEAD + size)
+        rest = len(self._data) - self._at - _HEAD
+        if rest < 0:
+            return False
+        size = int.from_bytes(self._data[self._at : self._at + _HEAD], "big")
+        return rest >= size or size > MAX_IPC_FRAME
 
     def next(self) -> Any:
         """The next frame, ``None`` if there is none yet. Raises ``ProtocolError`` for nonsense."""
-        size = self._size()
-        if size is None:
+        start = self._at + _HEAD
+        if len(self._data) < start:
             return None
+        size = int.from_bytes(self._data[self._at : start], "big")
         if size > MAX_IPC_FRAME:
-            raise ProtocolError(f"a frame of {size} bytes is announced; at most {MAX_IPC_FRAME} are allowed")
-        start, end = self._at + _HEAD, self._at + _HEAD + size
+            raise _too_long(size)
+        end = start + size
         if len(self._data) < end:
             return None
-        body = bytes(memoryview(self._data)[start:end])
+        body = self._data[start:end]
         self._at = end
-        try:
-            frame = msgpack.unpackb(body, strict_map_key=False)
-        # msgpack raises whatever its parts raise: bad UTF-8, unhashable keys, too deep nesting, trailing
-        # bytes
-        except (ValueError, TypeError, RecursionError, MemoryError, msgpack.UnpackException) as e:
-            raise ProtocolError(f"bytes that are no msgpack: {e or type(e).__name__}") from e
-        if not isinstance(frame, list):
-            raise ProtocolError(f"a frame must be an array, not {type(frame).__name__}")
-        return frame
+        return _decoded(body)
 
-    def _size(self) -> int | None:
-        if len(self._data) - self._at < _HEAD:
+
+class Inbox:
+    """Whole frames from a socket, each looked at before it is taken.
+
+    For a reader that an exception may interrupt between any two steps, such as ``KeyboardInterrupt``: every method
+    changes what is here in one step, or not at all. Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._state: tuple[list[bytes], int] = ([], 0)  # what was received, and where in it the next frame begins
+        self._end = 0  # of the frame that was looked at
+
+    def fill(self, receive: Callable[[int], bytes], size: int) -> bool:
+        """Append what ``receive(size)`` gives; false if that is nothing."""
+        chunks = self._state[0]
+        # Not append(receive(size)): between the two an interrupt would lose what was received.
+        chunks.extend(map(receive, (size,)))
+        return bool(chunks[-1])
+
+    def peek(self) -> Any:
+        """The next frame, ``None`` if there is none yet. Raises ``ProtocolError`` for nonsense."""
+        chunks, at = self._state
+        if not chunks:
             return None
-        return int.from_bytes(self._data[self._at : self._at + _HEAD], "big")
+        data = chunks[0]
+        if len(chunks) > 1:
+            data = b"".join(chunks)
+            self._state = [data], at
+        start = at + _HEAD
+        if len(data) < start:
+            return None
+        size = int.from_bytes(data[at:start], "big")
+        if size > MAX_IPC_FRAME:
+            raise _too_long(size)
+        end = self._end = start + size
+        return _decoded(data[start:end]) if len(data) >= end else None
+
+    def take(self) -> None:
+        """The frame that was looked at is done with; another must be looked at before the next ``take``."""
+        chunks, end = self._state[0], self._end
+        self._state = (chunks, end) if end < len(chunks[0]) else ([], 0)
+
+
+def _decoded(body: bytes | bytearray) -> list[Any]:
+    try:
+        frame = msgpack.unpackb(body, strict_map_key=False)
+    # msgpack raises whatever its parts raise: bad UTF-8, unhashable keys, too deep nesting, trailing bytes
+    except (ValueError, TypeError, RecursionError, MemoryError, msgpack.UnpackException) as e:
+        raise ProtocolError(f"bytes that are no msgpack: {e or type(e).__name__}") from e
+    if not isinstance(frame, list):
+        raise ProtocolError(f"a frame must be an array, not {type(frame).__name__}")
+    return frame
+
+
+def _too_long(size: int) -> ProtocolError:
+    return ProtocolError(f"a frame of {size} bytes is announced; at most {MAX_IPC_FRAME} are allowed")

@@ -5,14 +5,21 @@
 in the same process. Both share their bookkeeping, ``BaseChannel``.
 
 Every channel has one reader thread; push handlers, close handlers and the callbacks of futures run on it
-and must not block (after ``close()``, close handlers run on the caller's thread). All public methods may
-be called from any thread. ``vsync.aio`` has channels without a thread, for event loops.
+and must not block (after ``close()``, close handlers run on the caller's thread). A handler may make a call; what
+comes before its answer is handled meanwhile. All public methods may be called from any thread.
+
+A thread that waits for an answer of a ``SocketChannel`` reads by itself, and the reader thread rests meanwhile
+(``vsync.turns``): so a push that follows on an answer may be handled some milliseconds later.
+A signal handler that interrupts such a thread must not wait for the node: that is a ``RuntimeError``.
+``vsync.aio`` has channels without a thread, for event loops.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import socket
 import struct
 import sys
@@ -23,9 +30,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from vsync.answer import Answer
 from vsync.errors import ForkedProcess, NotConnected, ProtocolError, RequestFailed
-from vsync.framing import PROTOCOL_VERSION, Decoder, encode
+from vsync.framing import PROTOCOL_VERSION, Inbox, encode
 from vsync.page import PageError, PageReader
+from vsync.turns import Turns
 
 __all__ = [
     "CONNECT_S", "DEFAULT_URL", "RECEIVE", "BaseChannel", "Channel", "SocketChannel", "connect", "hello", "refusal",
@@ -35,6 +44,7 @@ __all__ = [
 DEFAULT_URL = "unix:///run/vsync/vsyncd.sock"
 CONNECT_S = 5.0
 RECEIVE = 1 << 16
+_POLL_MOST = 1 << 30  # milliseconds
 _TIMEVAL = struct.Struct("ll")
 
 
@@ -52,15 +62,22 @@ class Channel(Protocol):
         ...
 
     def start(self, service: str, verb: str, args: Mapping[str, Any]) -> Future[Any]:
-        """Request without waiting; the future raises what ``call`` would."""
+        """Request without waiting; the future raises what ``call`` would.
+
+        To wait, use its ``result`` or ``exception``, which may read the answer by themselves;
+        ``concurrent.futures.wait`` may hear of it some milliseconds later.
+        """
         ...
 
     def post(self, service: str, verb: str, args: Mapping[str, Any]) -> None:
         """Request that is not answered. Raises ``NotConnected`` when the node is gone."""
         ...
 
-    def on_push(self, service: str, handler: Callable[[str, Any], None]) -> None:
-        """Call ``handler(kind, data)`` on the reader thread for every push of ``service``."""
+    def on_push(self, service: str, handler: Callable[[str, Any], None], quick: bool = False) -> None:
+        """Call ``handler(kind, data)`` on the reader thread for every push of ``service``.
+
+        ``quick``: it neither waits nor runs code of the program, so it may be called by the node's thread, too.
+        """
         ...
 
     def on_close(self, handler: Callable[[str], None]) -> None:
@@ -104,6 +121,7 @@ class BaseChannel(ABC):
         self._pending: dict[int, Future[Any]] = {}
         self._last_rid = 0
         self._push_handlers: dict[str, Callable[[str, Any], None]] = {}
+        self._quick: dict[str, Callable[[str, Any], None]] = {}  # those that any thread may call
         self._close_handlers: list[Callable[[str], None]] = []
         self._closed: str | None = None  # the reason, once the session is over
         self._ended = threading.Event()  # set when the close handlers have run
@@ -117,7 +135,7 @@ class BaseChannel(ABC):
     def start(self, service: str, verb: str, args: Mapping[str, Any]) -> Future[Any]:
         """See ``Channel.start``."""
         self._check_fork()
-        future: Future[Any] = Future()
+        future = self._promise()
         with self._state:
             closed = self._closed
             self._last_rid += 1
@@ -125,7 +143,7 @@ class BaseChannel(ABC):
             if closed is None:
                 self._pending[rid] = future
         if closed is not None:
-            future.set_exception(NotConnected(closed))
+            _settle(future, None, NotConnected(closed))
             return future
         try:
             self._transmit(rid, service, verb, args)
@@ -144,9 +162,13 @@ class BaseChannel(ABC):
             raise NotConnected(self._closed)
         self._transmit(0, service, verb, args)
 
-    def on_push(self, service: str, handler: Callable[[str, Any], None]) -> None:
+    def on_push(self, service: str, handler: Callable[[str, Any], None], quick: bool = False) -> None:
         """See ``Channel.on_push``."""
         self._push_handlers[service] = handler
+        if quick:
+            self._quick[service] = handler
+        else:
+            self._quick.pop(service, None)
 
     def on_close(self, handler: Callable[[str], None]) -> None:
         """See ``Channel.on_close``."""
@@ -165,6 +187,10 @@ class BaseChannel(ABC):
         """See ``Channel.close``."""
         if not self._forked:
             self._end("the session was closed by this program")
+
+    def _promise(self) -> Future[Any]:
+        """What ``start`` gives."""
+        return Future()
 
     @abstractmethod
     def _transmit(self, rid: int, service: str, verb: str, args: Mapping[str, Any]) -> None:
@@ -200,16 +226,27 @@ class BaseChannel(ABC):
             case _:
                 raise ProtocolError("the daemon sent a frame that is neither reply nor push")
 
+    def _offer(self, frame: list[Any]) -> bool:
+        """Whether a frame was an answer that a thread waits for; it may be called again for the same."""
+        match frame:
+            case [int(rid), True, result] if rid > 0:
+                error = None
+            case [int(rid), False, {"code": str(code), "message": str(text), **more}] if rid > 0:
+                result, error = None, RequestFailed(code, text, {str(k): v for k, v in more.items()})
+            case _:
+                return False
+        future = self._pending.get(rid)
+        if future is not None:
+            if not (isinstance(future, Answer) and future.offer(result, error)):
+                return False
+            self._pending.pop(rid, None)  # last: see above
+        return True
+
     def _resolve(self, rid: int, result: Any, error: Exception | None) -> None:
         with self._state:
             future = self._pending.pop(rid, None)
-        # A future that the caller cancelled does not care; the answer is dropped.
-        if future is None or not future.set_running_or_notify_cancel():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+        if future is not None:
+            _settle(future, result, error)
 
     def _end(self, reason: str) -> None:
         """End the session once: no lease, close handlers, connection closed, pending calls fail – in this
@@ -232,8 +269,7 @@ class BaseChannel(ABC):
         with self._state:
             pending, self._pending = self._pending, {}
         for future in pending.values():
-            if future.set_running_or_notify_cancel():
-                future.set_exception(NotConnected(reason))
+            _settle(future, None, NotConnected(reason))
         self._ended.set()
 
 
@@ -245,7 +281,9 @@ class SocketChannel(BaseChannel):
         self.url = url
         self._page: PageReader | None = None
         self._writing = threading.Lock()
-        self._decoder = Decoder()
+        self._inbox = Inbox()
+        self._turns = Turns(self, self._offer, self._handle)
+        self._poll = select.poll()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             # Not settimeout: with it, connect fails at once when many others are connecting too (EAGAIN).
@@ -256,6 +294,7 @@ class SocketChannel(BaseChannel):
             self._socket.settimeout(CONNECT_S)
             self._greet(name)
             self._socket.settimeout(None)
+            self._poll.register(self._socket, select.POLLIN)
         except BaseException as e:
             self._socket.close()
             if isinstance(e, (OSError, ProtocolError)) and not isinstance(e, NotConnected):
@@ -273,11 +312,10 @@ class SocketChannel(BaseChannel):
 
     def _greet(self, name: str | None) -> None:
         self._socket.sendall(hello(name))
-        while (frame := self._decoder.next()) is None:
-            data = self._socket.recv(RECEIVE)
-            if not data:
+        while (frame := self._inbox.peek()) is None:
+            if not self._inbox.fill(self._socket.recv, RECEIVE):
                 raise ProtocolError("the connection was closed before a welcome")
-            self._decoder.feed(data)
+        self._inbox.take()
         self.welcome, self._page = welcomed(frame)
 
     def _transmit(self, rid: int, service: str, verb: str, args: Mapping[str, Any]) -> None:
@@ -291,16 +329,30 @@ class SocketChannel(BaseChannel):
                 self._socket.shutdown(socket.SHUT_RDWR)
             raise NotConnected(f"the daemon at {self.url} is gone: {e.strerror}") from e
 
+    def _promise(self) -> Future[Any]:
+        return Answer(self._turns)
+
+    def peek(self) -> Any:
+        """See ``Source.peek``."""
+        return self._inbox.peek()
+
+    def take(self) -> None:
+        """See ``Source.take``."""
+        self._inbox.take()
+
+    def more(self, patience: float | None) -> None:
+        """See ``Source.more``."""
+        if patience is not None and not self._poll.poll(min(math.ceil(patience * 1000), _POLL_MOST)):
+            return
+        if not self._inbox.fill(self._socket.recv, RECEIVE):
+            raise EOFError
+
     def _read(self) -> None:
         reason = f"the daemon at {self.url} closed the connection"
         try:
-            while True:
-                while (frame := self._decoder.next()) is not None:
-                    self._handle(frame)
-                data = self._socket.recv(RECEIVE)
-                if not data:
-                    break
-                self._decoder.feed(data)
+            self._turns.run()
+        except EOFError:
+            pass
         except ProtocolError as e:
             reason = f"the daemon at {self.url} ended the session: {e}"
         except OSError as e:
@@ -315,6 +367,7 @@ class SocketChannel(BaseChannel):
         # shutdown first: close alone does not wake a thread that is blocked in recv
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+        self._turns.end()
         if threading.current_thread() is not self._reader:
             self._reader.join(timeout=1)
         self._socket.close()
@@ -322,6 +375,18 @@ class SocketChannel(BaseChannel):
     def _drop_in_child(self) -> None:
         super()._drop_in_child()
         self._socket.close()  # without shutdown: the parent goes on using the connection
+
+
+def _settle(future: Future[Any], result: Any, error: Exception | None) -> None:
+    """Complete a future, unless its caller has cancelled it."""
+    if isinstance(future, Answer):
+        future.settle(result, error)
+    elif not future.set_running_or_notify_cancel():
+        return
+    elif error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 def hello(name: str | None) -> bytes:

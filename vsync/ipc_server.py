@@ -11,7 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
-import selectors
+import select
 import shutil
 import socket
 import struct
@@ -39,6 +39,8 @@ FRAMES_PER_CLIENT = 16  #: of these, from one client before the next has its tur
 ACCEPTS_PER_TURN = 16
 _RECEIVE = 1 << 16
 _SEND = 1 << 18
+_EVENTS = 256  #: connections looked at in one turn
+_TEXT = {str}
 _UCRED = struct.Struct("3i")
 
 _log = get_logger("vsync.ipc")
@@ -70,7 +72,7 @@ class SocketSession:
         self.decoder = Decoder()
         self.credentials = _credentials(connection)
         self.page: Page | None = None
-        self.events = selectors.EVENT_READ
+        self.events = select.EPOLLIN
         self.open = True
         self.paused = False  #: no requests are taken until the client has read its answers
         self._server = server
@@ -154,9 +156,9 @@ class Server:
         self.sessions: dict[int, SocketSession] = {}
         self._host = host
         self._pages = runtime_dir / f"{path.name}.pages"
-        self._connections = 0
         self._ready: deque[SocketSession] = deque()  # connections with whole frames that were not handled yet
-        self._selector = selectors.EpollSelector()
+        self._epoll = select.epoll()  # of ``selectors`` the wrapping costs more than the system call
+        self._connected: dict[int, SocketSession] = {}
         self._accepting = False
         self._spare = os.open(os.devnull, os.O_RDONLY)
         try:
@@ -166,7 +168,7 @@ class Server:
             shutil.rmtree(self._pages, ignore_errors=True)  # pages of a daemon that was killed
             self._pages.mkdir(mode=0o755, parents=True)
         except OSError as e:
-            self._selector.close()
+            self._epoll.close()
             os.close(self._spare)
             if isinstance(e, TransportError):
                 raise
@@ -176,7 +178,7 @@ class Server:
 
     def fileno(self) -> int:
         """Polls readable when ``turn`` has something to do."""
-        return self._selector.fileno()
+        return self._epoll.fileno()
 
     @property
     def backlog(self) -> bool:
@@ -185,15 +187,18 @@ class Server:
 
     def turn(self) -> None:
         """Accept, read and hand on requests: as much as fits into one turn. Never blocks."""
-        for key, events in self._selector.select(0):
-            session = key.data
+        for fd, events in self._epoll.poll(0, _EVENTS):
+            session = self._connected.get(fd)
             if session is None:
-                self._accept()
-            elif session.open:
-                if events & selectors.EVENT_WRITE:
-                    self.flush(session)
-                if events & selectors.EVENT_READ and session.open:
-                    self._receive(session)
+                if fd == self._listener.fileno():
+                    self._accept()
+                continue
+            # An end or an error, which is neither, is found out by whichever is waited for.
+            waits = session.events
+            if waits & select.EPOLLOUT and events & ~select.EPOLLIN:
+                self.flush(session)
+            if waits & select.EPOLLIN and events & ~select.EPOLLOUT and session.open:
+                self._receive(session)
         budget, limit = FRAMES_PER_TURN, time.monotonic() + TURN_S
         while self._ready and budget > 0 and time.monotonic() < limit:
             session = self._ready.popleft()
@@ -230,14 +235,13 @@ class Server:
 
     def close(self, code: str, text: str) -> None:
         """End every session and stop listening. Idempotent."""
-        if self._selector.get_map() is None:
+        if self._epoll.closed:
             return
-        for key in list(self._selector.get_map().values()):
-            if key.data is not None:
-                self.refuse(key.data, code, text)
+        for session in list(self._connected.values()):
+            self.refuse(session, code, text)
         self._accept_more(False)
         self._listener.close()
-        self._selector.close()
+        self._epoll.close()
         self.path.unlink(missing_ok=True)
         shutil.rmtree(self._pages, ignore_errors=True)
         os.close(self._lock)
@@ -247,13 +251,12 @@ class Server:
         """Called in a forked child: let go of the descriptors, so that it does not keep its parent's clients from
         seeing the parent's death. Nothing is unregistered: the child shares the epoll set with its parent.
         """
-        if self._selector.get_map() is None:
+        if self._epoll.closed:
             return
-        for key in list(self._selector.get_map().values()):
-            if key.data is not None:
-                key.data.connection.close()
+        for session in self._connected.values():
+            session.connection.close()
         self._listener.close()
-        self._selector.close()
+        self._epoll.close()
         os.close(self._lock)
 
     def _accept(self) -> None:
@@ -267,9 +270,9 @@ class Server:
                 return
             connection.setblocking(False)
             session = SocketSession(self, connection)
-            self._selector.register(connection, selectors.EVENT_READ, session)
-            self._connections += 1
-            if self._connections >= MAX_CONNECTIONS:
+            self._connected[connection.fileno()] = session
+            self._epoll.register(connection, session.events)
+            if len(self._connected) >= MAX_CONNECTIONS:
                 _log.warning("too_many_connections", limit=MAX_CONNECTIONS)
                 self._accept_more(False)
                 return
@@ -285,9 +288,9 @@ class Server:
 
     def _accept_more(self, more: bool) -> None:
         if more and not self._accepting:
-            self._selector.register(self._listener, selectors.EVENT_READ, None)
+            self._epoll.register(self._listener, select.EPOLLIN)
         elif not more and self._accepting:
-            self._selector.unregister(self._listener)
+            self._epoll.unregister(self._listener)
         self._accepting = more
 
     def _receive(self, session: SocketSession) -> None:
@@ -311,7 +314,10 @@ class Server:
         """Handle up to ``count`` frames of one session until ``limit`` (monotonic seconds); returns how many."""
         handled = 0
         try:
-            while session.open and handled < count and (frame := session.decoder.next()) is not None:
+            while session.open and handled < count:
+                frame = session.decoder.next()
+                if frame is None:
+                    return max(handled, 1)
                 handled += 1
                 self._frame(session, frame)
                 session.paused = session.unsent_size > PAUSE_UNSENT
@@ -331,7 +337,7 @@ class Server:
             return
         match frame:
             case [int(rid), str(service), str(verb), dict(args)] if rid >= 0 and type(rid) is int:
-                if not all(type(key) is str for key in args):
+                if args and set(map(type, args)) != _TEXT:
                     raise ProtocolError("the keys of a request's arguments must be text")
                 self._host.session_request(session.number, rid, service, verb, args)
             case _:
@@ -362,9 +368,9 @@ class Server:
         self.touched.discard(session)
         with contextlib.suppress(ValueError):
             self._ready.remove(session)
-        self._selector.unregister(session.connection)
+        self._epoll.unregister(session.connection)
+        del self._connected[session.connection.fileno()]
         session.connection.close()
-        self._connections -= 1
         if session.page is not None:
             session.page.close()
         if self.sessions.pop(session.number, None) is not None:
@@ -377,12 +383,12 @@ class Server:
             session.paused = False
             if session.decoder.has_frame():
                 self._ready.append(session)
-        events = 0 if session.paused else selectors.EVENT_READ
+        events = 0 if session.paused else select.EPOLLIN
         if session.unsent:
-            events |= selectors.EVENT_WRITE
+            events |= select.EPOLLOUT
         if events != session.events:
             session.events = events
-            self._selector.modify(session.connection, events, session)
+            self._epoll.modify(session.connection, events)
 
     def _who(self, session: SocketSession) -> dict[str, int]:
         return {"session": session.number, "pid": session.credentials[0], "uid": session.credentials[1]}

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import select
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -92,20 +93,23 @@ class Loop:
         self._last_pass = 0
         self._core_due: int | None = None
         self.counters = dict.fromkeys(("turns", "persists", "requests", "sessions_opened"), 0)
-        self._poller = zmq.Poller()
-        self._poller.register(self._wake, zmq.POLLIN)
-        self._doors = frozenset(transport.pollables)
-        for door in transport.pollables:
-            self._poller.register(door, zmq.POLLIN)
+        self._core_asked = False  # ``_core_due`` is what the core said since it was last given something
+        self._plain = all(isinstance(door, int) for door in transport.pollables)  # not ZeroMQ, which is slower
+        self._doors: frozenset[Any] = frozenset(transport.pollables)
+        self._poller: select.epoll | zmq.Poller = select.epoll() if self._plain else zmq.Poller()
+        for door in (self._wake, *transport.pollables):
+            self._poller.register(door, select.EPOLLIN if self._plain else zmq.POLLIN)
 
     def listen(self, path: Path, runtime_dir: Path) -> None:
         """Serve clients at ``path``; before ``run``. Raises ``TransportError``."""
         self._server = Server(path, runtime_dir, self)
-        self._poller.register(self._server.fileno(), zmq.POLLIN)
+        self._poller.register(self._server.fileno(), select.EPOLLIN if self._plain else zmq.POLLIN)
 
     def discard(self) -> None:
         """Instead of ``run``: give free what this object itself opened."""
         os.close(self._wake)
+        if isinstance(self._poller, select.epoll):
+            self._poller.close()
 
     # ------------------------------------------------------------ called by any thread
 
@@ -170,7 +174,7 @@ class Loop:
 
     def _turn(self) -> None:
         self.counters["turns"] += 1
-        ready = {source for source, _ in self._poller.poll(self._patience())}
+        ready = {source for source, _ in self._poll(self._patience())}
         got_some = not ready.isdisjoint(self._doors) and self._receive()
         if not got_some and ready <= self._doors and self._only_links():
             return
@@ -181,6 +185,12 @@ class Loop:
         self._fire()
         self._publish()
         self._flush()
+
+    def _poll(self, patience: int) -> list[tuple[Any, int]]:
+        """What is ready within so many milliseconds; -1: for ever."""
+        if isinstance(self._poller, select.epoll):
+            return self._poller.poll(patience / 1000 if patience > 0 else patience)
+        return self._poller.poll(patience)
 
     def _only_links(self) -> bool:
         """Whether this turn is one of the transport's own – pings, answers –, the core having nothing to do.
@@ -199,9 +209,15 @@ class Loop:
         """Milliseconds to wait, rounded up so that a deadline has passed when the poll returns; -1: for ever."""
         if self._server is not None and self._server.backlog:
             return 0
-        self._core_due = self._core.next_deadline()
-        deadlines = [d for d in (self._core_due, self._transport.next_deadline()) if d is not None]
+        deadlines = [d for d in (self._core_deadline(), self._transport.next_deadline()) if d is not None]
         return max(0, (min(deadlines) - boot_us() + 999) // 1000) if deadlines else -1
+
+    def _core_deadline(self) -> int | None:
+        """The core's, asked once after each thing that it was given."""
+        if not self._core_asked:
+            self._core_asked = True
+            self._core_due = self._core.next_deadline()
+        return self._core_due
 
     def _receive(self) -> bool:
         """Whether there was anything for the core."""
@@ -218,10 +234,10 @@ class Loop:
         if deadline is not None and deadline <= now:
             self._transport.fire(now)
             self._tell_gone(now)
-        deadline = self._core.next_deadline()
+        deadline = self._core_deadline()
         if deadline is not None and deadline <= now:
             self._core.fire(now)
-        self._carry_out()
+            self._carry_out()
 
     def _tell_gone(self, now: int) -> bool:
         gone = self._transport.take_gone()
@@ -240,6 +256,8 @@ class Loop:
             self._carry_out()
 
     def _carry_out(self) -> None:
+        """Called whenever the core was given something."""
+        self._core_asked = False
         for output in self._core.take_outputs():
             kind = type(output)
             if isinstance(output, Send):
@@ -321,7 +339,7 @@ class Loop:
         self._transport.close()
         self._programs.close()
         self._storage.close()
-        os.close(self._wake)
+        self.discard()
         _log.info("node_stopped", reason=self.stopped)
 
     # ------------------------------------------------------------ sessions (SessionHost)
@@ -349,13 +367,15 @@ class Loop:
         if target is None:
             return
         self.counters["requests"] += 1
-        if (service, verb) == ("node", "status"):
+        if service != "node":
+            pass
+        elif verb == "status":
             if rid:
                 answer = {**self._core.status(), "transport": self._transport.status(), "io": self._status()}
                 target.reply(rid, True, answer)
                 self._answered[session] = target
             return
-        if (service, verb) == ("node", "record"):
+        elif verb == "record":
             self._record(session, rid)
             return
         try:

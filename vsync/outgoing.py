@@ -15,6 +15,7 @@ from typing import Any
 
 import msgpack
 
+from vsync.answer import Answer
 from vsync.errors import Backpressure, MessageTooLarge, NotConnected, NotMember, RequestFailed, VsyncError
 from vsync.types import MAX_MESSAGE
 
@@ -39,7 +40,10 @@ class Outgoing:
         """
         self._limit = MAX_MESSAGE - HEAD - head
         self._transmit = transmit
-        self._changed = threading.Condition()
+        # A plain lock: unlike that of a Condition, ``with`` cannot be interrupted between taking and having it, and
+        # the node's thread must not meet one that was left behind.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[tuple[bytes, str]] = deque()
         self._size = 0  #: bytes that wait
         self._under_way = False
@@ -53,7 +57,7 @@ class Outgoing:
         """
         if len(data) > self._limit:
             raise MessageTooLarge(f"message of {len(data)} bytes; with its head the limit is {MAX_MESSAGE}")
-        with self._changed:
+        with self._lock:
             if self._size >= ROOM:
                 self._wait_room(timeout)
             self._raise_failure()
@@ -68,7 +72,7 @@ class Outgoing:
     def flush(self, timeout: float | None = None) -> None:
         """Return when all has been accepted. Raises as ``add``."""
         limit = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
+        with self._lock:
             while self._under_way and self._failed is None:
                 if not self._changed.wait(None if limit is None else max(0.0, limit - time.monotonic())):
                     raise TimeoutError("the node has not accepted what was sent before")
@@ -76,7 +80,7 @@ class Outgoing:
 
     def end(self, error: Exception) -> None:
         """Nothing is sent any more; whoever tries is told why."""
-        with self._changed:
+        with self._lock:
             self._failed = self._failed or error
             self._waiting.clear()
             self._size = 0
@@ -113,7 +117,10 @@ class Outgoing:
         except NotConnected as error:
             self.end(error)
             return
-        future.add_done_callback(self._accepted)
+        if isinstance(future, Answer):
+            future.add_quick_callback(self._accepted)
+        else:
+            future.add_done_callback(self._accepted)
 
     def _accepted(self, future: Future[Any]) -> None:
         error = future.exception()
@@ -121,7 +128,7 @@ class Outgoing:
             kind = KINDS.get(error.code) if isinstance(error, RequestFailed) else None
             self.end(kind(error.message) if kind and isinstance(error, RequestFailed) else NotConnected(str(error)))
             return
-        with self._changed:
+        with self._lock:
             if not self._waiting:
                 self._under_way = False
                 self._changed.notify_all()

@@ -90,7 +90,7 @@ class Timing:
     consensus: int = 400_000  #: who has not agreed by then is failed
     merge: int = 200_000  #: probe configured nodes outside the ring
     lease: int = 2_000_000  #: locks are valid so long after the last proof that all heard us
-    linger: int = 1_000  #: how long a member that alone has something to send keeps the token; 0: not at all
+    linger: int = 4_000  #: how long a member that alone has something to send keeps the token; 0: not at all
 
     def __post_init__(self) -> None:
         rules = [

@@ -87,7 +87,7 @@ SLOW_TOKEN = _stress(
 #: Clocks as different as they may be, and a token that is never late, so that nothing else is left between a lease
 #: and the horizon.
 DRIFT = _stress(
-    timing=replace(scaled(0.2), hold=1_000),
+    timing=replace(scaled(0.2), hold=1_000, linger=200),
     drift_ppm=10_000,
     crash=1,
     evidence=1.0,

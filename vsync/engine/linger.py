@@ -2,11 +2,13 @@
 
 A program that locks and unlocks in turn submits its next message when it hears of the last one. Passed on at once,
 the token would be under way just then, and each message would wait for it to come round. So a member that was the
-only one with something to send for some visits keeps it, for ``Timing.linger`` at most and no more packets than at
-any visit, and sends what is submitted meanwhile as it comes. To the others this is one visit that takes longer.
+only one to send for some visits keeps it, also at a visit at which nothing waits if its last message is not long
+ago. For ``Timing.linger`` at most, and no more packets than at any visit, it sends what is submitted meanwhile as
+it comes. To the others this is one visit that takes longer.
 
-It is not done at the next visits when nothing came of it or somebody else had something to send, and ends at once
-when a layer above needs the token to go round (``Host.hurry``: the SAFE line).
+All members see whose packets come. So each knows who may be keeping the token, and asks for it with a CANCEL when
+it has something to send itself; a lost one costs the rest of that time. The token goes on at once, too, when a
+layer above needs it to go round (``Host.hurry``: the SAFE line).
 """
 
 from __future__ import annotations
@@ -21,38 +23,46 @@ from vsync.wire import Token
 if TYPE_CHECKING:
     from vsync.engine.engine import Engine
 
-__all__ = ["hurry", "look", "more", "stay"]
+__all__ = ["hurry", "likely", "look", "more", "stay"]
 
-STREAK = 2  #: visits in a row with traffic of this node alone, before it lingers
+STREAK = 2  #: visits with packets of the last talker and nobody else, before it lingers
 
 
-def look(e: Engine, ring: Ring, token: Token) -> None:
-    """The token has come: was there anything to send for anybody else? Has this node something?"""
-    others = token.seq != ring.last_seq or token.backlog != ring.backlog_told
-    if others or not (e.queue or e.pieces):
-        ring.streak = 0
-    else:
+def look(ring: Ring, token: Token) -> None:
+    """The token has come: has anybody sent something since it last did, this member included?"""
+    if token.seq != ring.last_seq or ring.sent_last_visit:
         ring.streak += 1
+
+
+def likely(ring: Ring) -> bool:
+    """Whether whoever sent the last packet may linger: it was the only one for some visits."""
+    return ring.streak >= STREAK
 
 
 def stay(e: Engine, ring: Ring, token: Token, new: int, now: int) -> bool:
     """Keep the token, if that is likely to pay. ``new``: so many packets have just been made."""
-    if not ring.lingers_until and new and _pays(e, ring, token, new):
-        ring.lingers_until = now + e.timing.linger
-        e.count("token_linger")
-    if now >= ring.lingers_until or ring.sent >= PACKETS_PER_VISIT or e.queue or e.pieces:
+    if new:
+        ring.spoke = now
+    until = ring.lingers_until or ring.spoke + e.timing.linger
+    if now >= until or ring.sent >= PACKETS_PER_VISIT or e.queue or e.pieces:
         return False
+    if not ring.lingers_until:
+        if not _pays(e, ring, token, new):
+            return False
+        ring.lingers_until = until
+        e.count("token_linger")
     ring.held = token
-    e.timers.set(Timer.HOLD, ring.lingers_until)
+    e.timers.set(Timer.HOLD, until)
     return True
 
 
 def _pays(e: Engine, ring: Ring, token: Token, new: int) -> bool:
     return (
         e.state is State.OPERATIONAL
-        and e.timing.linger > 0
         and not ring.alone
-        and ring.streak >= STREAK
+        and ring.keeps
+        and likely(ring)
+        and token.backlog == ring.backlog_told  # nothing waits for others
         and not token.requests
         and ring.aru == token.seq
         and ring.delivered == ring.aru - new  # no SAFE packet waits for the token to go round

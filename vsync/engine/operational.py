@@ -84,7 +84,6 @@ def visit(e: Engine, ring: Ring, token: Token, now: int) -> None:
     if _stalled(e, ring, token, now):
         return
     ring.last_aru = token.aru
-    linger.look(e, ring, token)
     installed = e.state is State.RECOVERY and recovery.step(e, token)
     if installed:
         recovery.install(e, now)
@@ -112,7 +111,7 @@ def release_token(e: Engine, now: int) -> None:
 
 
 def wake(e: Engine, now: int) -> None:
-    """There is something to send: release a held token, or ask its keeper to."""
+    """There is something to send: release a held token, or ask who may be keeping it to."""
     ring = e.ring
     if e.state is not State.OPERATIONAL:
         return
@@ -123,7 +122,7 @@ def wake(e: Engine, now: int) -> None:
     elif ring.held is not None:
         ring.quiet_visits = 0
         release_token(e, now)
-    elif ring.quiet_visits and not ring.cancelled and ring.keeper != e.me:
+    elif (ring.quiet_visits or linger.likely(ring)) and not ring.cancelled and ring.keeper != e.me:
         ring.cancelled = True
         e.count("token_hold_cancel_tx")
         e.send(ring.keeper.node, encode_cancel(e.header(FrameType.CANCEL), Cancel(ring.id)))
@@ -210,6 +209,7 @@ def _accept(e: Engine, ring: Ring, token: Token, now: int) -> None:
     if token.seq != ring.last_seq:
         ring.keeps = False
     ring.visits += 1
+    linger.look(ring, token)
     ring.last_accepted = now
     ring.cancelled = False
     e.tokens += 1
@@ -274,7 +274,10 @@ def _may_hold(e: Engine, ring: Ring, token: Token) -> bool:
         and not e.pieces
     )
     ring.quiet_visits = ring.quiet_visits + 1 if quiet else 0
-    return ring.keeps and not ring.alone and ring.quiet_visits > QUIET_VISITS
+    if ring.quiet_visits <= QUIET_VISITS:
+        return False
+    ring.streak = 0
+    return ring.keeps and not ring.alone
 
 
 def send_new(e: Engine, ring: Ring, token: Token, now: int, fresh: bool = True) -> None:

@@ -51,6 +51,7 @@ class Ring:
         "sent_at",
         "sent_last_visit",
         "sent_token",
+        "spoke",
         "stable",
         "stalled_visits",
         "streak",
@@ -93,7 +94,8 @@ class Ring:
         self.backlog_told = 0  #: own share of token.backlog
         self.quiet_visits = 0  #: visits in a row at which nothing was going on
         self.stalled_visits = 0  #: visits in a row at which token.aru stood still below token.seq
-        self.streak = 0  #: visits in a row at which nobody but this node had anything to send
+        self.streak = 0  #: visits with news, since the origin of packets was last another than before
+        self.spoke = 0  #: clock at which this node last sent a packet
         self.keeps = members[0] == me  #: nobody has sent anything since this member did
         self.held: Token | None = None  #: the token, while this node holds it back
         self.lingers_until = 0  #: clock, while this node holds it to send more; 0 otherwise
@@ -124,7 +126,9 @@ class Ring:
         self.packets[seq] = packet
         if seq > self.high:
             self.high = seq
-            self.last_origin = packet.origin
+            if packet.origin != self.last_origin:
+                self.last_origin = packet.origin
+                self.streak = 0
         while self.aru + 1 in self.packets:
             self.aru += 1
         return True

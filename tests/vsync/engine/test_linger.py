@@ -20,6 +20,59 @@ def test_a_lone_talker_waits_for_no_token() -> None:
     assert len(story.orders[1]) == 200
 
 
+def test_it_stays_for_who_takes_a_while_to_answer() -> None:
+    """A client of a daemon: its next message comes some hundred µs after the last one: the token would be away."""
+    story = Talk()
+    story.do("submit 2 first")
+    story.do("run 5")
+    visits = []
+    for _ in range(50):
+        before = len(story.times[2]), story.now
+        story.do("submit 2 next")
+        while len(story.times[2]) == before[0]:
+            story.do("run 0.1")
+        visits.append(story.now - before[1] > HOP_US)
+        story.do("run 0.4")
+    assert sum(visits) <= len(visits) / 4  # those of messages for which the token went round
+    assert story.engines[2].ring.visits < 3 * len(visits)
+
+
+def test_who_is_silent_for_long_keeps_no_token() -> None:
+    story = Talk()
+    for _ in range(5):
+        story.do("submit 2 now and then")
+        story.do("run 20")
+        assert not story.engines[2].ring.lingers_until
+
+
+def test_somebody_else_asks_for_it() -> None:
+    """Whoever has something to send waits for a CANCEL and the token's way, however long it might linger."""
+    story = Talk(timing=Timing(linger=40_000))
+    story.left[2] = 10_000
+    story.do("submit 2 first")
+    story.do("run 20")
+    waits = []
+    for _ in range(20):
+        story.sent.clear()
+        before, count = story.now, len(story.times[1])
+        story.do("submit 1 mine")
+        while len(story.times[1]) == count:
+            story.do("run 0.1")
+        waits.append(story.now - before)
+        assert story.sent["CANCEL"] <= 1
+        story.do("run 2")
+    assert max(waits) <= 5 * HOP_US
+
+
+def test_two_talkers_send_no_cancels() -> None:
+    """Each would ask the other for a token that is on its way."""
+    story = Talk()
+    story.left[3] = 99
+    story.do("submit 3 first")
+    story.talk(2, 100)
+    assert story.sent["CANCEL"] <= 3
+
+
 def test_switched_off_each_message_waits_for_a_turn() -> None:
     story = Talk(timing=Timing(linger=0))
     gaps = story.talk(2, 50)
