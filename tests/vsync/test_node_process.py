@@ -204,6 +204,7 @@ def test_its_death_is_a_failure(folders: Path) -> None:
     assert not list(folders.glob("vsync-node-*"))
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # there are threads; the child only asks
 def test_in_a_forked_process_it_is_foreign(node: vsync.Node) -> None:
     read, write = os.pipe()
     child = os.fork()
