@@ -422,7 +422,7 @@ MUTANTS = (
     Mutant("a duplicate token is accepted", "", (
         (operational, "on_token", _duplicate_token_accepted),), seed=2),
     Mutant("the ring's sequence is restored when recovery fails", "corosync 6aa47fde", (
-        (gather, "enter", _ring_sequence_restored),), seed=4),
+        (gather, "enter", _ring_sequence_restored),), seed=27),
     Mutant("a restarted node loads the id of a ring it was in", "corosync 3675dace", (
         (commit, "_accept", _record_of_installed_ring),), seed=3),
     Mutant("the old ring is saved at every attempt", "corosync ef05817c", (
@@ -480,12 +480,12 @@ MUTANTS = (
     Mutant("majorities before and after a change need not meet", "pitfalls C8", (
         (roster, "overlap", lambda *_: True),), seed=11, stress=NODES_CHANGE),
     Mutant("the highest version of the nodes counts, not the newest", "pitfalls C8", (
-        (counting, "_choose", _highest_version_counts),), seed=39, stress=NODES_HURRY),
+        (counting, "_choose", _highest_version_counts),), seed=122, stress=NODES_HURRY),
     Mutant("what a ring that never came to be would count by counts", "pitfalls C8", (
         (counting, "_choose", _guess_believed),), seed=24, stress=NODES_HURRY),
     Mutant("the nodes change while a view is installed", "pitfalls C8, K3", (
         (NodesService, "deliver", _changed_while_installing),
-        (Core, "in_view", lambda self: True)), seed=52, stress=NODES_CHANGE),
+        (Core, "in_view", lambda self: True)), seed=38, stress=NODES_HURRY),
 )  # fmt: skip
 
 
