@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from vsync.engine.engine import Engine
 
 __all__ = [
-    "begin", "counts_by", "enroll", "introduce", "learn", "met", "named_by", "on_news", "part", "remind", "removed",
-    "silent", "stranger", "tell",
+    "begin", "counts_by", "enroll", "inform", "introduce", "learn", "met", "named_by", "on_news", "part", "remind",
+    "removed", "silent", "stranger", "tell",
 ]  # fmt: skip
 
 REMIND = 8  #: probes of absent nodes between two with the roster
@@ -159,8 +159,14 @@ def stranger(e: Engine, sender: Member, hello: Hello) -> str:
 
 def remind(e: Engine, absent: tuple[int, ...]) -> None:
     """Nodes that are away may have been away for long: all that they know may have moved."""
-    if e.counters["memb_merge_detect_tx"] % REMIND == 1 and e.heard.lineage and _newest(e).version > 1:
-        e.output(Send(absent, _news(e)))
+    if e.counters["memb_merge_detect_tx"] % REMIND == 1:
+        inform(e, absent)
+
+
+def inform(e: Engine, nodes: tuple[int, ...]) -> None:
+    """These may not know whom to talk to."""
+    if nodes and e.heard.lineage and _newest(e).version > 1:
+        e.output(Send(nodes, _news(e)))
 
 
 def _behind(e: Engine, sender: Member, hello: Hello) -> bool:

@@ -66,11 +66,13 @@ def back_off(e: Engine, now: int) -> None:
     loses large packets, say) would else break up the ring once a second.
     """
     e.backoff = {m: (u, d) for m, (u, d) in e.backoff.items() if now < u + REMEMBERED * d}
-    for member in sorted(_excluded(e)):
+    excluded = sorted(_excluded(e))
+    for member in excluded:
         last = e.backoff.get(member, (0, e.timing.consensus // 2))[1]
         delay = min(2 * last, MAX_BACKOFF * e.timing.token)
         e.backoff[member] = (now + delay, delay)
         e.note("excluded", node=member.node, again_in_ms=delay // 1000)
+    contacts.inform(e, tuple(member.node for member in excluded))  # perhaps it heard me and does not talk to me
 
 
 def _excluded(e: Engine) -> set[Member]:

@@ -46,3 +46,22 @@ def test_nobody_waits_until_a_newcomer_hears_who_was_removed() -> None:
     story.do("cut 1 3")
     story.do("run 3000")
     assert met(story) == {1: [1, 2], 2: [1, 2], 3: [3]}
+
+
+def test_who_is_heard_and_does_not_talk_to_all_is_told_whom_to_talk_to() -> None:
+    """It comes back with an empty disk, and its file is old (seed 14240 of the locks with 3 nodes)."""
+    story = Story()
+    everybody, story.peers = story.peers, story.peers[1:]
+    story.do("start 2")
+    story.peers = everybody
+    story.do("cut 1 2")
+    story.do("cut 1 3")
+    story.do("start 1 3")
+    story.do("run 1500")
+    assert met(story) == {1: [1], 2: [2, 3], 3: [2, 3]}
+    knows = story.engines[1]
+    contacts.learn(knows, replace(Roster.of_file(everybody), version=2), RingId(1, 1), 7)
+    knows.counters["memb_merge_detect_tx"] = 1  # others have just been told
+    story.do("heal")
+    story.do("run 2500")
+    assert met(story) == {1: [1, 2, 3], 2: [1, 2, 3], 3: [1, 2, 3]}
