@@ -15,6 +15,7 @@ from dlm.lock import State
 from dlm.messages import key_of
 from dlm.modes import NAMES
 from dlm.names import Form
+from dlm.recovery import announcements
 from dlm.testing.clients import Client, Handle
 from vsync.quorum import judge, newest_mark
 from vsync.testing.violation import Violation
@@ -76,8 +77,8 @@ class FreezeRules:
             if view.transitional:
                 inner(view, now)
                 return
-            if locker.complete and not frozen:
-                primary = locker.table.ring
+            if locker.complete and not frozen and announcements(view)[node][1].complete:
+                primary = locker.table.ring  # else it was whole only after the word in the commit token
             life = locker.home.outbox.ring
             inner(view, now)
             if view.primary and primary != NO_RING:
