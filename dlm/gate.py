@@ -232,7 +232,7 @@ class Gate:
     def _owned_locks(self, space: Space) -> bool:
         """Whether names of the lockspace that are private to this node have locks."""
         return any(
-            name.resource is not None and bool(name.resource.locks)
+            name.folded is not None or (name.resource is not None and bool(name.resource.locks))
             for key, name in self._home.table.names.items()
             if name.form is Form.PRIVATE and key.startswith(space.prefix)
         )

@@ -6,13 +6,14 @@ once; everything else takes its place in the ordered stream. ``dlm.telling`` say
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dlm import multi, work
 from dlm.agents import Agent
 from dlm.clearing import Clearing
+from dlm.crowd import Crowd
 from dlm.failures import Begun, Freed
 from dlm.gate import Gate
 from dlm.handle import Handle, Request, Session
@@ -55,7 +56,7 @@ class Home:
         self.frozen = True  #: no primary view
         self.holding = False  #: between a transitional and the regular view
         self.queued_private: dict[bytes, None] = {}  #: private names with waiters (200 ms rule)
-        self.idle_private: dict[bytes, None] = {}  #: private names without locks, oldest first
+        self.idle_private: dict[bytes, int] = {}  #: private names without locks, since when, oldest first
         self.fast = 0  #: operations done without a message
         self.orphans: dict[tuple[int, int], tuple[bytes, int]] = {}  #: left by sessions: (name, process) (P1)
         self.timers = Timers()
@@ -63,7 +64,7 @@ class Home:
         self.gate = Gate(self)
         self.teller = Teller(self)
         self._me = host.me.node
-        self._on_name: Counter[bytes] = Counter()  #: handles by name
+        self._on_name = Crowd()  #: all handles, also those of sessions that are being closed
 
     @property
     def open(self) -> bool:
@@ -110,14 +111,14 @@ class Home:
     def register(self, handles: Sequence[Handle]) -> bool:
         """Know new handles, which share a request. False, and the request is refused, if there are too many."""
         for handle in handles:
-            if self._on_name[handle.key] + handle.weight > LOCKS_PER_NAME:
+            if not self._on_name.room(handle, LOCKS_PER_NAME, self.handles()):
                 text = f"this node has {LOCKS_PER_NAME} locks on this name already"
                 first = handles[0].request
                 self.host.refuse(handle.session, first.rid if first else 0, "too_many", text)
                 return False
         for handle in handles:
             self.sessions[handle.session].handles[handle.h] = handle
-            self._on_name[handle.key] += handle.weight
+            self._on_name.add(handle)
         return True
 
     def convert(self, handle: Handle, request: Request) -> None:
@@ -242,7 +243,7 @@ class Home:
         life, rest = self.outbox.ring, list[tuple[bytes, int]]()
         while handles:
             handle = handles.popleft()
-            self._less(handle)
+            self._on_name.remove(handle)
             handle.outcome = None
             self.teller.advice.forget(handle)
             if self.outbox.ring == life and handle.sent and not handle.ending:  # else nothing is left of it
@@ -328,7 +329,11 @@ class Home:
         numbers left than one event can need.
         """
         name = self.table.names.get(key)
-        if name is None or name.form is not Form.PRIVATE or name.resource is None or name.fences is None:
+        if name is None or name.form is not Form.PRIVATE:
+            return None
+        if name.folded is not None:
+            self.table.local(key)
+        if name.resource is None or name.fences is None:
             return None
         if self.frozen or self.holding or key in self.outbox.under_way or not self.lease.valid(self.now):
             return None
@@ -365,9 +370,10 @@ class Home:
         if resource.queued:
             self.queued_private[key] = None
         elif not resource.locks:
-            name.idle_since = self.now
             self.idle_private.pop(key, None)
-            self.idle_private[key] = None  # at the end: oldest first
+            self.idle_private[key] = self.now  # at the end: oldest first
+        self.table.lately.used(key)
+        self.table.lately.fold()
         if fences.left < FENCE_BLOCK // 2 and not fences.asked:
             fences.asked = True
             self.send(Kind.REFILL, (key, name.epoch))  # K12 does not mind it: it changes no lock
@@ -409,12 +415,7 @@ class Home:
             self.teller.backlog.forget(each)
             session = self.sessions.get(each.session)
             if session is not None and session.handles.pop(each.h, None) is not None:
-                self._less(each)
-
-    def _less(self, handle: Handle) -> None:
-        self._on_name[handle.key] -= handle.weight
-        if not self._on_name[handle.key]:
-            del self._on_name[handle.key]
+                self._on_name.remove(each)
 
     # -- views -----------------------------------------------------------------------------------------------
 

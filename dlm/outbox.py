@@ -6,15 +6,17 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from dlm.messages import encode
+from dlm.messages import Kind, Message, encode
 from vsync.errors import Backpressure
 from vsync.types import NO_RING, RingId
 
 __all__ = ["Outbox"]
 
+_ASKING = (Kind.LOCK, Kind.LOCK_ALL)
+
 
 class _Entry(NamedTuple):
-    serial: int
+    message: Message
     payload: bytes
     keys: tuple[bytes, ...]
 
@@ -48,7 +50,8 @@ class Outbox:
     def add(self, kind: int, body: tuple[Any, ...], keys: Iterable[bytes] = ()) -> None:
         """Append a message about these names. Nothing leaves before ``flush``."""
         self._serial += 1
-        entry = _Entry(self._serial, encode(kind, self.ring, self._serial, body), tuple(keys))
+        payload = encode(kind, self.ring, self._serial, body)
+        entry = _Entry(Message(int(kind), self.ring, self._serial, body), payload, tuple(keys))
         self._entries.append(entry)
         for key in entry.keys:
             self.under_way[key] = self.under_way.get(key, 0) + 1
@@ -57,7 +60,7 @@ class Outbox:
         """Submit what has not been submitted; what a full send queue refuses stays for the next call."""
         if self._submitted == self._serial:
             return
-        first = self._entries[0].serial
+        first = self._entries[0].message.serial
         for index in range(self._submitted + 1 - first, len(self._entries)):
             try:
                 submit(self._entries[index].payload)
@@ -70,10 +73,19 @@ class Outbox:
         """At a primary view: everything that is not applied is to be submitted again."""
         self._submitted = self._serial - len(self._entries)
 
+    def as_sent(self, payload: bytes) -> Message | None:
+        """The own request for locks that comes back with this payload, as it was made: its names and numbers, which
+        stay as long as the locks do, are the ones that the handles have, not others that are equal.
+        """
+        entry = self._entries[0] if self._entries else None
+        if entry is None or entry.message.kind not in _ASKING or entry.payload != payload:
+            return None
+        return entry.message
+
     def applied(self, serial: int) -> None:
         """The own table has applied this message."""
         entry = self._entries.popleft()
-        assert entry.serial == serial, "own messages are applied in order"
+        assert entry.message.serial == serial, "own messages are applied in order"
         self._submitted = max(self._submitted, serial)
         for key in entry.keys:
             left = self.under_way[key] - 1

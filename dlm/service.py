@@ -123,7 +123,7 @@ class DlmService:
         """An ordered message: now, or held back, or of no account."""
         self._at(now)
         try:
-            message = decode(payload)
+            message = (origin == self.me and self.home.outbox.as_sent(payload)) or decode(payload)
         except (ValueError, TypeError, msgpack.exceptions.UnpackException):
             self.host.event("dlm.garbage", origin=origin.node)
             return

@@ -22,7 +22,7 @@ __all__ = ["memory", "memory_rows", "rss_bytes"]
 
 NAMES = 100_000
 SIZE = 20  #: bytes of a name
-WARM = 2000  #: names before: buffers have their size then
+WARM = 12_000  #: names before: buffers have their size then, and the history its 10,000 events
 WAIT_S = 120.0
 POLL_S = 0.2
 TARGET = "target"
