@@ -7,7 +7,7 @@ counted in many buckets; as long as a bucket is not over the limit, no name in i
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from zlib import crc32
 
 from dlm.handle import Handle
@@ -31,26 +31,25 @@ class Crowd:
 
     def add(self, handle: Handle) -> None:
         """One more."""
-        self._buckets[_bucket(handle.key)] += handle.weight
+        self._buckets[crc32(handle.key) % BUCKETS] += handle.weight
         self.total += handle.weight
 
     def remove(self, handle: Handle) -> None:
         """One less."""
-        self._buckets[_bucket(handle.key)] -= handle.weight
+        self._buckets[crc32(handle.key) % BUCKETS] -= handle.weight
         self.total -= handle.weight
 
-    def room(self, handle: Handle, limit: int, known: Iterable[Handle]) -> bool:
+    def room(self, handle: Handle, limit: int, known: Callable[[], Iterable[Handle]]) -> bool:
         """Whether the name of this handle would not weigh more than ``limit`` with it.
 
         ``known``: all that there are, but for those of sessions that are being closed. They are looked at only if
         the bucket is that full; what is not among them counts for the name.
         """
-        bucket = _bucket(handle.key)
-        after = self._buckets[bucket] + handle.weight
+        after = self.total + handle.weight
         if after > limit:
-            after -= sum(each.weight for each in known if each.key != handle.key and _bucket(each.key) == bucket)
+            bucket = crc32(handle.key) % BUCKETS
+            after = self._buckets[bucket] + handle.weight
+        if after > limit:
+            others = (each for each in known() if crc32(each.key) % BUCKETS == bucket and each.key != handle.key)
+            after -= sum(each.weight for each in others)
         return after <= limit
-
-
-def _bucket(key: bytes) -> int:
-    return crc32(key) % BUCKETS

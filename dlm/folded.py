@@ -11,7 +11,7 @@ Who looks at many names asks for a view (``contents``), which opens none. Names 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
@@ -25,27 +25,40 @@ __all__ = ["OPEN", "Lately", "contents", "unfold"]
 
 OPEN = 1024  #: private names that stand open, with their contents as objects
 
+_FENCE, _HEAD = 7, 10  # in ``Lock.encode``: the place of the fence, and what stands before ..
+_TAIL = (0, 0, 0, 0, 0, 0, ())  # .. this, which most locks have there
 _PACK = msgpack.Packer().pack
 
 
 class Lately:
     """The private names of one node that stand open, the one used last at the end."""
 
-    __slots__ = ("_keys", "_table")
+    __slots__ = ("_keys", "_table", "last")
 
     def __init__(self, table: Table) -> None:
+        self.last = b""  #: the name that was used last
         self._table = table
         self._keys: OrderedDict[bytes, None] = OrderedDict()
 
     def used(self, key: bytes) -> None:
-        """This name is open, and others go first."""
+        """This name is in use, and others are folded before it."""
+        self.last = key
+        self.opened(key)
+
+    def opened(self, key: bytes) -> None:
+        """Somebody has looked at this name."""
         self._keys[key] = None
         self._keys.move_to_end(key)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
     def fold(self) -> None:
         """Fold those that were not used lately. To be called when nobody has the contents of a name in hand."""
         while len(self._keys) > OPEN:
             key, _ = self._keys.popitem(last=False)
+            if key == self.last:
+                self.last = b""
             name = self._table.names.get(key)
             if name is not None:
                 _fold(name)
@@ -57,7 +70,8 @@ def _fold(name: Name) -> None:
     if name.form is not Form.PRIVATE or resource is None or fences is None or resource.queued or not resource.locks:
         return
     since = [lock.since for _, lock in sorted(resource.locks.items())]
-    name.folded = _PACK((fences.encode(), since, resource.encode()))
+    value, valid, granted, *_ = resource.encode()
+    name.folded = _PACK((fences.encode(granted[0][_FENCE]), since, value, valid, list(map(_short, granted))))
     name.resource = name.fences = None
 
 
@@ -66,7 +80,7 @@ def unfold(table: Table, key: bytes, name: Name) -> None:
     fences, resource = _read(key, name)
     resource.history = table.history
     name.resource, name.fences, name.folded = resource, fences, None
-    table.lately.used(key)
+    table.lately.opened(key)
 
 
 def contents(key: bytes, name: Name) -> Resource | None:
@@ -75,10 +89,23 @@ def contents(key: bytes, name: Name) -> Resource | None:
 
 
 def _read(key: bytes, name: Name) -> tuple[Fences, Resource]:
-    numbers, since, row = msgpack.unpackb(name.folded, use_list=False)
-    fences = Fences.decode(numbers)
-    resource = Resource.decode(row, fences.take, 0)
+    numbers, since, value, valid, granted = msgpack.unpackb(name.folded, use_list=False)
+    fences = Fences.decode(numbers, granted[0][_FENCE])
+    resource = Resource.decode((value, valid, map(_long, granted), (), ()), fences.take, 0)
     resource.name = key
     for lock, at in zip(resource.locks.values(), since, strict=True):
         lock.since = at
     return fences, resource
+
+
+def _short(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A lock as it is written down, without what it has in common with most."""
+    end = len(row)
+    while end > _HEAD and not row[end - 1]:
+        end -= 1
+    return row[:end]
+
+
+def _long(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inverse."""
+    return row + _TAIL[len(row) - _HEAD :]

@@ -56,16 +56,16 @@ class Fences:
             del self._blocks[0]
         return number
 
-    def encode(self) -> tuple[Any, ...]:
-        """As a msgpack-able tuple."""
-        return self.asked, tuple(map(tuple, self._blocks))
+    def encode(self, base: int) -> tuple[Any, ...]:
+        """As a msgpack-able tuple, with numbers as distances from ``base``: the next often comes right after it."""
+        return self.asked, tuple((first - base, end - first) for first, end in self._blocks)
 
     @classmethod
-    def decode(cls, row: tuple[Any, ...]) -> Fences:
+    def decode(cls, row: tuple[Any, ...], base: int) -> Fences:
         """The inverse of ``encode``."""
         fences = cls()
-        for first, end in row[1]:
-            fences.add(first, end - first)
+        for first, count in row[1]:
+            fences.add(base + first, count)
         fences.asked = row[0]
         return fences
 

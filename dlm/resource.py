@@ -452,7 +452,8 @@ class Resource:
     def _add(self, lock: Lock) -> None:
         self.locks[lock.key] = lock
         self._listen(lock, lock.notify)
-        self.homes = homes.came(self.homes, self.locks, lock.key[0])
+        node = lock.key[0]
+        self.homes = homes.alone(node) if len(self.locks) == 1 else homes.came(self.homes, node)
         if self.waits is not None:
             self.waits.add(lock, self)
 
@@ -465,7 +466,7 @@ class Resource:
             self.held -= UNITS[lock.mode]
         if self.waits is not None:
             self.waits.remove(lock)
-        self.homes = homes.went(self.homes, self.locks, lock.key[0])
+        self.homes = homes.went(self.homes, self.locks, lock.key[0]) if self.locks else homes.NOBODY
         if not self.locks:
             self.value, self.valid = b"", True  # the value block goes with the last lock (L10, G33)
 

@@ -90,7 +90,8 @@ class Table:
             if handler is not None:
                 handler(self, life, body, out)
         self.sweep(out)
-        self.lately.fold()
+        if len(self.lately) > folded.OPEN:
+            self.lately.fold()
         if not self.applied % checks.EVERY:
             checks.mark(self)
         return out

@@ -27,19 +27,19 @@ def test_a_name_is_full_at_the_limit_whatever_other_names_have(found: Crowd) -> 
     known = [handle(b"a", h) for h in range(9)] + [handle(b"b", 20, weight=50)]
     for each in known:
         found.add(each)
-    assert found.room(handle(b"a", 10), 10, known)
-    assert not found.room(handle(b"a", 10, weight=2), 10, known)
-    assert found.room(handle(b"c", 10), 10, known)
-    assert not found.room(handle(b"b", 10), 10, known)
+    assert found.room(handle(b"a", 10), 10, lambda: known)
+    assert not found.room(handle(b"a", 10, weight=2), 10, lambda: known)
+    assert found.room(handle(b"c", 10), 10, lambda: known)
+    assert not found.room(handle(b"b", 10), 10, lambda: known)
 
 
 def test_what_has_gone_makes_room(found: Crowd) -> None:
     known = [handle(b"a", h) for h in range(10)]
     for each in known:
         found.add(each)
-    assert not found.room(handle(b"a", 10), 10, known)
+    assert not found.room(handle(b"a", 10), 10, lambda: known)
     found.remove(known.pop())
-    assert found.room(handle(b"a", 10), 10, known)
+    assert found.room(handle(b"a", 10), 10, lambda: known)
     while known:
         found.remove(known.pop())
     assert not found
@@ -49,4 +49,4 @@ def test_who_is_being_closed_counts_until_it_has_gone(found: Crowd) -> None:
     known = [handle(b"a", h) for h in range(10)]
     for each in known:
         found.add(each)
-    assert not found.room(handle(b"a", 10), 10, known[:5])
+    assert not found.room(handle(b"a", 10), 10, lambda: known[:5])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dlm import folded
+from dlm import folded, handles
 from dlm.messages import key_of
 from dlm.modes import CR, EX, NL, PR
 from dlm.names import Form, Name
@@ -127,10 +127,11 @@ def test_a_view_takes_locks_of_a_dead_node_and_leaves_what_is_folded(bus: Bus) -
 
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_nobody_sees_a_difference(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The simulator, which compares everything with everything: it runs as if all names were open."""
+    """The simulator, which compares everything with everything: it runs as if all were open, handles as well."""
     traces = []
     for limit in (folded.OPEN, 0):
         monkeypatch.setattr(folded, "OPEN", limit)
+        monkeypatch.setattr(handles, "OPEN", limit)
         result = run(draw(seed, 3), [LockPlugin(seed)])
         assert result.violation is None
         traces.append(result.trace.hash)
