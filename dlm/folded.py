@@ -33,28 +33,30 @@ _PACK = msgpack.Packer().pack
 class Lately:
     """The private names of one node that stand open, the one used last at the end."""
 
-    __slots__ = ("_keys", "_table", "last")
+    __slots__ = ("_keys", "_table", "last", "many")
 
     def __init__(self, table: Table) -> None:
         self.last = b""  #: the name that was used last
+        self.many = False  #: some are to be folded
         self._table = table
         self._keys: OrderedDict[bytes, None] = OrderedDict()
 
     def used(self, key: bytes) -> None:
-        """This name is in use, and others are folded before it."""
+        """This name was used, and others are folded before it. To be called with the contents of none in hand."""
         self.last = key
         self.opened(key)
+        if self.many:
+            self.fold()
 
     def opened(self, key: bytes) -> None:
         """Somebody has looked at this name."""
         self._keys[key] = None
         self._keys.move_to_end(key)
-
-    def __len__(self) -> int:
-        return len(self._keys)
+        self.many = len(self._keys) > OPEN
 
     def fold(self) -> None:
         """Fold those that were not used lately. To be called when nobody has the contents of a name in hand."""
+        self.many = False
         while len(self._keys) > OPEN:
             key, _ = self._keys.popitem(last=False)
             if key == self.last:

@@ -379,7 +379,6 @@ class Home:
         lately = self.table.lately
         if lately.last != key:
             lately.used(key)
-            lately.fold()
         if fences.left < FENCE_BLOCK // 2 and not fences.asked:
             fences.asked = True
             self.send(Kind.REFILL, (key, name.epoch))  # K12 does not mind it: it changes no lock

@@ -90,7 +90,7 @@ class Table:
             if handler is not None:
                 handler(self, life, body, out)
         self.sweep(out)
-        if len(self.lately) > folded.OPEN:
+        if self.lately.many:
             self.lately.fold()
         if not self.applied % checks.EVERY:
             checks.mark(self)
