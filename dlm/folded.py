@@ -50,8 +50,10 @@ class Lately:
 
     def opened(self, key: bytes) -> None:
         """Somebody has looked at this name."""
-        self._keys[key] = None
-        self._keys.move_to_end(key)
+        if key in self._keys:
+            self._keys.move_to_end(key)
+        else:
+            self._keys[key] = None
         self.many = len(self._keys) > OPEN
 
     def fold(self) -> None:
@@ -69,7 +71,7 @@ class Lately:
 def _fold(name: Name) -> None:
     """Fold a name of this node. One that is to be given back soon, or has changed hands, stays as it is."""
     resource, fences = name.resource, name.fences
-    if name.form is not Form.PRIVATE or resource is None or fences is None or resource.queued or not resource.locks:
+    if resource is None or not resource.locks or fences is None or name.form is not Form.PRIVATE or resource.queued:
         return
     since = [lock.since for _, lock in sorted(resource.locks.items())]
     value, valid, granted, *_ = resource.encode()

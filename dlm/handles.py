@@ -27,9 +27,10 @@ _PACK = msgpack.Packer().pack
 class Handles:
     """A mapping, in the order in which they were added."""
 
-    __slots__ = ("_all", "_open", "_session")
+    __slots__ = ("_all", "_open", "_session", "many")
 
     def __init__(self, session: int) -> None:
+        self.many = False  #: some may be folded
         self._session = session
         self._all: dict[int, Handle | bytes] = {}
         self._open: deque[int] = deque()  #: the numbers of objects, eldest first; some may have gone
@@ -44,7 +45,9 @@ class Handles:
         """One more. To be called with no other in hand."""
         self._all[handle.h] = handle
         self._open.append(handle.h)
-        self.fold()
+        self.many = len(self._open) > OPEN
+        if self.many:
+            self.fold()
 
     def get(self, h: int) -> Handle | None:
         """The handle with this number, if there is one."""
@@ -57,6 +60,8 @@ class Handles:
 
     def pop(self, h: int) -> bool:
         """It has ended. Whether there was one."""
+        if self._open and self._open[-1] == h:
+            self._open.pop()  # as is usual: so those that come and go push nobody out
         return self._all.pop(h, None) is not None
 
     def values(self) -> Iterator[Handle]:
@@ -83,6 +88,7 @@ class Handles:
             handle = self._all.get(h)
             if isinstance(handle, Handle):
                 self._put_away(handle)
+        self.many = len(self._open) > OPEN
 
     def _put_away(self, handle: Handle) -> None:
         if handle.resting:
@@ -93,6 +99,7 @@ class Handles:
     def _opened(self, h: int, folded: bytes) -> Handle:
         handle = self._all[h] = _unfolded(self._session, h, folded)
         self._open.append(h)
+        self.many = len(self._open) > OPEN
         return handle
 
 

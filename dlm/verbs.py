@@ -38,7 +38,7 @@ def handle(service: DlmService, session: int, rid: int, verb: str, args: Args) -
         service.host.refuse(session, rid, "unknown_verb", f"the dlm service has no verb {verb!r}")
         return
     caller = service.home.sessions.get(session)
-    if caller is not None:
+    if caller is not None and caller.handles.many:
         caller.handles.fold()
     try:
         function(service, session, rid, args)
