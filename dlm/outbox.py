@@ -16,9 +16,11 @@ _ASKING = (Kind.LOCK, Kind.LOCK_ALL)
 
 
 class _Entry(NamedTuple):
-    message: Message
+    serial: int
     payload: bytes
     keys: tuple[bytes, ...]
+    kind: int
+    body: tuple[Any, ...]
 
 
 class Outbox:
@@ -50,8 +52,7 @@ class Outbox:
     def add(self, kind: int, body: tuple[Any, ...], keys: Iterable[bytes] = ()) -> None:
         """Append a message about these names. Nothing leaves before ``flush``."""
         self._serial += 1
-        payload = encode(kind, self.ring, self._serial, body)
-        entry = _Entry(Message(int(kind), self.ring, self._serial, body), payload, tuple(keys))
+        entry = _Entry(self._serial, encode(kind, self.ring, self._serial, body), tuple(keys), kind, body)
         self._entries.append(entry)
         for key in entry.keys:
             self.under_way[key] = self.under_way.get(key, 0) + 1
@@ -60,7 +61,7 @@ class Outbox:
         """Submit what has not been submitted; what a full send queue refuses stays for the next call."""
         if self._submitted == self._serial:
             return
-        first = self._entries[0].message.serial
+        first = self._entries[0].serial
         for index in range(self._submitted + 1 - first, len(self._entries)):
             try:
                 submit(self._entries[index].payload)
@@ -78,14 +79,14 @@ class Outbox:
         stay as long as the locks do, are the ones that the handles have, not others that are equal.
         """
         entry = self._entries[0] if self._entries else None
-        if entry is None or entry.message.kind not in _ASKING or entry.payload != payload:
+        if entry is None or entry.kind not in _ASKING or entry.payload != payload:
             return None
-        return entry.message
+        return Message(int(entry.kind), self.ring, entry.serial, entry.body)
 
     def applied(self, serial: int) -> None:
         """The own table has applied this message."""
         entry = self._entries.popleft()
-        assert entry.message.serial == serial, "own messages are applied in order"
+        assert entry.serial == serial, "own messages are applied in order"
         self._submitted = max(self._submitted, serial)
         for key in entry.keys:
             left = self.under_way[key] - 1
