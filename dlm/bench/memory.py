@@ -80,8 +80,9 @@ def _until_known(cluster: LocalCluster, count: int) -> dict[str, list[int]]:
     """Wait until all nodes have so many names; how many of each form they have."""
     limit = time.monotonic() + WAIT_S
     while True:
-        states = [(cluster.status(name) or {})["services"]["dlm"] for name in cluster.names]
-        if min(state["names"] for state in states) >= count:
+        found = [cluster.status(name) for name in cluster.names]  # none of a node that has no time to answer
+        states = [status["services"]["dlm"] for status in found if status]
+        if len(states) == len(found) and min(state["names"] for state in states) >= count:
             return {form: [state[form] for state in states] for form in ("private", "shared")}
         if time.monotonic() > limit:
             raise VsyncError(f"memory: not all nodes have {count} names after {WAIT_S:g} s")
