@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dlm import arguments
-from dlm.handle import Handle, Session
+from dlm.handle import Handle
+from dlm.handles import Session
 from dlm.messages import Kind
 from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE
 from dlm.names import Form
@@ -164,7 +165,8 @@ class Gate:
         return handles or any(key.startswith(space.prefix) for key, _ in self._home.orphans.values())
 
     def _handles(self, space: Space) -> Iterator[Handle]:
-        return (handle for handle in self._home.handles() if handle.key.startswith(space.prefix))
+        for _, session in sorted(self._home.sessions.items()):
+            yield from session.handles.under(space.prefix)
 
     def _start(self, pending: Pending) -> None:
         self._ticket += 1
@@ -232,7 +234,7 @@ class Gate:
     def _owned_locks(self, space: Space) -> bool:
         """Whether names of the lockspace that are private to this node have locks."""
         return any(
-            name.resource is not None and bool(name.resource.locks)
+            name.folded is not None or (name.resource is not None and bool(name.resource.locks))
             for key, name in self._home.table.names.items()
             if name.form is Form.PRIVATE and key.startswith(space.prefix)
         )
@@ -299,7 +301,7 @@ class Gate:
                 session.spaces[name] = space
                 continue
             prefix = session.spaces.pop(name).prefix
-            for handle in [h for h in session.handles.values() if h.key.startswith(prefix)]:
+            for handle in session.handles.under(prefix):
                 self._drop(handle, "no_space" if space is None else "permission", name)
 
     # -- refusals

@@ -1,19 +1,17 @@
-"""What a node knows about the locks of its own clients: sessions, their handles, and requests on their way."""
+"""What a node knows about the locks of its own clients: handles, and requests on their way."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dlm.messages import Kind
 from dlm.modes import NONE, ORPHAN, PERSISTENT
 from dlm.resource import Effect
-from dlm.spaces import DEFAULT, Space
-from vsync.service import Credentials
 
 if TYPE_CHECKING:
     from dlm.group import Group
 
-__all__ = ["Handle", "Request", "Session"]
+__all__ = ["Handle", "Request"]
 
 
 class Request:
@@ -67,13 +65,26 @@ class Handle:
         self.weight = 1  #: how many locks it counts for
         self.advised = NONE  #: the mode it was told of last, since its last completion (B6)
 
+    @property
+    def resting(self) -> bool:
+        """Whether it is granted, and nothing is under way about it."""
+        told = self.request is None and self.outcome is None and self.group is None and self.mode != NONE
+        asked = self.ending or self.unlock_rid or self.cancel_rid or self.blocking != NONE
+        return told and self.sent and not asked
 
-class Session:
-    """A local client."""
+    def at_rest(self) -> tuple[Any, ...]:
+        """What there is to know of a resting handle, beside its numbers and its name; msgpack-able."""
+        lock = self.mode, self.fence, self.xid, self.owner
+        return (*lock, self.persistent, self.weight, self.advised)
 
-    __slots__ = ("handles", "spaces", "who")
+    @classmethod
+    def resumed(cls, session: int, h: int, key: bytes, row: tuple[Any, ...]) -> Handle:
+        """The inverse of ``at_rest``."""
+        handle = cls(session, h, key, _DONE, row[2], row[3])
+        handle.request, handle.sent = None, True
+        handle.mode, handle.fence = row[0], row[1]
+        handle.persistent, handle.weight, handle.advised = row[4], row[5], row[6]
+        return handle
 
-    def __init__(self, who: Credentials) -> None:
-        self.who = who
-        self.spaces: dict[str, Space] = {DEFAULT.name: DEFAULT}  #: those it has open
-        self.handles: dict[int, Handle] = {}
+
+_DONE = Request(Kind.LOCK, 0, NONE, 0, None)  # of a handle whose request is answered

@@ -100,10 +100,10 @@ class History:
 
     def changed(self, resource: Resource, lock: Lock, what: str, mode: int, fence: int, code: str = "") -> None:
         """A lock holds something else than ``mode`` with ``fence``."""
-        table = self._table
+        table, whose = self._table, lock.whose
         row = (
             table.applied, resource.name, what, lock.key, lock.mode, lock.asked, lock.fence,
-            mode, fence, lock.pid, lock.program, code,
+            mode, fence, whose.pid, whose.program, code,
         )  # fmt: skip
         if resource.waits is not None:
             self.shared.append((row, table.now))
@@ -113,10 +113,10 @@ class History:
 
     def ended(self, resource: Resource, lock: Lock, what: str, code: str = "") -> None:
         """A lock is gone."""
-        table, mode = self._table, lock.mode
+        table, mode, whose = self._table, lock.mode, lock.whose
         row = (
             table.applied, resource.name, what if mode != NONE else "cancelled", lock.key, NONE, lock.asked, 0,
-            mode, lock.fence, lock.pid, lock.program, code,
+            mode, lock.fence, whose.pid, whose.program, code,
         )  # fmt: skip
         if resource.waits is not None:
             self.shared.append((row, table.now))

@@ -6,16 +6,17 @@ once; everything else takes its place in the ordered stream. ``dlm.telling`` say
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dlm import multi, work
 from dlm.agents import Agent
 from dlm.clearing import Clearing
+from dlm.crowd import Crowd
 from dlm.failures import Begun, Freed
 from dlm.gate import Gate
-from dlm.handle import Handle, Request, Session
+from dlm.handle import Handle, Request
+from dlm.handles import Session
 from dlm.lease import Lease
 from dlm.messages import Kind
 from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, ORPHAN, PERSISTENT, PW, TIMEOUT, VALBLK
@@ -55,7 +56,7 @@ class Home:
         self.frozen = True  #: no primary view
         self.holding = False  #: between a transitional and the regular view
         self.queued_private: dict[bytes, None] = {}  #: private names with waiters (200 ms rule)
-        self.idle_private: dict[bytes, None] = {}  #: private names without locks, oldest first
+        self.idle_private: dict[bytes, int] = {}  #: private names without locks, since when, oldest first
         self.fast = 0  #: operations done without a message
         self.orphans: dict[tuple[int, int], tuple[bytes, int]] = {}  #: left by sessions: (name, process) (P1)
         self.timers = Timers()
@@ -63,7 +64,7 @@ class Home:
         self.gate = Gate(self)
         self.teller = Teller(self)
         self._me = host.me.node
-        self._on_name: Counter[bytes] = Counter()  #: handles by name
+        self._on_name = Crowd()  #: all handles, also those of sessions that are being closed
 
     @property
     def open(self) -> bool:
@@ -73,7 +74,11 @@ class Home:
     def handles(self) -> Iterator[Handle]:
         """All handles, in a fixed order."""
         for session in sorted(self.sessions):
-            yield from list(self.sessions[session].handles.values())
+            yield from self.sessions[session].handles.values()
+
+    def _busy(self) -> Iterator[Handle]:
+        """At least those about which something is under way, in the same order."""
+        return (handle for session in sorted(self.sessions) for handle in self.sessions[session].handles.busy())
 
     # -- requests --------------------------------------------------------------------------------------------
 
@@ -110,14 +115,14 @@ class Home:
     def register(self, handles: Sequence[Handle]) -> bool:
         """Know new handles, which share a request. False, and the request is refused, if there are too many."""
         for handle in handles:
-            if self._on_name[handle.key] + handle.weight > LOCKS_PER_NAME:
+            if not self._on_name.room(handle, LOCKS_PER_NAME, self.handles):
                 text = f"this node has {LOCKS_PER_NAME} locks on this name already"
                 first = handles[0].request
                 self.host.refuse(handle.session, first.rid if first else 0, "too_many", text)
                 return False
         for handle in handles:
-            self.sessions[handle.session].handles[handle.h] = handle
-            self._on_name[handle.key] += handle.weight
+            self.sessions[handle.session].handles.add(handle)
+            self._on_name.add(handle)
         return True
 
     def convert(self, handle: Handle, request: Request) -> None:
@@ -219,30 +224,30 @@ class Home:
         gone = self.sessions.pop(session, None)
         self.clearing.close(session)
         if gone is not None and gone.handles:
-            self._close(self._abandon(session, gone.who.pid, deque(gone.handles.values())))
+            self._close(self._abandon(session, gone.who.pid, gone.handles.values(), len(gone.handles)))
 
     def close_space(self, session: int, space: Space, rid: int) -> None:
         """A client is done with a lockspace: its locks there go as if it had gone; then it is answered."""
         owner = self.sessions[session]
-        handles = [handle for handle in owner.handles.values() if handle.key.startswith(space.prefix)]
+        handles = list(owner.handles.under(space.prefix))
         for handle in handles:
             if handle.group is not None:
                 handle.group.dissolve()
-            del owner.handles[handle.h]
+            owner.handles.pop(handle.h)
             self.teller.closed(handle)
-        self._close(self._abandon(session, owner.who.pid, deque(handles), rid))
+        self._close(self._abandon(session, owner.who.pid, handles, len(handles), rid))
 
     def _close(self, job: Iterator[int]) -> None:
         """Few locks go at once, as nobody will look for them afterwards; of many the rest follows turn by turn."""
         self.closings.add(job)
         self.closings.run(work.TURN)
 
-    def _abandon(self, session: int, pid: int, handles: deque[Handle], rid: int = 0) -> Iterator[int]:
+    def _abandon(self, session: int, pid: int, handles: Iterable[Handle], left: int, rid: int = 0) -> Iterator[int]:
         """A job: what these handles are for goes. What has been decided for them meanwhile is told to nobody."""
         life, rest = self.outbox.ring, list[tuple[bytes, int]]()
-        while handles:
-            handle = handles.popleft()
-            self._less(handle)
+        for handle in handles:
+            left -= 1
+            self._on_name.remove(handle)
             handle.outcome = None
             self.teller.advice.forget(handle)
             if self.outbox.ring == life and handle.sent and not handle.ending:  # else nothing is left of it
@@ -250,7 +255,7 @@ class Home:
                     self.orphans[session, handle.h] = handle.key, pid
                 if not self._let_go(handle):
                     rest.append((handle.key, handle.h))
-            if len(rest) == END_BATCH or not handles:
+            if len(rest) == END_BATCH or not left:
                 if rest and self.outbox.ring == life:
                     self.send(Kind.END, (session, tuple(rest)), sorted({key for key, _ in rest}))
                 rest.clear()
@@ -328,7 +333,11 @@ class Home:
         numbers left than one event can need.
         """
         name = self.table.names.get(key)
-        if name is None or name.form is not Form.PRIVATE or name.resource is None or name.fences is None:
+        if name is None or name.form is not Form.PRIVATE:
+            return None
+        if name.folded is not None:
+            self.table.local(key)
+        if name.resource is None or name.fences is None:
             return None
         if self.frozen or self.holding or key in self.outbox.under_way or not self.lease.valid(self.now):
             return None
@@ -365,9 +374,11 @@ class Home:
         if resource.queued:
             self.queued_private[key] = None
         elif not resource.locks:
-            name.idle_since = self.now
             self.idle_private.pop(key, None)
-            self.idle_private[key] = None  # at the end: oldest first
+            self.idle_private[key] = self.now  # at the end: oldest first
+        lately = self.table.lately
+        if lately.last != key:
+            lately.used(key)
         if fences.left < FENCE_BLOCK // 2 and not fences.asked:
             fences.asked = True
             self.send(Kind.REFILL, (key, name.epoch))  # K12 does not mind it: it changes no lock
@@ -408,13 +419,8 @@ class Home:
             self.teller.advice.forget(each)
             self.teller.backlog.forget(each)
             session = self.sessions.get(each.session)
-            if session is not None and session.handles.pop(each.h, None) is not None:
-                self._less(each)
-
-    def _less(self, handle: Handle) -> None:
-        self._on_name[handle.key] -= handle.weight
-        if not self._on_name[handle.key]:
-            del self._on_name[handle.key]
+            if session is not None and session.handles.pop(each.h):
+                self._on_name.remove(each)
 
     # -- views -----------------------------------------------------------------------------------------------
 
@@ -424,7 +430,7 @@ class Home:
             return
         self.frozen = True
         self.stonith.frozen()
-        for handle in self.handles():
+        for handle in self._busy():
             request = handle.request
             if handle.ending and handle.unlock_rid and not handle.writes:
                 self.host.reply(handle.session, handle.unlock_rid, {})  # as those that begin from now on
@@ -478,7 +484,7 @@ class Home:
         """The life is admitted and the table complete: send the requests that wait."""
         self.linked = True
         self.gate.link()
-        for handle in self.handles():
+        for handle in self._busy():
             if not handle.sent:
                 self._ask(handle)
         self.teller.resumed()

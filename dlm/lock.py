@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from dlm.modes import NONE, NOTIFY, PERSISTENT, VALNOTVALID
 
 __all__ = ["Effect", "Key", "Lock", "State", "Step", "What"]
 
+WHOSE_KEPT = 1024
 _FORMER = 32  #: bits of a lock's flags; what was changed in them stands above those
 
 Key = tuple[int, int, int]  #: (home node, session at that node, handle number of that session)
@@ -74,12 +76,28 @@ class Effect(NamedTuple):
         return not self.flags & VALNOTVALID
 
 
+class Whose(NamedTuple):
+    """Who has asked for a lock, or for a thousand of them."""
+
+    pid: int
+    program: str
+    xid: int  #: the transaction it belongs to, 0 if none
+    owner: int  #: who in the session asked, 0: the session itself
+    waiter: Key  #: who waits for it, or is waited for: a transaction, or a part of a session (locks.md D5)
+
+
+@lru_cache(WHOSE_KEPT)
+def _whose(node: int, session: int, pid: int, program: str, xid: int, owner: int) -> Whose:
+    """Locks of the same have the same object, mostly."""
+    return Whose(pid, program, xid, owner, (0, 0, xid) if xid else (node, session, owner))
+
+
 class Lock:
     """One lock of one session. ``mode`` is what it holds (NONE while waiting), ``asked`` what it wants."""
 
     __slots__ = (
-        "asked", "batch", "fence", "flags", "former", "high", "key", "mode", "notify", "order", "orphan", "owner",
-        "persistent", "pid", "program", "result", "since", "state", "value", "waiter", "xid",
+        "asked", "batch", "fence", "flags", "former", "high", "key", "mode", "notify", "order", "orphan",
+        "persistent", "result", "since", "state", "value", "waiter", "whose",
     )  # fmt: skip
 
     def __init__(self, key: Key, asked: int, flags: int = 0, value: bytes | None = None,
@@ -92,8 +110,6 @@ class Lock:
         self.former = flags  #: of the last that succeeded, which count again if this one fails
         self.value = value  #: what the caller would write if the operation in progress writes
         self.fence = 0
-        self.pid = pid
-        self.program = program
         self.since = since  #: local clock (people, 200 ms rule); not replicated
         self.state = State.WAITING
         self.result = 0  #: flags for the outcome of the operation in progress
@@ -101,20 +117,29 @@ class Lock:
         self.high = 0  #: the highest mode that it was told it blocks, since its last grant (B4)
         self.persistent = bool(flags & PERSISTENT)  #: survives its session, as an orphan (P1)
         self.orphan = False  #: its session has gone
-        self.xid = xid  #: the transaction it belongs to, 0 if none
-        self.owner = owner  #: who in its session asked, 0: the session itself
         self.order = 0  #: the table's position at which it began to wait, 0 where only the owner knows
         self.batch: tuple[bytes, ...] = ()  #: the names of the multi-lock it waits as a part of
-        #: Who it is that waits for it, or is waited for: a transaction, or a part of a session (locks.md D5).
-        self.waiter: Key = (0, 0, xid) if xid else (key[0], key[1], owner)
+        self.whose = whose = _whose(key[0], key[1], pid, program, xid, owner)
+        self.waiter = whose.waiter  #: a step less in the search for circles
+
+    @property
+    def pid(self) -> int:
+        """See ``Whose``."""
+        return self.whose.pid
+
+    @property
+    def program(self) -> str:
+        """See ``Whose``."""
+        return self.whose.program
 
     def encode(self) -> tuple[Any, ...]:
         """The replicated part as a msgpack-able tuple."""
         marks = self.notify | self.persistent << 1 | self.orphan << 2
         flags = self.flags | (self.flags ^ self.former) << _FORMER
         operation = self.mode, self.asked, flags, self.value, self.fence
-        whose = self.xid, self.owner, self.order, self.batch
-        return (*self.key, *operation, self.pid, self.program, marks, self.high, self.result, *whose)
+        pid, program, xid, owner, _ = self.whose
+        whose = xid, owner, self.order, self.batch
+        return (*self.key, *operation, pid, program, marks, self.high, self.result, *whose)
 
     @classmethod
     def decode(cls, row: tuple[Any, ...], state: State, since: int) -> Lock:

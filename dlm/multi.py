@@ -55,7 +55,7 @@ def _lock_all(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> 
         op = Op(Kind.LOCK, life.node, life.ring, *request)
         name = _prepare(table, key, life.node, own, out)
         if name.form is Form.HANDOVER:
-            name.waiting.append(op)
+            name.wait(op)
         elif name.resource is not None:
             entering.append((key, name.resource, table.new_lock(op)))
     enter(table, entering, out)
@@ -206,7 +206,7 @@ def refuse(
             continue
         if name.form is Form.HANDOVER:
             ring = table.lives[who[0]].ring
-            name.waiting.append(Op(Kind.CANCEL, who[0], ring, who[1], who[2], 0, 0, None))
+            name.wait(Op(Kind.CANCEL, who[0], ring, who[1], who[2], 0, 0, None))
         elif name.resource is not None:
             part = name.resource.locks.get(who)
             if part is not None and part.state is State.WAITING and part.batch == batch:

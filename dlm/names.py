@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -55,45 +56,66 @@ class Fences:
             del self._blocks[0]
         return number
 
+    def encode(self, base: int) -> tuple[Any, ...]:
+        """As a msgpack-able tuple, with numbers as distances from ``base``: the next often comes right after it."""
+        return self.asked, tuple((first - base, end - first) for first, end in self._blocks)
+
+    @classmethod
+    def decode(cls, row: tuple[Any, ...], base: int) -> Fences:
+        """The inverse of ``encode``."""
+        fences = cls()
+        for first, count in row[1]:
+            fences.add(base + first, count)
+        fences.asked = row[0]
+        return fences
+
 
 class Name:
-    """What is known about one name. The last fields exist at the owner only and are not replicated."""
+    """What is known about one name. The last fields exist at the owner only and are not replicated.
 
-    __slots__ = (
-        "epoch", "era", "fences", "form", "idle_since", "owner", "resource", "run", "run_node", "waiting",
-    )  # fmt: skip
+    Every node has one of these for every name there is: the contents are elsewhere, and most names have none here.
+    """
+
+    __slots__ = ("epoch", "era", "fences", "folded", "form", "owner", "resource", "waiting")
 
     def __init__(self, form: Form, owner: int, epoch: int, era: int = 0) -> None:
         self.form = form
         self.era = era  #: the last event about all names that has been carried out on this one (``dlm.purge``)
         self.owner = owner  #: node that owns it, or owned it before the handover; 0 when shared
         self.epoch = epoch  #: position at which this ownership began
-        self.waiting: list[Op] = []  #: handover: what was ordered since, in order (A4)
-        self.run_node = 0  #: shared: the node of the last ordered operation ..
-        self.run = 0  #: .. and how many in a row were that node's (A5)
+        self.waiting: Sequence[Op] = ()  #: handover: what was ordered since, in order (A4)
         self.resource: Resource | None = None  #: shared: at everybody; private: at the owner only
         # ---- owner only
         self.fences: Fences | None = None
-        self.idle_since = 0  #: local clock when the last lock went
+        self.folded: bytes | None = None  #: the contents and ``fences``, instead of both (``dlm.folded``)
 
     def share(self, resource: Resource) -> None:
         """Become Shared with these contents."""
         self.form, self.owner, self.resource = Form.SHARED, 0, resource
-        self.fences, self.run, self.run_node = None, 0, 0
+        self.fences = None
+
+    def wait(self, op: Op) -> None:
+        """In a handover: this has been ordered, and waits."""
+        if not isinstance(self.waiting, list):
+            self.waiting = list[Op]()
+        self.waiting.append(op)
 
     def encode(self, key: bytes) -> tuple[Any, ...]:
         """The replicated part: no private contents."""
-        contents = self.resource.encode() if self.form is Form.SHARED and self.resource else None
+        shared = self.resource if self.form is Form.SHARED else None
+        run, contents = ((shared.run_node, shared.run), shared.encode()) if shared is not None else ((0, 0), None)
         waiting = tuple(tuple(op) for op in self.waiting) if self.waiting else ()
-        return key, int(self.form), self.owner, self.epoch, self.run_node, self.run, waiting, contents
+        return key, int(self.form), self.owner, self.epoch, *run, waiting, contents
 
     @classmethod
     def decode(cls, row: tuple[Any, ...], mint: Mint, now: int) -> Name:
-        """The inverse of ``encode``, for a node that owns nothing."""
+        """The inverse of ``encode``, for a node that owns nothing. Raises ``ValueError``."""
         name = cls(_FORMS[row[1]], row[2], row[3])
-        name.run_node, name.run = row[4], row[5]
         if row[6]:
             name.waiting = [Op(op[0], op[1], RingId(*op[2]), *op[3:]) for op in row[6]]
         if row[7] is not None:
             name.resource = Resource.decode(row[7], mint, now)
+            name.resource.run_node, name.resource.run = row[4], row[5]
+        elif row[4] or row[5]:
+            raise ValueError("only shared names count runs")
         return name

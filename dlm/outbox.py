@@ -6,17 +6,21 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from dlm.messages import encode
+from dlm.messages import Kind, Message, encode
 from vsync.errors import Backpressure
 from vsync.types import NO_RING, RingId
 
 __all__ = ["Outbox"]
+
+_ASKING = (Kind.LOCK, Kind.LOCK_ALL)
 
 
 class _Entry(NamedTuple):
     serial: int
     payload: bytes
     keys: tuple[bytes, ...]
+    kind: int
+    body: tuple[Any, ...]
 
 
 class Outbox:
@@ -48,7 +52,7 @@ class Outbox:
     def add(self, kind: int, body: tuple[Any, ...], keys: Iterable[bytes] = ()) -> None:
         """Append a message about these names. Nothing leaves before ``flush``."""
         self._serial += 1
-        entry = _Entry(self._serial, encode(kind, self.ring, self._serial, body), tuple(keys))
+        entry = _Entry(self._serial, encode(kind, self.ring, self._serial, body), tuple(keys), kind, body)
         self._entries.append(entry)
         for key in entry.keys:
             self.under_way[key] = self.under_way.get(key, 0) + 1
@@ -69,6 +73,15 @@ class Outbox:
     def rewind(self) -> None:
         """At a primary view: everything that is not applied is to be submitted again."""
         self._submitted = self._serial - len(self._entries)
+
+    def as_sent(self, payload: bytes) -> Message | None:
+        """The own request for locks that comes back with this payload, as it was made: its names and numbers, which
+        stay as long as the locks do, are the ones that the handles have, not others that are equal.
+        """
+        entry = self._entries[0] if self._entries else None
+        if entry is None or entry.kind not in _ASKING or entry.payload != payload:
+            return None
+        return Message(int(entry.kind), self.ring, entry.serial, entry.body)
 
     def applied(self, serial: int) -> None:
         """The own table has applied this message."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dlm.folded import contents
 from dlm.messages import key_of, split_key
 from dlm.modes import NAMES, NONE
 from dlm.names import Form, Name
@@ -35,9 +36,10 @@ def listing(table: Table, space: str, prefix: bytes, limit: int, after: bytes = 
     for key in keys[:limit]:
         name = table.names[key]
         size += ROW_BYTES
-        if name.resource is not None:
-            size += LOCK_BYTES * len(name.resource.locks)
-            size += sum(len(key) for lock in name.resource.waiting for key in lock.batch)
+        resource = contents(key, name)
+        if resource is not None:
+            size += LOCK_BYTES * len(resource.locks)
+            size += sum(len(key) for lock in resource.waiting for key in lock.batch)
         if rows and size > PAGE_BYTES:
             break
         rows.append(row(key, name, queues=False))
@@ -47,7 +49,7 @@ def listing(table: Table, space: str, prefix: bytes, limit: int, after: bytes = 
 def row(key: bytes, name: Name, queues: bool = True) -> dict[str, Any]:
     """One name. ``holders`` and queues are ``None`` if it is private to another node or in handover."""
     space, plain = split_key(key)
-    resource = name.resource
+    resource = contents(key, name)
     result: dict[str, Any] = {
         "name": plain,
         "space": space,

@@ -11,17 +11,17 @@ Where the kernel tells holders in the order of its grant queue, they are told in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlm import upgrade
+from dlm import contents, homes, upgrade
+from dlm.counts import BARS, UNITS, highest
 from dlm.history import SILENT, History, Late, Silent
 from dlm.lock import Effect, Key, Lock, State, Step, What
 from dlm.modes import (
     ALTERNATIVES,
     ALTMODE,
     COMPATIBLE,
-    CONFLICTING,
     CW,
     EX,
     EXPEDITE,
@@ -46,7 +46,7 @@ from dlm.modes import (
     is_down,
     is_middle,
     value_direction,
-)
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from dlm.waits import Waits
@@ -55,27 +55,33 @@ __all__ = ["Effect", "Key", "Lock", "Mint", "Resource", "State", "Step", "What"]
 
 Mint = Callable[[], int]  #: gives the next fence number
 _STATES = tuple(State)  # to go through the class itself takes its time
+_NO_LISTENERS: dict[Key, Lock] = {}  # never changed
 
 
 class Resource:
-    """The locks of one name. ``mint`` gives fence numbers; the owner of the resource may replace it."""
+    """The locks of one name. ``mint`` gives fence numbers; the owner of the resource may replace it.
+
+    There may be a million of them, most with one lock: what such a name does not need is shared by all.
+    """
 
     __slots__ = (
-        "converting", "grouped", "held", "history", "homes", "listeners", "locks", "loose", "mint", "name", "valid",
-        "value", "waiting", "waits",
+        "converting", "grouped", "held", "history", "homes", "listeners", "locks", "loose", "mint", "name", "run",
+        "run_node", "valid", "value", "waiting", "waits",
     )  # fmt: skip
 
     def __init__(self, mint: Mint, value: bytes = b"", valid: bool = True) -> None:
         self.mint = mint
         self.locks: dict[Key, Lock] = {}
-        self.converting: list[Lock] = []
-        self.waiting: list[Lock] = []
-        self.held = [0] * 6  #: how many locks hold each mode (granted and converting)
-        self.homes: dict[int, int] = {}  #: how many locks (in any state) each node has here
-        self.listeners: dict[Key, Lock] = {}  #: locks that want to hear whom they block
+        self.converting: Sequence[Lock] = ()  #: a list if there is anybody in it
+        self.waiting: Sequence[Lock] = ()  #: the same
+        self.held = 0  #: how many locks hold each mode (granted and converting), see ``dlm.counts``
+        self.homes = homes.NOBODY  #: how many locks (in any state) each node has here
+        self.listeners = _NO_LISTENERS  #: locks that want to hear whom they block
         self.loose = 0  #: how many queued ones may overtake (NOORDER)
         self.grouped = 0  #: how many queued ones are parts of multi-locks: ``dlm.multi`` grants them
         self.value, self.valid = value, valid
+        self.run_node = 0  #: shared: the node of the last ordered operation ..
+        self.run = 0  #: .. and how many in a row were that node's (A5)
         self.name = b""  #: its key, for the circles it is part of
         self.waits: Waits | None = None  #: who waits for whom, while all members know the contents
         self.history: History | Late | Silent = SILENT
@@ -103,7 +109,7 @@ class Resource:
             self._tell_refused(lock, out)
         else:
             self._add(lock)
-            self._enqueue(self.waiting, lock, State.WAITING)
+            self._enqueue(lock, State.WAITING)
             self._tell_blockers(lock, out)
 
     def convert(self, key: Key, asked: int, flags: int, value: bytes | None, now: int, out: list[Effect]) -> None:
@@ -132,7 +138,7 @@ class Resource:
             lock.asked, lock.flags, lock.value = before
             return
         lock.since = now
-        self._enqueue(self.converting, lock, State.CONVERTING)
+        self._enqueue(lock, State.CONVERTING)
         if rival is not None:
             self.scan(out)  # somebody holds less than before
         else:
@@ -201,7 +207,7 @@ class Resource:
             self.waits.add(lock, self)
         self.history.ended(self, self.locks.pop(was), "released", "adopted")
         self.locks[lock.key] = lock
-        self.held[lock.asked] -= 1  # the orphan's; the grant counts the lock again
+        self.held -= UNITS[lock.asked]  # the orphan's; the grant counts the lock again
         lock.persistent = True  # sticks to the lock
         self._listen(lock, lock.notify)
         self._grant(lock, lock.asked, out)
@@ -235,7 +241,7 @@ class Resource:
     def enter(self, lock: Lock) -> None:
         """Queue a part of a multi-lock."""
         self._add(lock)
-        self._enqueue(self.waiting, lock, State.WAITING)
+        self._enqueue(lock, State.WAITING)
 
     def turn(self, lock: Lock) -> bool:
         """Whether the part, queued or new, would be granted now if it were alone (Q9, Q10)."""
@@ -279,14 +285,13 @@ class Resource:
 
     def top_mode(self) -> int:
         """The highest mode held, NONE if nothing is."""
-        return max((mode for mode in range(6) if self.held[mode]), default=NONE)
+        return highest(self.held)
 
     # -- the parts -------------------------------------------------------------------------------------------
 
     def _fits(self, lock: Lock, asked: int) -> bool:
         """Whether no *other* lock holds a mode that conflicts with ``asked`` (Q2, Q3)."""
-        held, own = self.held, lock.mode
-        return all(held[mode] <= (mode == own) for mode in CONFLICTING[asked])
+        return not (self.held - UNITS[lock.mode]) & BARS[asked]
 
     def _grantable(self, lock: Lock) -> int:
         """The mode it could be given now: the one asked for, or one that it takes instead, else NONE."""
@@ -308,8 +313,9 @@ class Resource:
                     return lock, mode
         return None
 
-    def _enqueue(self, queue: list[Lock], lock: Lock, state: State) -> None:
+    def _enqueue(self, lock: Lock, state: State) -> None:
         lock.state = state
+        queue = self._line(state)
         self.grouped += bool(lock.batch)
         self.loose += bool(lock.flags & NOORDER)
         if lock.flags & HEADQUE:
@@ -320,18 +326,31 @@ class Resource:
         if self.waits is not None:
             self.waits.queue(lock, self)
 
+    def _line(self, state: State) -> list[Lock]:
+        """The queue for locks in this state, to be changed."""
+        queue = self.converting if state is State.CONVERTING else self.waiting
+        if not isinstance(queue, list):
+            queue = list[Lock]()
+            if state is State.CONVERTING:
+                self.converting = queue
+            else:
+                self.waiting = queue
+        return queue
+
     def _dequeue(self, lock: Lock) -> None:
         if self.waits is not None:
             self.waits.unqueue(lock)
         self.grouped -= bool(lock.batch)
         self.loose -= bool(lock.flags & NOORDER)
-        (self.converting if lock.state is State.CONVERTING else self.waiting).remove(lock)
+        self._line(lock.state).remove(lock)
+        self.converting, self.waiting = self.converting or (), self.waiting or ()
 
     def _demote(self, lock: Lock) -> bool:
         def told(other: Lock, mode: int) -> None:
+            self.held += UNITS[other.mode] - UNITS[mode]
             self.history.changed(self, other, "converted", mode, other.fence, "demoted")
 
-        return upgrade.demote(lock, self.converting, self.held, told)
+        return upgrade.demote(lock, self.converting, told)
 
     def _withdraw(self, lock: Lock) -> None:
         """Who is queued is so no longer: a waiter vanishes."""
@@ -352,9 +371,7 @@ class Resource:
         direction = value_direction(old, new)
         if direction == WRITES:
             self._write(flags, lock.value)
-        if old != NONE:
-            self.held[old] -= 1
-        self.held[new] += 1
+        self.held += UNITS[new] - UNITS[old]
         if old == NONE or not (new == old or is_down(old, new)):
             lock.fence = self.mint()  # a conversion to a stronger mode gets a new number (pitfalls B5)
         result = lock.result | (ALTMODE if new != lock.asked else 0)
@@ -413,8 +430,9 @@ class Resource:
         """Whether the lock wants to be told from now on; a conversion may change it (U8)."""
         lock.notify = notify
         if notify:
+            self.listeners = self.listeners or {}
             self.listeners[lock.key] = lock
-        else:
+        elif self.listeners:
             self.listeners.pop(lock.key, None)
 
     # -- the value block, and who is here --------------------------------------------------------------------
@@ -435,7 +453,7 @@ class Resource:
         self.locks[lock.key] = lock
         self._listen(lock, lock.notify)
         node = lock.key[0]
-        self.homes[node] = self.homes.get(node, 0) + 1
+        self.homes = homes.alone(node) if len(self.locks) == 1 else homes.came(self.homes, node)
         if self.waits is not None:
             self.waits.add(lock, self)
 
@@ -445,13 +463,10 @@ class Resource:
         if lock.state is not State.GRANTED:
             self._dequeue(lock)
         if lock.state is not State.WAITING:
-            self.held[lock.mode] -= 1
+            self.held -= UNITS[lock.mode]
         if self.waits is not None:
             self.waits.remove(lock)
-        node = lock.key[0]
-        self.homes[node] -= 1
-        if not self.homes[node]:
-            del self.homes[node]
+        self.homes = homes.went(self.homes, self.locks, lock.key[0]) if self.locks else homes.NOBODY
         if not self.locks:
             self.value, self.valid = b"", True  # the value block goes with the last lock (L10, G33)
 
@@ -472,30 +487,13 @@ class Resource:
                 lock = Lock.decode(each, state, now)
                 resource._add(lock)
                 if lock.mode != NONE:
-                    resource.held[lock.mode] += 1
+                    resource.held += UNITS[lock.mode]
                 if state is not State.GRANTED:
-                    (resource.converting if state is State.CONVERTING else resource.waiting).append(lock)
+                    resource._line(state).append(lock)
                     resource.loose += bool(lock.flags & NOORDER)
                     resource.grouped += bool(lock.batch)
         return resource
 
     def invariants(self) -> None:
         """Assert what must hold after every event (locks.md, end of §1.18)."""
-        holders = [lock for lock in self.locks.values() if lock.state is not State.WAITING]
-        for i, one in enumerate(holders):
-            for other in holders[:i]:
-                assert COMPATIBLE[one.mode][other.mode], f"{one.key} and {other.key} hold incompatible modes"
-        for mode in range(6):
-            assert self.held[mode] == sum(lock.mode == mode for lock in holders), "held modes are miscounted"
-        assert self._next() is None, "somebody queued could be granted"
-        assert all(lock.mode == NONE for lock in self.waiting), "a waiter holds something"
-        queued = [lock.key for lock in (*self.converting, *self.waiting)]
-        assert len(set(queued)) == len(queued), "a lock is queued twice"
-        states = {key for key, lock in self.locks.items() if lock.state is not State.GRANTED}
-        assert set(queued) == states, "queues and states differ"
-        counted: dict[int, int] = {}
-        for lock in self.locks.values():
-            counted[lock.key[0]] = counted.get(lock.key[0], 0) + 1
-        assert counted == self.homes, "locks per node are miscounted"
-        listening = {key for key, lock in self.locks.items() if lock.notify}
-        assert listening == set(self.listeners), "listeners are miscounted"
+        contents.check(self)

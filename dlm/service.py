@@ -26,7 +26,7 @@ from dlm.catchup import Catcher, Kept, Lender
 from dlm.checks import Checker
 from dlm.clearing import Clearing
 from dlm.entering import HeldBack
-from dlm.handle import Session
+from dlm.handles import Session
 from dlm.home import Home
 from dlm.lease import Lease
 from dlm.messages import TAG, Kind, Message, decode, keys_of
@@ -123,7 +123,7 @@ class DlmService:
         """An ordered message: now, or held back, or of no account."""
         self._at(now)
         try:
-            message = decode(payload)
+            message = (origin == self.me and self.home.outbox.as_sent(payload)) or decode(payload)
         except (ValueError, TypeError, msgpack.exceptions.UnpackException):
             self.host.event("dlm.garbage", origin=origin.node)
             return
@@ -150,7 +150,7 @@ class DlmService:
     def open(self, session: int, who: Credentials, now: int) -> None:
         """A local client connected."""
         self._at(now)
-        self.home.sessions[session] = Session(replace(who, name=who.name[:MAX_PROGRAM]))
+        self.home.sessions[session] = Session(session, replace(who, name=who.name[:MAX_PROGRAM]))
 
     def close(self, session: int, now: int) -> None:
         """A local client has gone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dlm import multi
+from dlm.folded import contents
 from dlm.names import Form, Name
 
 if TYPE_CHECKING:
@@ -27,12 +28,13 @@ def check(table: Table) -> None:
             continue  # it looks as it did before what is due
         assert table.spaces.refuses(key) != "no_space", f"{key!r}: in no lockspace"
         _forms(table, key, name)
-        if name.resource is not None:
-            name.resource.invariants()
-            parts = sum(bool(lock.batch) for lock in name.resource.waiting)
-            assert name.resource.grouped == parts, f"{key!r}: parts of multi-locks are miscounted"
-            assert not multi.grantable(table, key), f"{key!r}: a multi-lock could be granted"
-            for node in name.resource.homes:
+        resource = contents(key, name)
+        if resource is not None:
+            resource.invariants()
+            parts = sum(bool(lock.batch) for lock in resource.waiting)
+            assert resource.grouped == parts, f"{key!r}: parts of multi-locks are miscounted"
+            assert not parts or not multi.grantable(table, key), f"{key!r}: a multi-lock could be granted"
+            for node in resource.homes:
                 assert node in table.lives, f"{key!r}: a lock of an ended life"
                 assert name.form is Form.SHARED or node == name.owner, f"{key!r}: private to another"
 
@@ -44,5 +46,6 @@ def _forms(table: Table, key: bytes, name: Name) -> None:
         assert not name.waiting, f"{key!r}: shared with a waiting list"
     else:
         mine = name.form is Form.PRIVATE and name.owner == table.me
-        assert (name.resource is not None) == mine, f"{key!r}: contents at the wrong node"
+        known = name.resource is not None or name.folded is not None
+        assert known == mine, f"{key!r}: contents at the wrong node"
         assert name.owner in table.lives, f"{key!r}: owned by an ended life"

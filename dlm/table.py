@@ -18,9 +18,10 @@ Rules worth knowing before reading:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from dlm import checks, failures, multi, purge, snapshot, sound, spaces, stonith, work
+from dlm import checks, failures, folded, multi, purge, snapshot, sound, spaces, stonith, work
+from dlm.effects import Composed, Effects, Look, Purge
 from dlm.history import History
 from dlm.life import Life
 from dlm.messages import Kind, Message, Op
@@ -36,31 +37,6 @@ VACANT_KEPT = 1024  #: names without locks that stay shared
 DEMOTE_AFTER = 8  #: ordered operations of one node in a row that make a shared name private again
 
 
-class Composed(NamedTuple):
-    """The owner's publication of a name in handover, to be sent by this node."""
-
-    key: bytes
-    epoch: int
-    contents: tuple[Any, ...]
-
-
-class Purge(NamedTuple):
-    """The orphans of ``node`` (of process ``pid``, 0: all) are to go; that node knows them, and sees to it."""
-
-    node: int
-    pid: int
-
-
-class Look(NamedTuple):
-    """A private name of this node that a multi-lock has changed: to be looked after, or given up."""
-
-    key: bytes
-    give_up: bool
-
-
-Effects = list[Effect | Composed | Look | Purge | spaces.Told | spaces.Ask | spaces.Ended | failures.Fate]
-
-
 class Table:
     """The lock table of node ``me``. Not thread-safe; ``now`` is only remembered for people to read."""
 
@@ -74,6 +50,7 @@ class Table:
         self.names: dict[bytes, Name] = {}
         self.vacant: dict[bytes, None] = {}  #: shared names without locks, by when the last one went
         self.handovers: dict[bytes, None] = {}  #: names in handover
+        self.lately = folded.Lately(self)  #: names private to this node, whose contents stand open
         self.forms = [0, 0, 0]  #: how many names have each form; for people: not all may be up to date
         self.era = 0  #: the last event about all names ..
         self.dues: list[purge.Due] = []  #: .. and those that are not carried out on every name yet (``dlm.purge``)
@@ -84,6 +61,7 @@ class Table:
         self.waits = Waits()  #: who waits for whom in the shared names; follows from those
         self.touched: dict[bytes, None] = {}  #: names that a multi-lock left, perhaps empty; none between events
         self.history = History(self)
+        self.mint = self._mint  #: one for all names
         self.marks: dict[int, int] = {}  #: the last marks by position (dlm.checks)
         self.ignored = 0  #: messages of ended lives or with another serial, for status
 
@@ -112,6 +90,8 @@ class Table:
             if handler is not None:
                 handler(self, life, body, out)
         self.sweep(out)
+        if self.lately.many:
+            self.lately.fold()
         if not self.applied % checks.EVERY:
             checks.mark(self)
         return out
@@ -133,13 +113,13 @@ class Table:
         if name.form is Form.SHARED:
             self._operate_shared(key, name, op, out)
         elif name.form is Form.HANDOVER:
-            name.waiting.append(op)
+            name.wait(op)
         elif name.owner == op.node:
             if name.resource is not None:
                 self._run(key, name.resource, op, out)
         elif op.kind == Kind.LOCK and not op.flags & ORPHAN:
             self.hand_over(key, name, out)
-            name.waiting.append(op)
+            name.wait(op)
         else:
             self._unknown(op, out)  # all locks of a private name are its owner's: a stranger can have none
 
@@ -158,10 +138,10 @@ class Table:
             self._vacate(key, resource)
             return
         self.vacant.pop(key, None)
-        if name.run_node != node:
-            name.run_node, name.run = node, 0
-        name.run += 1
-        if name.run >= DEMOTE_AFTER and resource.sole_home(node):
+        if resource.run_node != node:
+            resource.run_node, resource.run = node, 0
+        resource.run += 1
+        if resource.run >= DEMOTE_AFTER and resource.sole_home(node):
             self.own(key, node, resource)
 
     def new_lock(self, op: Op) -> Lock:
@@ -233,9 +213,11 @@ class Table:
         here: ``names`` has also some that ought to be otherwise by now (``dlm.purge``).
         """
         name = self.names.get(key)
-        if name is None or name.era == self.era:
-            return name
-        return self.bring(key, name)
+        if name is None:
+            return None
+        if name.folded is not None:
+            folded.unfold(self, key, name)
+        return name if name.era == self.era else self.bring(key, name)
 
     def bring(self, key: bytes, name: Name, era: int = -1) -> Name | None:
         """Carry out on one name what is due, up to this era or all of it; ``None`` if it is no more."""
@@ -262,6 +244,8 @@ class Table:
     def forget(self, key: bytes) -> Name:
         """A name is no more; whoever calls this tells the history."""
         name = self.names.pop(key)
+        if name.folded is not None:
+            folded.unfold(self, key, name)
         self.forms[name.form] -= 1
         self.spaces.count(key, -1)
         self.vacant.pop(key, None)
@@ -291,7 +275,7 @@ class Table:
         if name.fences is not None:
             name.fences.add(first, FENCE_BLOCK)
 
-    def mint(self) -> int:
+    def _mint(self) -> int:
         """The fence number of a grant in a shared name."""
         self.numbers += 1
         return self.ring.seq << 32 | self.numbers
@@ -335,7 +319,7 @@ class Table:
 
     def publish(self, key: bytes, name: Name, resource: Resource, out: Effects) -> None:
         """Handover -> Shared, then what has waited, in order, except operations of ended lives (A4, A7)."""
-        waiting, name.waiting = name.waiting, []
+        waiting, name.waiting = name.waiting, ()
         self.share(key, name, resource)
         effects: list[Effect] = []
         resource.scan(effects)
@@ -460,9 +444,11 @@ class Table:
     def local(self, key: bytes) -> Resource | None:
         """The contents of a name that is private to this node, else ``None``. See K12 before using it."""
         name = self.names.get(key)
-        if name is not None and name.form is Form.PRIVATE:
-            return name.resource
-        return None
+        if name is None or name.form is not Form.PRIVATE:
+            return None
+        if name.folded is not None:
+            folded.unfold(self, key, name)
+        return name.resource
 
     # -- snapshots and checks --------------------------------------------------------------------------------
 

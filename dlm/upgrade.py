@@ -26,12 +26,10 @@ def rival(lock: Lock, converting: Iterable[Lock]) -> Lock | None:
     return next((ahead for ahead in converting if not COMPATIBLE[lock.mode][ahead.asked]), None)
 
 
-def demote(
-    lock: Lock, converting: Iterable[Lock], held: list[int], told: Callable[[Lock, int], None]
-) -> bool:
+def demote(lock: Lock, converting: Iterable[Lock], told: Callable[[Lock, int], None]) -> bool:
     """Resolve it: who would be behind holds NL meanwhile, if it has agreed to (CONVDEADLK).
 
-    ``held``: counts; ``told`` is told of each, with the mode it had.
+    ``told`` is told of each, with the mode it had.
     """
     behind = [lock]
     if lock.flags & HEADQUE:
@@ -39,8 +37,6 @@ def demote(
     if not all(other.flags & CONVDEADLK for other in behind):
         return False
     for other in behind:
-        held[other.mode] -= 1
-        held[NL] += 1
         was, other.mode = other.mode, NL
         other.result |= DEMOTED
         told(other, was)

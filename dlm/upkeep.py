@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dlm.home import Home
 from dlm.messages import Kind
+from dlm.names import Form
+from dlm.resource import Resource
 
 __all__ = ["GIVE_BACK_AFTER_US", "YIELD_AFTER_US", "Upkeep"]
 
@@ -52,32 +54,37 @@ class Upkeep:
         return min((time + self.yield_after for time in times if time is not None), default=None)
 
     def _waiting_since(self, key: bytes) -> int | None:
-        resource = self.home.table.local(key)
+        resource = self._open(key)
         return resource.oldest_wait() if resource is not None else None
+
+    def _open(self, key: bytes) -> Resource | None:
+        """What is in a private name of this node, unless that is folded: then it has locks, and nobody waits."""
+        name = self.home.table.names.get(key)
+        return name.resource if name is not None and name.form is Form.PRIVATE else None
 
     def _give_back_idle(self, now: int) -> None:
         """Names nobody has locked for 10 s are given back, many in one message (A2)."""
         batch: list[tuple[bytes, int]] = []
         for key in list(self.home.idle_private):
-            name = self.home.table.names.get(key)
-            if name is None or self.home.table.local(key) is None or (name.resource and name.resource.locks):
+            resource = self._open(key)
+            if resource is None or resource.locks:
                 del self.home.idle_private[key]
-            elif name.idle_since + self.give_back_after > now:
+            elif self.home.idle_private[key] + self.give_back_after > now:
                 break  # oldest first
             elif key in self.home.outbox.under_way:
-                name.idle_since = now
-                self.home.idle_private[key] = self.home.idle_private.pop(key)  # not idle: look again later
+                del self.home.idle_private[key]
+                self.home.idle_private[key] = now  # not idle: look again later
             else:
                 del self.home.idle_private[key]
-                batch.append((key, name.epoch))
+                batch.append((key, self.home.table.names[key].epoch))
                 if len(batch) == GIVE_BACK_BATCH:
                     break
         if batch:
             self.home.send(Kind.GIVE_BACK, (tuple(batch),), [key for key, _ in batch])
 
     def _next_give_back(self) -> int | None:
-        key = next(iter(self.home.idle_private), None)
-        if key is None:
+        first = next(iter(self.home.idle_private.items()), None)
+        if first is None:
             return None
-        name = self.home.table.names.get(key)
-        return name.idle_since + self.give_back_after if name is not None else self.home.now
+        key, since = first
+        return since + self.give_back_after if key in self.home.table.names else self.home.now

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dlm import arguments, failure_verbs, fence_verbs, group, looking, space_verbs
-from dlm.handle import Handle, Request, Session
+from dlm.handle import Handle, Request
+from dlm.handles import Session
 from dlm.messages import Kind
 from dlm.modes import CANCEL, IVVALBLK, NONE, PW, VALBLK
 
@@ -36,6 +37,9 @@ def handle(service: DlmService, session: int, rid: int, verb: str, args: Args) -
     if function is None:
         service.host.refuse(session, rid, "unknown_verb", f"the dlm service has no verb {verb!r}")
         return
+    caller = service.home.sessions.get(session)
+    if caller is not None and caller.handles.many:
+        caller.handles.fold()
     try:
         function(service, session, rid, args)
     except arguments.BadArgument as bad:

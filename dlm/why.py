@@ -117,7 +117,7 @@ class _Chain:
             "h": h,
             "pid": lock.pid,
             "program": lock.program,
-            "xid": lock.xid,
+            "xid": lock.whose.xid,
             "mode": None if lock.mode == NONE else NAMES[lock.mode],
             "asked": None if lock.state is State.GRANTED else NAMES[lock.asked],
             "fence": lock.fence,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from dlm.folded import contents
 from dlm.lock import State
 from dlm.messages import key_of
 from dlm.modes import NAMES
@@ -44,12 +45,13 @@ class LossRules:
 
     @staticmethod
     def _look(node: int, service: DlmService, handle: Handle) -> None:
-        name = service.table.names.get(key_of("default", handle.name))
+        key = key_of("default", handle.name)
+        name = service.table.names.get(key)
         if name is not None and name.form is Form.HANDOVER:
             return  # its contents are on their way to all
-        lock = None
-        if name is not None and name.resource is not None:
-            lock = name.resource.locks.get((node, handle.client.session, handle.h))
+        resource, lock = contents(key, name) if name is not None else None, None
+        if resource is not None:
+            lock = resource.locks.get((node, handle.client.session, handle.h))
         if lock is None or lock.state is State.WAITING:
             raise Violation("LOSS", f"{handle} believes in {_held(handle)}, which is gone, and was not told so")
         if lock.mode != handle.granted or lock.fence != handle.fence:

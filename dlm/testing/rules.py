@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from dlm.folded import contents
 from dlm.lock import Key, Lock, State, Step
 from dlm.messages import Kind, key_of
 from dlm.modes import COMPATIBLE, MODES, NAMES, NOORDER, NOQUEUE, PW
@@ -166,7 +167,7 @@ class QueueRules:
         """
         for name, queues in before.items():
             known = table.names.get(name)
-            resource = known.resource if known is not None else None
+            resource = contents(name, known) if known is not None else None
             for queue in queues:
                 left = [key for key in queue if key[0] in going_on and key not in free]
                 if resource is None:
@@ -237,10 +238,12 @@ class WholeRules:
             states: set[str] = set()
             left = operation.given_up or any(handle.over for handle in operation.together)
             for handle in operation.together:
-                name = service.table.names.get(key_of("default", handle.name))
-                if name is not None and name.resource is not None:
+                key = key_of("default", handle.name)
+                name = service.table.names.get(key)
+                resource = contents(key, name) if name is not None else None
+                if resource is not None:
                     client = handle.client
-                    lock = name.resource.locks.get((client.node.id, client.session, handle.h))
+                    lock = resource.locks.get((client.node.id, client.session, handle.h))
                     states.add("waits" if lock and lock.batch else "held" if lock else "missing")
             if states == {"held", "waits"} or (states == {"held", "missing"} and not left):
                 text = f"the multi-lock of {operation.handle} is held in part: {sorted(states)}"

@@ -13,6 +13,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from dlm.folded import contents
 from dlm.modes import ALTMODE, COMPATIBLE, CW, DEMOTED, EX, NAMES, NONE, PR, VALNOTVALID
 from dlm.options import PLAIN
 from dlm.plugin import service as make_service
@@ -263,7 +264,8 @@ class LockPlugin(Plugin):
             self._tables.check(node, locker)
             self._tables.invariants(node, locker)
             for key, name in locker.table.names.items():
-                locks = name.resource.locks if name.resource is not None else ()
+                known = contents(key, name)
+                locks = known.locks if known is not None else ()
                 if locks:
                     raise Violation("TABLE", f"node {node}: {key!r} has a ghost lock {next(iter(locks))}")
 

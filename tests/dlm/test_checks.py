@@ -10,6 +10,7 @@ import pytest
 
 from dlm import checks, transfer
 from dlm.checks import MISSING, Rolling, wrong
+from dlm.counts import UNITS
 from dlm.life import Life
 from dlm.lock import Lock
 from dlm.messages import Kind, decode, key_of
@@ -72,9 +73,8 @@ def fence(table: Table) -> None:
 def mode(table: Table) -> None:
     contents = table.names[KEY].resource
     lock = contents.locks[min(contents.locks)]
-    contents.held[lock.mode] -= 1
+    contents.held += UNITS[NL] - UNITS[lock.mode]
     lock.mode = lock.asked = NL
-    contents.held[NL] += 1
 
 
 def value(table: Table) -> None:

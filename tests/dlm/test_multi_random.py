@@ -25,7 +25,7 @@ def operate(bus: Bus, rng: random.Random, node: Node) -> None:
         return
     session = rng.choice(sorted(node.service.home.sessions))
     mine = [h for (member, s, h) in bus.handles if member == node.me and s == session]
-    asked = [h for h, handle in node.service.home.sessions[session].handles.items() if handle.group]
+    asked = [handle.h for handle in node.service.home.sessions[session].handles.values() if handle.group]
     choice = rng.random()
     if mine and choice < 0.5:
         some = rng.sample(mine, rng.randint(1, len(mine)))

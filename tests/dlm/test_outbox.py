@@ -89,3 +89,27 @@ def test_messages_round_trip() -> None:
 @pytest.mark.parametrize(("space", "name"), [("default", b"a\x00b"), ("app", b"a"), ("app", b"\xff")])
 def test_keys_round_trip(space: str, name: bytes) -> None:
     assert split_key(key_of(space, name)) == (space, name)
+
+
+def test_an_own_request_comes_back_as_it_was_made() -> None:
+    outbox, key = Outbox(), key_of("default", b"n")
+    outbox.begin(RING)
+    outbox.add(Kind.LOCK, (key, 1, 1000, 5, 0, None, 7, "program", 0, 0), (key,))
+    outbox.add(Kind.LOCK, (key, 1, 1001, 5, 0, None, 7, "program", 0, 0), (key,))
+    payloads: list[bytes] = []
+    outbox.flush(payloads.append)
+    first = outbox.as_sent(bytes(payloads[0]))
+    assert first == decode(payloads[0])
+    assert first is not None
+    assert first.body[0] is key  # not another that is equal, for as long as there is the lock
+    assert outbox.as_sent(payloads[1]) is None  # what comes out of turn is read like the others' messages
+    outbox.applied(1)
+    assert outbox.as_sent(payloads[0]) is None
+    assert outbox.as_sent(payloads[1]) == decode(payloads[1])
+
+
+def test_other_own_messages_are_read() -> None:
+    outbox = filled(1)
+    payloads: list[bytes] = []
+    outbox.flush(payloads.append)
+    assert outbox.as_sent(payloads[0]) is None

@@ -29,7 +29,7 @@ def operate(bus: Bus, rng: random.Random, node: Node) -> None:
     """One request of one client of this node."""
     session = rng.choice(sorted(node.service.home.sessions))
     mine = [h for (member, s, h) in bus.handles if member == node.me and s == session]
-    asked = [h for h, handle in node.service.home.sessions[session].handles.items() if handle.request]
+    asked = [handle.h for handle in node.service.home.sessions[session].handles.values() if handle.request]
     choice = rng.random()
     if mine and choice < 0.35:
         bus.call(node.id, "unlock", session, h=rng.choice(mine), valblk=True, value=b"%d" % bus.rid)
