@@ -116,6 +116,9 @@ class Turns:
                     raise RuntimeError("a signal handler cannot wait for the node while what it interrupts does")
                 elif not self._follow(answer, limit):
                     break
+        except BaseException:  # interrupted: perhaps when the reader thread had the seat and did not know it yet
+            self._wake_reader()
+            raise
         finally:
             try:
                 self._leave(answer)

@@ -131,9 +131,9 @@ def test_an_interrupted_reader_neither_loses_nor_doubles_an_event(client: Client
     try:
         for n in range(300):
             with contextlib.suppress(Interrupted):
-                armed.append(n)
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-5, 1e-3), 0.5)
                 try:
+                    armed.append(n)
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-5, 1e-3), 0.5)
                     while True:
                         own.call("fake", "echo", {"n": n}, 20)
                 finally:

@@ -234,10 +234,10 @@ def test_no_interrupt_loses_or_tears_a_frame(channel: Counting) -> None:
     try:
         for n in range(300):
             with contextlib.suppress(Interrupted):
-                armed.append(n)
-                # Again, if the first one is lost: where nothing can be raised it is swallowed.
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-5, 1e-3), 0.5)
                 try:
+                    armed.append(n)
+                    # Again, if the first one is lost: where nothing can be raised it is swallowed.
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-5, 1e-3), 0.5)
                     while True:
                         assert channel.call("fake", "echo", {"n": n}, 20) == {"n": n}
                 finally:
