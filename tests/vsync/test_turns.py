@@ -17,6 +17,7 @@ import pytest
 from tests.vsync.support import until
 from tests.vsync.test_ipc import Served
 from vsync import turns
+from vsync.answer import Answer
 from vsync.core import Push, Reply
 from vsync.errors import NotConnected, ProtocolError
 from vsync.framing import MAX_IPC_FRAME, Inbox, encode
@@ -63,6 +64,11 @@ def led(channel: Counting, monkeypatch: pytest.MonkeyPatch) -> Counting:
 def answer(served: Served, index: int, data: Any) -> None:
     session, rid, *_ = until(lambda: served.core.requests[index:])[0]
     served.loop.post(lambda: served.core.out.append(Reply(session, rid, True, data)))
+
+
+def waiting(channel: Counting) -> int:
+    """Threads that wait for an answer."""
+    return sum(isinstance(each, Answer) and each.waited for each in [*channel._pending.values()])
 
 
 def silent(served: Served) -> None:
@@ -143,6 +149,7 @@ def test_who_leads_reads_for_the_others_and_one_of_them_goes_on(led: Counting, s
     with ThreadPoolExecutor(len(order)) as pool:
         asked = [pool.submit(led.call, "fake", "x", {}) for _ in order]
         until(lambda: len(served.core.requests) == len(order))
+        until(lambda: waiting(led) == len(order))
         rows = {rid: n for n, (_, rid, *_) in enumerate(served.core.requests)}
         for index in order:
             answer(served, index, served.core.requests[index][1])
