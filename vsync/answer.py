@@ -34,6 +34,7 @@ class Answer(Future[Any]):
         super().__init__()
         self.plain = True  #: nobody but the thread that waits wants to be told
         self.quick = False  #: nor anybody but a callback that any thread may run
+        self._step: Callable[[], bool] | None = None
         self.over = False  #: as ``done()``, without a lock
         self.thread = 0  #: the thread that waits for it, or has
         self.waited = False  #: it waits
@@ -55,10 +56,16 @@ class Answer(Future[Any]):
         self._tell_others()
         super().add_done_callback(fn)
 
-    def add_quick_callback(self, fn: Callable[[Future[Any]], object]) -> None:
-        """The same for one that neither waits nor runs code of the program: the node's thread may run it, too."""
+    def add_quick_callback(self, fn: Callable[[Future[Any]], object], step: Callable[[], bool]) -> None:
+        """The same for one that neither waits nor runs code of the program: the node's thread may run it, too.
+
+        ``step`` is tried before, by any thread: if it returns true that is all that a success means here. It may be
+        interrupted, and then is tried once more. No thread is woken to read for this alone.
+        """
         self.quick = self.plain
-        self._tell_others()
+        self._step = step
+        self.plain = False
+        self._accept()
         super().add_done_callback(fn)
 
     def done(self) -> bool:
@@ -79,6 +86,8 @@ class Answer(Future[Any]):
 
         It touches no condition: an interrupt of the thread that offers could not leave one locked.
         """
+        if self._step is not None and error is None:
+            return self._step()
         if not self.waited or not self.plain:
             return False
         self._offered = result, error

@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 
 import msgpack
 
+from vsync.arrivals import Arrivals
 from vsync.errors import NotConnected, NotMember, RequestFailed, VsyncError
 from vsync.events import ClusterView, Message, Process, View
 from vsync.ipc import Channel
@@ -225,10 +226,12 @@ class Group:
         self.name = name
         self.view: View | None = None  #: the last one that was iterated over
         self._client = client
-        self._events: SimpleQueue[View | Message | Iterator[Message] | NotConnected | None] = SimpleQueue()
+        self._events: Arrivals[View | Message | Iterator[Message] | NotConnected | None]
+        self._events = Arrivals(client.channel.turns)
         self._batch: Iterator[Message] = iter(())  #: what came together, as far as it has not been iterated over
         self._over: NotConnected | None = None
-        self._outgoing = Outgoing(self._transmit, len(name.encode()))
+        turns = client.channel.turns
+        self._outgoing = Outgoing(self._transmit, len(name.encode()), turns.attend if turns else lambda: None)
 
     def send(
         self,
@@ -277,12 +280,13 @@ class Group:
 
     def on_push(self, kind: str, data: Mapping[str, Any]) -> None:
         """For ``Client``: an event of this group."""
+        frame = self._client.channel.frame
         if kind == "view":
-            self._events.put(View.from_dict(data))
+            self._events.put(View.from_dict(data), frame)
         elif kind == "messages":
-            self._events.put(_messages(data))
+            self._events.put(_messages(data), frame)
         elif kind == "message":
-            self._events.put(Message.from_dict(data))
+            self._events.put(Message.from_dict(data), frame)
 
     def _transmit(self, batch: bytes, order: str) -> Future[Any]:
         return self._client.channel.start("group", "sends", {"group": self.name, "batch": batch, "order": order})
@@ -300,7 +304,7 @@ class Group:
             return message
         if self._over is not None:
             raise self._over
-        event = self._events.get()
+        event = self._events.take()
         if event is None:
             self._events.put(None)  # for the next call
             raise StopIteration

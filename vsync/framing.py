@@ -75,7 +75,8 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self._state: tuple[list[bytes], int] = ([], 0)  # what was received, and where in it the next frame begins
+        #: What was received, where in it the next frame begins, and that one's number.
+        self._state: tuple[list[bytes], int, int] = ([], 0, 1)
         self._end = 0  # of the frame that was looked at
 
     def fill(self, receive: Callable[[int], bytes], size: int) -> bool:
@@ -87,13 +88,13 @@ class Inbox:
 
     def peek(self) -> Any:
         """The next frame, ``None`` if there is none yet. Raises ``ProtocolError`` for nonsense."""
-        chunks, at = self._state
+        chunks, at, number = self._state
         if not chunks:
             return None
         data = chunks[0]
         if len(chunks) > 1:
             data = b"".join(chunks)
-            self._state = [data], at
+            self._state = [data], at, number
         start = at + _HEAD
         if len(data) < start:
             return None
@@ -105,8 +106,13 @@ class Inbox:
 
     def take(self) -> None:
         """The frame that was looked at is done with; another must be looked at before the next ``take``."""
-        chunks, end = self._state[0], self._end
-        self._state = (chunks, end) if end < len(chunks[0]) else ([], 0)
+        (chunks, _, number), end = self._state, self._end
+        self._state = (chunks, end, number + 1) if end < len(chunks[0]) else ([], 0, number + 1)
+
+    @property
+    def number(self) -> int:
+        """Of the next frame, from 1 on."""
+        return self._state[2]
 
 
 def _decoded(body: bytes | bytearray) -> list[Any]:

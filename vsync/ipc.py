@@ -76,12 +76,22 @@ class Channel(Protocol):
     def on_push(self, service: str, handler: Callable[[str, Any], None], quick: bool = False) -> None:
         """Call ``handler(kind, data)`` on the reader thread for every push of ``service``.
 
-        ``quick``: it neither waits nor runs code of the program, so it may be called by the node's thread, too.
+        ``quick``: it neither waits nor runs code of the program, so any thread may call it, one at a time.
         """
         ...
 
     def on_close(self, handler: Callable[[str], None]) -> None:
         """Call ``handler(reason)`` once at the session's end, before pending calls fail; now if it has ended."""
+        ...
+
+    @property
+    def turns(self) -> Turns | None:
+        """Who reads, for those who wait for what quick handlers put somewhere; ``None``: they need not read."""
+        ...
+
+    @property
+    def frame(self) -> int:
+        """For a quick handler: the number of the frame, if it may be called twice for the same one; else 0."""
         ...
 
     def lease_deadline(self) -> tuple[int, int]:
@@ -178,6 +188,16 @@ class BaseChannel(ABC):
                 self._close_handlers.append(handler)
         if closed is not None:
             handler(closed)
+
+    @property
+    def turns(self) -> Turns | None:
+        """See ``Channel.turns``."""
+        return None
+
+    @property
+    def frame(self) -> int:
+        """See ``Channel.frame``."""
+        return 0
 
     @abstractmethod
     def lease_deadline(self) -> tuple[int, int]:
@@ -282,7 +302,7 @@ class SocketChannel(BaseChannel):
         self._page: PageReader | None = None
         self._writing = threading.Lock()
         self._inbox = Inbox()
-        self._turns = Turns(self, self._offer, self._handle)
+        self._turns = Turns(self, self._settle, self._handle)
         self._poll = select.poll()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -331,6 +351,26 @@ class SocketChannel(BaseChannel):
 
     def _promise(self) -> Future[Any]:
         return Answer(self._turns)
+
+    @property
+    def turns(self) -> Turns | None:
+        """See ``Channel.turns``."""
+        return self._turns
+
+    @property
+    def frame(self) -> int:
+        """See ``Channel.frame``."""
+        return self._inbox.number
+
+    def _settle(self, frame: list[Any]) -> bool:
+        """Deal with a frame that any thread may deal with; it may be called again for the same."""
+        match frame:
+            case [0, str(service), str(kind), data]:
+                handler = self._quick.get(service)
+                if handler is not None:
+                    handler(kind, data)
+                return handler is not None
+        return self._offer(frame)
 
     def peek(self) -> Any:
         """See ``Source.peek``."""

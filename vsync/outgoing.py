@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -34,10 +35,16 @@ KINDS: dict[str, type[VsyncError]] = {
 class Outgoing:
     """What one member sends, in order. Thread-safe."""
 
-    def __init__(self, transmit: Callable[[bytes, str], Future[Any]], head: int = 0) -> None:
+    def __init__(
+        self,
+        transmit: Callable[[bytes, str], Future[Any]],
+        head: int = 0,
+        attend: Callable[[], None] = lambda: None,
+    ) -> None:
         """``transmit`` sends a request with a batch (msgpack, a list of bytes) and its order; ``head``: bytes that
-        are added to it.
+        are added to it. ``attend`` is called when a thread waits here for its answer.
         """
+        self._attend = attend
         self._limit = MAX_MESSAGE - HEAD - head
         self._transmit = transmit
         # A plain lock: unlike that of a Condition, ``with`` cannot be interrupted between taking and having it, and
@@ -47,6 +54,7 @@ class Outgoing:
         self._waiting: deque[tuple[bytes, str]] = deque()
         self._size = 0  #: bytes that wait
         self._under_way = False
+        self._number = 0  # of the last batch
         self._failed: Exception | None = None
 
     def add(self, data: bytes, order: str, timeout: float | None) -> None:
@@ -74,6 +82,7 @@ class Outgoing:
         limit = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             while self._under_way and self._failed is None:
+                self._attend()
                 if not self._changed.wait(None if limit is None else max(0.0, limit - time.monotonic())):
                     raise TimeoutError("the node has not accepted what was sent before")
             self._raise_failure()
@@ -87,6 +96,7 @@ class Outgoing:
             self._changed.notify_all()
 
     def _wait_room(self, timeout: float | None) -> None:
+        self._attend()
         if not self._changed.wait_for(lambda: self._size < ROOM or self._failed is not None, timeout):
             raise Backpressure(f"{len(self._waiting)} messages wait for the node")
 
@@ -105,6 +115,7 @@ class Outgoing:
             self._waiting.popleft()
             batch.append(data)
             size += len(data)
+        self._number += 1
         full = self._size >= ROOM
         self._size -= size
         if full:
@@ -112,15 +123,27 @@ class Outgoing:
         return batch, order
 
     def _send(self, batch: list[bytes], order: str) -> None:
+        number = self._number  # nobody takes another batch before this one is accepted
         try:
             future = self._transmit(msgpack.packb(batch), order)
         except NotConnected as error:
             self.end(error)
             return
         if isinstance(future, Answer):
-            future.add_quick_callback(self._accepted)
+            future.add_quick_callback(self._accepted, partial(self._was_last, number))
         else:
             future.add_done_callback(self._accepted)
+
+    def _was_last(self, number: int) -> bool:
+        """That batch was accepted: if nothing waits behind it, that is all there is to do. Again does no harm."""
+        with self._lock:
+            if number != self._number or not self._under_way:
+                return True
+            if self._waiting:
+                return False
+            self._changed.notify_all()
+            self._under_way = False
+            return True
 
     def _accepted(self, future: Future[Any]) -> None:
         error = future.exception()

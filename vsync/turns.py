@@ -21,14 +21,27 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from vsync.answer import Answer, taken_lock
+from vsync.answer import taken_lock
 
-__all__ = ["Source", "Turns"]
+__all__ = ["Source", "Turns", "Waiter"]
 
 ASIDE_S = 0.002  #: a reader thread that rests looks so often whether anybody reads
-RUN = 8  #: answers for callers in a row, without anything that the reader thread has to do, after which it rests
-_READER = "reader"  #: in the seat: the reader thread
+RUN = 8  #: frames that threads waited for, with nothing between that the reader thread has to do: then it rests
 _SEAT = 0
+
+
+class _ReaderThread:
+    """In the seat: the reader thread."""
+
+    thread = 0
+    token: threading.Lock | None = None
+    over = False
+
+    def wake(self) -> None:
+        """It is nudged instead."""
+
+
+_READER: Waiter = _ReaderThread()
 
 
 class Source(Protocol):
@@ -47,11 +60,26 @@ class Source(Protocol):
         ...
 
 
+class Waiter(Protocol):
+    """What a thread waits for: an ``Answer``, or something to arrive."""
+
+    thread: int
+    token: threading.Lock | None
+
+    @property
+    def over(self) -> bool:
+        """It need not wait any longer."""
+        ...
+
+    def wake(self) -> None:
+        """Let the thread look again, if it sleeps on the token."""
+
+
 class Turns:
     """Who reads ``source``.
 
-    ``settle`` deals with a frame if that is an answer that a thread waits for, and says so; it may be called twice
-    for the same. ``handle`` deals with any frame, on the reader thread, which calls ``run``.
+    ``settle`` deals with a frame that any thread may deal with, and says whether it was one; it may be called twice
+    for the same. ``handle`` deals with any other frame, on the reader thread, which calls ``run``.
     """
 
     def __init__(self, source: Source, settle: Callable[[Any], bool], handle: Callable[[Any], None]) -> None:
@@ -59,16 +87,18 @@ class Turns:
         self._settle = settle
         self._handle = handle
         self._reader = 0  # the thread's number
-        self._seat: dict[int, object] = {}  # at _SEAT who reads; a dict, for its setdefault cannot be interrupted
-        self._following: dict[Answer, None] = {}
-        self._leads = 0  # how often somebody has read
+        self._seat: dict[int, Waiter] = {}  # at _SEAT who reads; a dict, for its setdefault cannot be interrupted
+        self._following: dict[Waiter, None] = {}
+        self._leads = 0  # how often a caller has read ..
+        self._terms = 0  # .. and how often one has begun to
+        self._wanted = False  # the reader thread is to read, if nobody else does
         self._run = 0  # answers since the reader thread last had something to do
         self._nudge = taken_lock()
         self._sleeping = False  # the reader thread does not look by itself
 
     # -- callers
 
-    def wait(self, answer: Answer, timeout: float | None) -> None:
+    def wait(self, answer: Waiter, timeout: float | None) -> None:
         """Return when ``answer`` is done, or after ``timeout`` seconds."""
         limit = None if timeout is None else time.monotonic() + timeout
         answer.thread = threading.get_ident()
@@ -79,12 +109,16 @@ class Turns:
             while not answer.over:
                 leader = self._seat.setdefault(_SEAT, answer)
                 if leader is answer:
+                    self._terms += 1
                     if not self._lead(answer, limit):
                         break
-                elif isinstance(leader, Answer) and leader.thread == answer.thread:
+                elif leader is not _READER and leader.thread == answer.thread:
                     raise RuntimeError("a signal handler cannot wait for the node while what it interrupts does")
                 elif not self._follow(answer, limit):
                     break
+        except BaseException:  # interrupted: perhaps when the reader thread had the seat and did not know it yet
+            self._wake_reader()
+            raise
         finally:
             try:
                 self._leave(answer)
@@ -95,13 +129,15 @@ class Turns:
     def attend(self) -> None:
         """The reader thread is needed: now, if nobody reads."""
         if not self._seat:
+            self._wanted = True
             self._wake_reader()
 
     def end(self) -> None:
         """The session has ended: the reader thread is to look at once."""
+        self._wanted = True
         self._wake_reader()
 
-    def _lead(self, answer: Answer, limit: float | None) -> bool:
+    def _lead(self, answer: Waiter, limit: float | None) -> bool:
         """Read until ``answer`` is done or only the reader thread can go on; false when time is over."""
         source = self._source
         try:
@@ -127,7 +163,7 @@ class Turns:
         self._seat[_SEAT] = _READER
         self._wake_reader()
 
-    def _follow(self, answer: Answer, limit: float | None) -> bool:
+    def _follow(self, answer: Waiter, limit: float | None) -> bool:
         """Wait until there is something to look at; false when time is over."""
         if answer.token is None:
             answer.token = taken_lock()
@@ -140,7 +176,7 @@ class Turns:
         rest = min(limit - time.monotonic(), threading.TIMEOUT_MAX)
         return rest > 0 and answer.token.acquire(timeout=rest)
 
-    def _leave(self, answer: Answer) -> None:
+    def _leave(self, answer: Waiter) -> None:
         self._following.pop(answer, None)
         if self._seat.get(_SEAT) is answer:
             self._seat.pop(_SEAT, None)
@@ -162,26 +198,30 @@ class Turns:
         From then on nobody else reads.
         """
         self._reader = threading.get_ident()
-        wanted, leads, last = True, 0, None
+        leads, terms = self._leads, 0
         while True:
             reads = self._seat.get(_SEAT)
-            if reads is None and (wanted or self._leads == leads):
+            if reads is None and (self._wanted or self._leads == leads):
+                self._wanted = False
                 reads = self._seat.setdefault(_SEAT, _READER)
             if reads is _READER:
                 self._read()
                 reads = None
-            leads = self._leads
-            wanted = self._rest(None if reads is None or reads is not last else reads)
-            last = reads
+            for_long = reads is not None and terms == self._terms
+            leads, terms = self._leads, self._terms
+            self._rest(reads if for_long else None)
+            if for_long:
+                leads = -1  # it has just left, and may be back soon
 
     def _read(self) -> None:
         source = self._source
         while True:
             settled = False
             while (frame := source.peek()) is not None:
+                waited = bool(self._following)
                 settled = self._settle(frame)
                 source.take()
-                self._run = self._run + 1 if settled else 0
+                self._run = self._run + waited if settled else 0
                 if not settled:
                     self._handle(frame)
             if settled and self._run >= RUN:
@@ -190,29 +230,29 @@ class Turns:
                 return
             source.more(None)
 
-    def _read_on(self, answer: Answer, limit: float | None) -> None:
+    def _read_on(self, answer: Waiter, limit: float | None) -> None:
         """A handler makes a call: what comes before the answer is handled meanwhile."""
         while not answer.over:
             frame = self._source.peek()
             if frame is not None:
+                settled = self._settle(frame)
                 self._source.take()
-                self._handle(frame)
+                if not settled:
+                    self._handle(frame)
                 continue
             rest = None if limit is None else limit - time.monotonic()
             if rest is not None and rest <= 0:
                 return
             self._source.more(rest)
 
-    def _rest(self, leader: object | None) -> bool:
-        """Wait until it is time to look; whether somebody wants that. ``leader``: one that may lead for long, and
-        tells when it leaves.
-        """
+    def _rest(self, leader: Waiter | None) -> None:
+        """Wait until it is time to look. ``leader``: one that may lead for long, and tells when it leaves."""
         if leader is None:
-            return self._nudge.acquire(timeout=ASIDE_S)
+            self._nudge.acquire(timeout=ASIDE_S)
+            return
         self._sleeping = True
         try:
-            patience = -1 if self._seat.get(_SEAT) is leader else ASIDE_S
-            return self._nudge.acquire(timeout=patience)
+            self._nudge.acquire(timeout=-1 if self._seat.get(_SEAT) is leader else ASIDE_S)
         finally:
             self._sleeping = False
 

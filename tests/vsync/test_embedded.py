@@ -45,6 +45,11 @@ def request(served: Served, number: int) -> Any:
     return until(lambda: served.core.requests[number:])[0]
 
 
+def step(steps: list[str]) -> bool:
+    steps.append("step")
+    return True
+
+
 def put(served: Served, *outputs: Any) -> None:
     served.loop.post(lambda: served.core.out.extend(outputs))
 
@@ -120,11 +125,24 @@ def test_a_quick_callback_may_be(channel: LocalChannel, served: Served) -> None:
     names: list[str] = []
     asked = channel.start("fake", "x", {})
     assert isinstance(asked, Answer)
-    asked.add_quick_callback(lambda _: names.append(threading.current_thread().name))
+    asked.add_quick_callback(lambda _: names.append(threading.current_thread().name), lambda: False)
     session, rid, *_ = until(lambda: served.core.requests)[0]
     put(served, Reply(session, rid, True, None))
     until(lambda: names)
     assert names == [served.thread.name]
+
+
+def test_a_step_may_be_all_there_is_to_do(channel: LocalChannel, served: Served) -> None:
+    silent(served)
+    steps: list[str] = []
+    for n, ok in enumerate((True, False)):
+        asked = channel.start("fake", "x", {})
+        assert isinstance(asked, Answer)
+        asked.add_quick_callback(lambda _: steps.append("called back"), partial(step, steps))
+        session, rid, *_ = request(served, n)
+        put(served, Reply(session, rid, ok, {} if ok else {"code": "no", "message": "no"}))
+        until(lambda n=n: len(steps) > n)  # type: ignore[misc]
+    assert steps == ["step", "called back"]
 
 
 def test_a_quick_handler_that_fails_ends_the_session_not_the_node(channel: LocalChannel, served: Served) -> None:

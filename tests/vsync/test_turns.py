@@ -17,6 +17,7 @@ import pytest
 from tests.vsync.support import until
 from tests.vsync.test_ipc import Served
 from vsync import turns
+from vsync.answer import Answer
 from vsync.core import Push, Reply
 from vsync.errors import NotConnected, ProtocolError
 from vsync.framing import MAX_IPC_FRAME, Inbox, encode
@@ -63,6 +64,11 @@ def led(channel: Counting, monkeypatch: pytest.MonkeyPatch) -> Counting:
 def answer(served: Served, index: int, data: Any) -> None:
     session, rid, *_ = until(lambda: served.core.requests[index:])[0]
     served.loop.post(lambda: served.core.out.append(Reply(session, rid, True, data)))
+
+
+def waiting(channel: Counting) -> int:
+    """Threads that wait for an answer."""
+    return sum(isinstance(each, Answer) and each.waited for each in [*channel._pending.values()])
 
 
 def silent(served: Served) -> None:
@@ -143,6 +149,7 @@ def test_who_leads_reads_for_the_others_and_one_of_them_goes_on(led: Counting, s
     with ThreadPoolExecutor(len(order)) as pool:
         asked = [pool.submit(led.call, "fake", "x", {}) for _ in order]
         until(lambda: len(served.core.requests) == len(order))
+        until(lambda: waiting(led) == len(order))
         rows = {rid: n for n, (_, rid, *_) in enumerate(served.core.requests)}
         for index in order:
             answer(served, index, served.core.requests[index][1])
@@ -211,6 +218,7 @@ class Interrupted(BaseException):
     pass
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a weak reference's callback
 def test_no_interrupt_loses_or_tears_a_frame(channel: Counting) -> None:
     """A timer interrupts the calls of this thread anywhere; those of another thread must not suffer."""
     rng, stop, others, armed = random.Random(7), threading.Event(), list[int](), list[int]()
@@ -233,10 +241,10 @@ def test_no_interrupt_loses_or_tears_a_frame(channel: Counting) -> None:
     try:
         for n in range(300):
             with contextlib.suppress(Interrupted):
-                armed.append(n)
-                # Again, if the first one is lost: where nothing can be raised it is swallowed.
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-5, 1e-3), 0.5)
                 try:
+                    armed.append(n)
+                    # Again, if the first one is lost: where nothing can be raised it is swallowed.
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(2e-5, 1e-3), 0.5)
                     while True:
                         assert channel.call("fake", "echo", {"n": n}, 20) == {"n": n}
                 finally:
