@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dlm.messages import Kind
-from dlm.modes import NONE, ORPHAN, PERSISTENT
+from dlm.modes import CACHE, NONE, ORPHAN, PERSISTENT
 from dlm.resource import Effect
 from dlm.spaces import DEFAULT, Space
 from vsync.service import Credentials
@@ -39,8 +39,8 @@ class Handle:
     """One lock of one local session. ``mode`` is what the client has been told that it holds."""
 
     __slots__ = (
-        "advised", "after", "blocking", "cancel_rid", "ending", "fence", "group", "h", "key", "mode", "outcome",
-        "owner", "persistent", "request", "sent", "session", "unlock_rid", "weight", "writes", "xid",
+        "advised", "after", "blocking", "cached", "cancel_rid", "ending", "fence", "group", "h", "key", "mode",
+        "outcome", "owner", "persistent", "request", "sent", "session", "unlock_rid", "weight", "writes", "xid",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,7 @@ class Handle:
         self.unlock_rid = 0
         self.cancel_rid = 0
         self.persistent = bool(request.flags & (PERSISTENT | ORPHAN))  #: stays when the session goes (P1)
+        self.cached = bool(request.flags & CACHE)  #: its client may have it idle, and has not said otherwise
         self.blocking = NONE  #: a mode it blocks and has not been told of yet: at most one (B9)
         self.group: Group | None = None  #: the multi-lock it is a part of, until that is answered
         self.weight = 1  #: how many locks it counts for

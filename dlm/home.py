@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dlm import multi, work
+from dlm import multi, tries, work
 from dlm.agents import Agent
 from dlm.clearing import Clearing
 from dlm.failures import Begun, Freed
@@ -19,7 +19,7 @@ from dlm.handle import Handle, Request, Session
 from dlm.lease import Lease
 from dlm.messages import Kind
 from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, ORPHAN, PERSISTENT, PW, TIMEOUT, VALBLK
-from dlm.names import FENCE_BLOCK, Form, Name
+from dlm.names import Form, Name
 from dlm.outbox import Outbox
 from dlm.resource import Effect, Lock, What
 from dlm.settled import Settled
@@ -28,7 +28,7 @@ from dlm.stonith import Stonith
 from dlm.table import Composed, Effects, Look, Purge, Table
 from dlm.telling import Teller
 from dlm.timers import Timers
-from dlm.waits import alone
+from dlm.waits import alone, alone_all
 from dlm.work import ITEM, Chores
 from vsync.service import Host
 from vsync.types import RingId
@@ -125,6 +125,7 @@ class Home:
         if self.frozen and request.flags & NOQUEUE:
             self.host.refuse(handle.session, request.rid, "no_quorum", "this node is not in a primary view")
             return
+        self.in_use(handle)
         handle.request = request
         handle.persistent = handle.persistent or bool(request.flags & PERSISTENT)
         name = self._own_now(handle.key)
@@ -139,6 +140,20 @@ class Home:
             effects += alone(self.table, name.resource, key)
         self._locally(handle.key, name, effects)
         self.timers.add(handle)
+
+    def in_use(self, handle: Handle) -> None:
+        """A lock that its client may have idle is in use: its client says so, or is silent for too long."""
+        if not handle.cached or handle.ending or handle.mode == NONE:
+            return
+        handle.cached = False
+        self.teller.advice.answered(handle)
+        name = self._own_now(handle.key)
+        if name is None or name.resource is None:
+            self._operate(Kind.IN_USE, handle, 0, 0, None)
+            return
+        effects: list[Effect] = []
+        tries.in_use(name.resource, (self._me, handle.session, handle.h), effects)
+        self._locally(handle.key, name, effects + alone_all(self.table, name.resource))
 
     def unlock(self, handle: Handle, rid: int, flags: int, value: bytes | None) -> None:
         """End a handle, whatever it does. For the caller it has ended already (D8)."""
@@ -368,7 +383,7 @@ class Home:
             name.idle_since = self.now
             self.idle_private.pop(key, None)
             self.idle_private[key] = None  # at the end: oldest first
-        if fences.left < FENCE_BLOCK // 2 and not fences.asked:
+        if fences.low and not fences.asked:
             fences.asked = True
             self.send(Kind.REFILL, (key, name.epoch))  # K12 does not mind it: it changes no lock
 

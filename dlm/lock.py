@@ -56,6 +56,7 @@ class Effect(NamedTuple):
     ``flags`` are DEMOTED, VALNOTVALID (the operation takes part in a value block that is not valid, L5) and
     ALTMODE. ``was`` is the key that an adopted orphan had. ``cycle`` is the circle that a refused request has
     closed: locks that wait, the refused one first; each waits for the next or its owner, the last for the first.
+    ``fences``: so many numbers from ``fence`` on are for this lock alone.
     """
 
     what: What
@@ -67,6 +68,7 @@ class Effect(NamedTuple):
     flags: int = 0
     was: Key | None = None
     cycle: tuple[Step, ...] = ()
+    fences: int = 1
 
     @property
     def valid(self) -> bool:
@@ -78,8 +80,8 @@ class Lock:
     """One lock of one session. ``mode`` is what it holds (NONE while waiting), ``asked`` what it wants."""
 
     __slots__ = (
-        "asked", "batch", "fence", "flags", "former", "high", "key", "mode", "notify", "order", "orphan", "owner",
-        "persistent", "pid", "program", "result", "since", "state", "value", "waiter", "xid",
+        "asked", "batch", "cached", "fence", "flags", "former", "high", "key", "mode", "notify", "order",
+        "orphan", "owner", "persistent", "pid", "program", "result", "since", "state", "value", "waiter", "xid",
     )  # fmt: skip
 
     def __init__(self, key: Key, asked: int, flags: int = 0, value: bytes | None = None,
@@ -101,6 +103,7 @@ class Lock:
         self.high = 0  #: the highest mode that it was told it blocks, since its last grant (B4)
         self.persistent = bool(flags & PERSISTENT)  #: survives its session, as an orphan (P1)
         self.orphan = False  #: its session has gone
+        self.cached = False  #: its client may have it idle, and has not said otherwise (``dlm.tries``)
         self.xid = xid  #: the transaction it belongs to, 0 if none
         self.owner = owner  #: who in its session asked, 0: the session itself
         self.order = 0  #: the table's position at which it began to wait, 0 where only the owner knows
@@ -110,7 +113,7 @@ class Lock:
 
     def encode(self) -> tuple[Any, ...]:
         """The replicated part as a msgpack-able tuple."""
-        marks = self.notify | self.persistent << 1 | self.orphan << 2
+        marks = self.notify | self.persistent << 1 | self.orphan << 2 | self.cached << 3
         flags = self.flags | (self.flags ^ self.former) << _FORMER
         operation = self.mode, self.asked, flags, self.value, self.fence
         whose = self.xid, self.owner, self.order, self.batch
@@ -124,6 +127,7 @@ class Lock:
         lock.former = flags ^ changed
         lock.mode, lock.fence, lock.state = row[3], row[7], state
         lock.notify, lock.persistent, lock.orphan = bool(row[10] & 1), bool(row[10] & 2), bool(row[10] & 4)
+        lock.cached = bool(row[10] & 8)
         lock.high, lock.result = row[11], row[12]
         lock.order, lock.batch = row[15], row[16]
         return lock

@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from dlm import upgrade
+from dlm import tries, upgrade
 from dlm.history import SILENT, History, Late, Silent
 from dlm.lock import Effect, Key, Lock, State, Step, What
 from dlm.modes import (
     ALTERNATIVES,
     ALTMODE,
+    CACHE,
     COMPATIBLE,
     CONFLICTING,
     CW,
@@ -43,6 +44,7 @@ from dlm.modes import (
     VALBLK,
     VALNOTVALID,
     WRITES,
+    fences_of,
     is_down,
     is_middle,
     value_direction,
@@ -61,12 +63,13 @@ class Resource:
     """The locks of one name. ``mint`` gives fence numbers; the owner of the resource may replace it."""
 
     __slots__ = (
-        "converting", "grouped", "held", "history", "homes", "listeners", "locks", "loose", "mint", "name", "valid",
-        "value", "waiting", "waits",
+        "converting", "grouped", "held", "history", "homes", "listeners", "locks", "loose", "mint", "more", "name",
+        "tries", "valid", "value", "waiting", "waits",
     )  # fmt: skip
 
     def __init__(self, mint: Mint, value: bytes = b"", valid: bool = True) -> None:
         self.mint = mint
+        self.more: Callable[[int], int] = _no_more  #: so many more numbers behind the last one, if there are any
         self.locks: dict[Key, Lock] = {}
         self.converting: list[Lock] = []
         self.waiting: list[Lock] = []
@@ -74,6 +77,7 @@ class Resource:
         self.homes: dict[int, int] = {}  #: how many locks (in any state) each node has here
         self.listeners: dict[Key, Lock] = {}  #: locks that want to hear whom they block
         self.loose = 0  #: how many queued ones may overtake (NOORDER)
+        self.tries = 0  #: how many queued ones are only tried (NOQUEUE, ``dlm.tries``)
         self.grouped = 0  #: how many queued ones are parts of multi-locks: ``dlm.multi`` grants them
         self.value, self.valid = value, valid
         self.name = b""  #: its key, for the circles it is part of
@@ -97,7 +101,7 @@ class Resource:
         if mode != NONE and (idle or expedited or lock.flags & NOORDER):
             self._add(lock)
             self._grant(lock, mode, out)  # a holder more can block others, but is told at the next event (G16)
-        elif lock.flags & NOQUEUE:
+        elif lock.flags & NOQUEUE and not tries.hopeful(self, lock):
             out.append(Effect(What.REFUSED, lock.key, "again"))
             self.history.asked(self, lock, "refused", "again")
             self._tell_refused(lock, out)
@@ -123,7 +127,7 @@ class Resource:
             self.scan(out)
             return
         rival = None if flags & NOQUEUE else upgrade.rival(lock, self.converting)
-        if flags & NOQUEUE or (rival is not None and not self._demote(lock)):
+        if (flags & NOQUEUE and not tries.hopeful(self, lock)) or (rival is not None and not self._demote(lock)):
             cycle = () if rival is None else (Step.of(self.name, lock), Step.of(self.name, rival))
             out.append(Effect(What.REFUSED, key, code := "deadlock" if cycle else "again", cycle=cycle))
             self.history.asked(self, lock, "refused", code)
@@ -154,10 +158,14 @@ class Resource:
 
     def refuse(self, lock: Lock, cycle: tuple[Step, ...], out: list[Effect]) -> None:
         """Withdraw what is queued since nothing would ever come of it (D3); the old mode, if any, stays (D8)."""
-        self.history.asked(self, lock, "refused", "deadlock")
-        self._withdraw(lock)
-        out.append(Effect(What.REFUSED, lock.key, "deadlock", lock.mode, flags=lock.result, cycle=cycle))
+        self.deny(lock, "deadlock", out, cycle)
         self.scan(out)
+
+    def deny(self, lock: Lock, code: str, out: list[Effect], cycle: tuple[Step, ...] = ()) -> None:
+        """The same; what follows from it is left to the caller."""
+        self.history.asked(self, lock, "refused", code)
+        self._withdraw(lock)
+        out.append(Effect(What.REFUSED, lock.key, code, lock.mode, flags=lock.result, cycle=cycle))
 
     def unlock(self, key: Key, flags: int, value: bytes | None, out: list[Effect], why: str = "") -> bool:
         """End a lock in whatever state it is (U4, U5). False if there is none. ``why`` is for the history."""
@@ -224,10 +232,10 @@ class Resource:
 
         Then tell the holders whom they still block (B3).
         """
-        while (found := self._next()) is not None:
-            lock, mode = found
-            self._dequeue(lock)
-            self._grant(lock, mode, out)
+        while (found := self._next()) is not None or (self.tries and tries.judge(self, out)):
+            if found is not None:
+                self._dequeue(found[0])
+                self._grant(*found, out)
         self._tell_holders(out)
 
     # -- parts of multi-locks (dlm.multi) ---------------------------------------------------------------------
@@ -312,6 +320,7 @@ class Resource:
         lock.state = state
         self.grouped += bool(lock.batch)
         self.loose += bool(lock.flags & NOORDER)
+        self.tries += lock.flags & NOQUEUE
         if lock.flags & HEADQUE:
             queue.insert(0, lock)
         else:
@@ -325,6 +334,7 @@ class Resource:
             self.waits.unqueue(lock)
         self.grouped -= bool(lock.batch)
         self.loose -= bool(lock.flags & NOORDER)
+        self.tries -= lock.flags & NOQUEUE
         (self.converting if lock.state is State.CONVERTING else self.waiting).remove(lock)
 
     def _demote(self, lock: Lock) -> bool:
@@ -348,7 +358,7 @@ class Resource:
             self.waits.stays(lock)
 
     def _grant(self, lock: Lock, new: int, out: list[Effect]) -> None:
-        old, fence, flags = lock.mode, lock.fence, lock.flags
+        old, fence, flags, fences = lock.mode, lock.fence, lock.flags, 1
         direction = value_direction(old, new)
         if direction == WRITES:
             self._write(flags, lock.value)
@@ -357,6 +367,8 @@ class Resource:
         self.held[new] += 1
         if old == NONE or not (new == old or is_down(old, new)):
             lock.fence = self.mint()  # a conversion to a stronger mode gets a new number (pitfalls B5)
+            if flags & CACHE:
+                lock.cached, fences = True, 1 + self.more(fences_of(flags) - 1)
         result = lock.result | (ALTMODE if new != lock.asked else 0)
         if flags & VALBLK and not self.valid:
             result |= VALNOTVALID
@@ -367,7 +379,7 @@ class Resource:
             self.waits.stays(lock)
         self.history.changed(self, lock, "granted" if old == NONE else "converted", old, fence)
         read = self.value if flags & VALBLK and direction == READS else None
-        out.append(Effect(What.GRANTED, lock.key, "", new, lock.fence, read, result))
+        out.append(Effect(What.GRANTED, lock.key, "", new, lock.fence, read, result, None, (), fences))
 
     # -- who is told whom it blocks (§1.10) ------------------------------------------------------------------
 
@@ -476,6 +488,7 @@ class Resource:
                 if state is not State.GRANTED:
                     (resource.converting if state is State.CONVERTING else resource.waiting).append(lock)
                     resource.loose += bool(lock.flags & NOORDER)
+                    resource.tries += lock.flags & NOQUEUE
                     resource.grouped += bool(lock.batch)
         return resource
 
@@ -499,3 +512,8 @@ class Resource:
         assert counted == self.homes, "locks per node are miscounted"
         listening = {key for key, lock in self.locks.items() if lock.notify}
         assert listening == set(self.listeners), "listeners are miscounted"
+
+
+def _no_more(count: int) -> int:
+    """The numbers of a resource that belongs to no table come one by one."""
+    return 0

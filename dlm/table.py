@@ -20,14 +20,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from dlm import checks, failures, multi, purge, snapshot, sound, spaces, stonith, work
+from dlm import checks, failures, multi, purge, snapshot, sound, spaces, stonith, tries, work
 from dlm.history import History
 from dlm.life import Life
 from dlm.messages import Kind, Message, Op
 from dlm.modes import ORPHAN
 from dlm.names import FENCE_BLOCK, Fences, Form, Name
 from dlm.resource import Effect, Lock, Resource, Step, What
-from dlm.waits import Waits, alone, resolve
+from dlm.waits import Waits, alone, alone_all, resolve
 from vsync.types import NO_RING, Member, RingId
 
 __all__ = ["DEMOTE_AFTER", "Composed", "Effects", "Life", "Look", "Purge", "Table"]
@@ -105,7 +105,7 @@ class Table:
         self.applied += 1
         out: Effects = []
         kind, body = message.kind, message.body
-        if kind <= Kind.CANCEL:
+        if kind <= Kind.CANCEL or kind == Kind.IN_USE:
             self.operate(body[0], Op(kind, life.node, life.ring, *body[1:]), out)
         else:
             handler = _HANDLERS.get(kind)
@@ -188,6 +188,9 @@ class Table:
                 self._unknown(op, out)
         elif op.kind == Kind.END:
             resource.abandon(key, effects)
+        elif op.kind == Kind.IN_USE:
+            tries.in_use(resource, key, effects)
+            effects += alone_all(self, resource)
         else:
             done = resource.cancel(key, effects, op.flags)
             effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))
@@ -279,7 +282,7 @@ class Table:
         if node == self.me:
             name.fences = Fences()
             name.resource = resource or Resource(name.fences.take)
-            name.resource.mint, name.resource.name = name.fences.take, key
+            name.resource.mint, name.resource.more, name.resource.name = name.fences.take, name.fences.more, key
             name.resource.history = self.history
         self.reserve(name)
         return name
@@ -295,6 +298,11 @@ class Table:
         """The fence number of a grant in a shared name."""
         self.numbers += 1
         return self.ring.seq << 32 | self.numbers
+
+    def more(self, count: int) -> int:
+        """So many numbers behind the last one: for the same grant, and for nobody else."""
+        self.numbers += count
+        return count
 
     def hand_over(self, key: bytes, name: Name, out: Effects) -> None:
         """Private -> Handover. The owner composes its publication here and nowhere else (A3)."""
@@ -316,6 +324,7 @@ class Table:
         self.forms[Form.SHARED] += 1
         self.handovers.pop(key, None)
         name.share(resource)
+        resource.more = self.more
         self.waits.take(key, resource)
         resource.history = self.history
 

@@ -52,6 +52,7 @@ def _lock(service: DlmService, session: int, rid: int, args: Args) -> None:
     name = arguments.name(args)
     mode, flags, fails = arguments.mode(args), arguments.flags(args), arguments.fails(args)
     arguments.check_lock(args, mode, flags)
+    flags |= arguments.fences(args, flags)
     arguments.value(args, space.value_limit)  # accepted for symmetry: a new lock reads the block
     owner = arguments.number(args, "xid", 0, 0), arguments.number(args, "owner", 0, 0)
     request = Request(Kind.LOCK, rid, mode, flags, None, fails, arguments.deadline(args, service.home.now))
@@ -140,6 +141,14 @@ def _unlock_all(service: DlmService, session: int, rid: int, args: Args) -> None
     group.unlock_all(service.home, session, rid, asked.values())
 
 
+def _in_use(service: DlmService, session: int, rid: int, args: Args) -> None:
+    """A lock with ``cache`` that is in somebody's way is not idle (``dlm.tries``). Once, and for good."""
+    found = _handle(service, session, args)
+    if found is not None:
+        service.home.in_use(found)
+    service.host.reply(session, rid, {})
+
+
 def _cancel(service: DlmService, session: int, rid: int, args: Args) -> None:
     found = _handle(service, session, args)
     if found is None:
@@ -202,6 +211,7 @@ VERBS: dict[str, Verb] = {
     "convert": _convert,
     "unlock": _unlock,
     "cancel": _cancel,
+    "in_use": _in_use,
     "purge": _purge,
     **space_verbs.VERBS,
     **failure_verbs.VERBS,
