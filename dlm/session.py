@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
+from dlm.caching import Caching
 from dlm.errors import DLMError, LockCancelled, NotHeld
 from dlm.info import LockInfo
 from dlm.session_base import (
@@ -46,6 +47,7 @@ class Session(SessionBase):
         self.doorbells: Doorbells | None = None  #: of the recipes; that of ``root`` counts
         self._owners = itertools.count(1)
         self._thread = threading.local()
+        self.kept = Caching(self)  #: what is held although it was released
         super().__init__(channel, space, clock_us, threading.Condition())
 
     # -- requests
@@ -108,6 +110,29 @@ class Session(SessionBase):
             return LockInfo.from_row(self.call("show", {"name": name, "space": space}, name))
         except NotHeld:
             return None
+
+    # -- what is kept after its release
+
+    def close(self) -> None:
+        """Give back what is kept, end all handles, then the channel."""
+        self.kept.close()
+        super().close()
+
+    def close_space(self) -> None:
+        """The same for one lockspace; the session goes on."""
+        self.kept.give_back(self.space)
+        super().close_space()
+
+    def end_all(self, reason: str) -> None:
+        """Nothing is held any more."""
+        self.kept.ended()
+        super().end_all(reason)
+
+    def _called(self, serial: int) -> None:
+        self.kept.called(serial)
+
+    def _lost(self, serial: int) -> None:
+        self.kept.lost(serial)
 
     # -- the lease
 
