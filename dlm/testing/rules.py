@@ -2,6 +2,7 @@
 
 GRANT-Q2  At no instant of true time are two incompatible handles both valid.
 FENCE-K14 Fences of incompatible grants of a name rise in true time, and none is given twice.
+LEASE     A kept lock is taken again only within the lease of the life that granted it (D9).
 ANSWER    Every operation has exactly one answer (K9), and after healing it comes.
 VALUE     What is read as valid was written by a predecessor, and no later write was lost (L4, L7).
 MULTI     A multi-lock is granted as a whole and answered as a whole; no table shows a part of it held.

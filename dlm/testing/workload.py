@@ -21,6 +21,7 @@ from dlm.stonith import STARTUP_US
 from dlm.testing.clients import Client, Handle, Operation, Page
 from dlm.testing.failing import Failing, FailureRules, sections
 from dlm.testing.habits import Habits, LockOptions
+from dlm.testing.keeping import Keeping
 from dlm.testing.losses import FreezeRules, LossRules
 from dlm.testing.rules import (
     ChainRules,
@@ -48,6 +49,7 @@ EXPECTED = {  #: error codes that an honest client may see, by verb
     "unlock": {"unknown", "lost"},
     "unlock_all": {"lost"},
     "cancel": set(),
+    "in_use": set(),
     "purge": set(),
 }
 OUTCOMES = {"demoted": DEMOTED, "altmode": ALTMODE, "valnotvalid": VALNOTVALID}
@@ -76,6 +78,7 @@ class LockPlugin(Plugin):
         self._values = ValueRules()
         self._queues = QueueRules()
         self.freezes = FreezeRules()
+        self.keeping = Keeping(self)
         self._pages: dict[int, Page] = {}
         self._old_pages: list[tuple[int, Page]] = []  #: of processes that have ended, by node
         self._whole: dict[tuple[int, int], Operation] = {}  #: multi-locks without an answer, by session and rid
@@ -117,6 +120,7 @@ class LockPlugin(Plugin):
         self.hosts[f"n{node.id}"] = node
         upkeep = self.lockers[node.id].upkeep
         upkeep.yield_after, upkeep.give_back_after = self.options.contended, self.options.idle
+        upkeep.word_after = self.options.word
         FailureRules.watch(node.id, self.lockers[node.id])
         self._habits.started(node)
 
@@ -189,6 +193,10 @@ class LockPlugin(Plugin):
 
     def _is_told(self, client: Client, kind: str, data: Any) -> None:
         handle = client.handles.get(data["h"])
+        if kind == "blocking":
+            self.keeping.called(client, data["h"])
+        else:
+            client.cache.lost(data["h"])
         if handle is None:
             return
         if kind == "blocking":
@@ -242,6 +250,8 @@ class LockPlugin(Plugin):
             if client.connected and client.handles and self._habits.over:
                 handle = next(iter(client.handles.values()))
                 return f"{handle} of {handle.name!r} is not released"
+            if client.connected and client.cache.entries and self._habits.over:
+                return f"a client of node {client.node.id} keeps a lock"
         for node, locker in self._running():
             if not locker.complete:
                 return f"node {node} has no complete table"
@@ -290,7 +300,7 @@ class LockPlugin(Plugin):
         handle = client.new_handle(name)
         if more.get("orphan"):
             self._forget_orphans(lambda orphan: orphan.client.node is client.node and orphan.name == name)
-        return self._ask("lock", handle, mode, noqueue, {"name": name, **more})
+        return self.ask("lock", handle, mode, noqueue, {"name": name, **more})
 
     def lock_all(
         self, client: Client, asked: Sequence[tuple[bytes, int]], noqueue: bool = False, **more: Any
@@ -298,32 +308,36 @@ class LockPlugin(Plugin):
         """Ask for several locks at once; the operation's handle is the first one's, ``together`` are all."""
         asked = sorted(asked)
         handles = tuple(client.new_handle(name) for name, _ in asked)
-        for handle, (_, mode) in zip(handles, asked, strict=True):
+        for handle, (name, mode) in zip(handles, asked, strict=True):
             handle.asked = mode
-        return self._ask("lock_all", handles[0], NONE, noqueue, {"locks": asked, **more}, handles)
+            self.keeping.make_room(client, name)
+        return self.ask("lock_all", handles[0], NONE, noqueue, {"locks": asked, **more}, handles)
 
     def unlock_all(self, client: Client, handles: Sequence[Handle]) -> Operation:
         """End several handles at once."""
         for handle in handles:
+            self.keeping.drop(handle)
             client.drop(handle)
         locks = [{"h": handle.h} for handle in handles]
-        return self._ask("unlock_all", Handle(client, 0, b""), NONE, False, {"locks": locks})
+        return self.ask("unlock_all", Handle(client, 0, b""), NONE, False, {"locks": locks})
 
     def convert(self, handle: Handle, mode: int, noqueue: bool = False, **more: Any) -> Operation:
         """Ask for another mode; what may be lost by it is given up now (K11)."""
         if more.get("valblk"):
             more["value"] = _stamp(handle)
             self._values.asks(handle)
+        self.keeping.drop(handle)
         handle.asks_for(mode, _flags(more))
-        return self._ask("convert", handle, mode, noqueue, more)
+        return self.ask("convert", handle, mode, noqueue, more)
 
     def unlock(self, handle: Handle, **more: Any) -> Operation:
         """End the handle – now, not when it is answered (D8)."""
+        self.keeping.drop(handle)
         handle.client.drop(handle)
         if more.get("valblk") and "value" not in more:
             more["value"] = _stamp(handle)
             self._values.asks(handle)
-        return self._ask("unlock", handle, NONE, False, more)
+        return self.ask("unlock", handle, NONE, False, more)
 
     def cancel(self, handle: Handle) -> Operation:
         """Withdraw the operation in progress."""
@@ -332,14 +346,14 @@ class LockPlugin(Plugin):
             together, handle.operation.given_up = handle.operation.together, True
         for each in together or (handle,):
             each.canceling = True
-        return self._ask("cancel", handle, NONE, False, {}, together)
+        return self.ask("cancel", handle, NONE, False, {}, together)
 
     def purge(self, client: Client, node: int) -> Operation:
         """Ask for the end of a node's orphans (P4). Nobody counts on them from now on."""
         if client.node.id != node:
             self._purged.add(node)  # at some time from now on, which this client does not hear of
         self._forget_orphans(lambda orphan: orphan.client.node.id == node)
-        return self._ask("purge", Handle(client, 0, b""), NONE, False, {"node": node})
+        return self.ask("purge", Handle(client, 0, b""), NONE, False, {"node": node})
 
     def end(self, client: Client) -> None:
         """The client process ends: its handles first, then its socket (P1). What is PERSISTENT stays in force."""
@@ -363,7 +377,7 @@ class LockPlugin(Plugin):
             orphan.over = orphan.over or which(orphan)
         self.orphans = [orphan for orphan in self.orphans if not orphan.over]
 
-    def _ask(
+    def ask(
         self,
         verb: str,
         handle: Handle,
@@ -372,6 +386,7 @@ class LockPlugin(Plugin):
         more: dict[str, Any],
         together: tuple[Handle, ...] = (),
     ) -> Operation:
+        """Send a request."""
         client = handle.client
         operation = client.begin(verb, handle, mode, self.cluster.scheduler.now, noqueue, _flags(more), together)
         args = {"h": handle.h, **more} if handle.h else more
@@ -407,17 +422,25 @@ class LockPlugin(Plugin):
         if handle.over:
             return  # released while the answer was under way
         self._check_outcome(operation, data)
-        new_fence = data["fence"] != handle.fence
+        new_fence = data["fence"] > handle.fence  # a later number of a block stays, as in ``Held``
         handle.mode = handle.granted = data["mode"]
-        handle.fence, handle.generation = data["fence"], data["generation"]
+        handle.fence, handle.generation = max(data["fence"], handle.fence), data["generation"]
+        if operation.verb == "lock":
+            self.keeping.succeeded(operation, data)
+        elif new_fence:
+            handle.first = handle.fence
         self.granted += 1
         self.met.update(word for word, bit in OUTCOMES.items() if data["flags"] & bit)
         self.met.update(operation.flags & {"orphan", "expedite", "quecvt"})
+        self.believes(handle, new_fence)
+        if new_fence and data["value_read"] and data["value_valid"]:
+            self._values.reads(handle, data["value"])
+
+    def believes(self, handle: Handle, new_fence: bool) -> None:
+        """A client holds it from now on, or holds another mode. Raises ``Violation``."""
         self._holders.granted(handle)
         if new_fence:
             self._fences.granted(handle)
-            if data["value_read"] and data["value_valid"]:
-                self._values.reads(handle, data["value"])
 
     @staticmethod
     def _check_outcome(operation: Operation, data: dict[str, Any]) -> None:
@@ -451,6 +474,7 @@ class LockPlugin(Plugin):
         if verb in ("lock", "convert"):
             handle.operation = None
         if verb == "lock":
+            self.keeping.drop(handle)
             client.drop(handle)
         elif verb == "convert" and not handle.over:
             if code == "no_quorum":
