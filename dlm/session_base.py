@@ -120,7 +120,7 @@ class SessionBase(ABC):
 
     def check_process(self) -> None:
         """Raise ``ForkedProcess`` in a child of the process that opened the session (API-R9)."""
-        if self.foreign:
+        if os.getpid() != self._pid:
             raise ForkedProcess(f"this client belongs to process {self._pid}; connect again in the child process")
 
     def start(self, verb: str, args: Mapping[str, Any]) -> Future[Any]:

@@ -21,7 +21,7 @@ __all__ = ["WHATS", "Row", "Sample", "middle", "print_rows", "rows_of", "sample"
 WHATS = {
     "vsync": ("order-latency", "order-throughput", "order-after-idle", "idle-cpu"),
     "dlm": (
-        "lock-private", "lock-shared", "lock-multi", "bast-pingpong", "kill-to-grant", "join-pause",
+        "lock-private", "lock-cached", "lock-shared", "lock-multi", "bast-pingpong", "kill-to-grant", "join-pause",
         "recovery", "memory", "growth",
     ),
 }  # fmt: skip
