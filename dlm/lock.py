@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlm.modes import NONE, NOTIFY, PERSISTENT, VALNOTVALID
+
+if TYPE_CHECKING:
+    from dlm.messages import Op
 
 __all__ = ["Effect", "Key", "Lock", "State", "Step", "What"]
 
@@ -110,6 +113,14 @@ class Lock:
         self.batch: tuple[bytes, ...] = ()  #: the names of the multi-lock it waits as a part of
         #: Who it is that waits for it, or is waited for: a transaction, or a part of a session (locks.md D5).
         self.waiter: Key = (0, 0, xid) if xid else (key[0], key[1], owner)
+
+    @classmethod
+    def asked_for(cls, op: Op, now: int) -> Lock:
+        """The lock that a request asks for."""
+        key = (op.node, op.session, op.h)
+        lock = cls(key, op.mode, op.flags, op.value, op.pid, op.program, now, op.xid, op.owner)
+        lock.batch = op.batch
+        return lock
 
     def encode(self) -> tuple[Any, ...]:
         """The replicated part as a msgpack-able tuple."""

@@ -58,7 +58,7 @@ def _lock_all(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> 
         if name.form is Form.HANDOVER:
             name.waiting.append(op)
         elif name.resource is not None:
-            entering.append((key, name.resource, table.new_lock(op)))
+            entering.append((key, name.resource, Lock.asked_for(op, table.now)))
     enter(table, entering, out)
     for key, _, _ in entering:
         table.operated(key, life.node)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from dlm import tries, upgrade
+from dlm import orderly, tries, upgrade
 from dlm.history import SILENT, History, Late, Silent
 from dlm.lock import Effect, Key, Lock, State, Step, What
 from dlm.modes import (
@@ -494,24 +494,7 @@ class Resource:
 
     def invariants(self) -> None:
         """Assert what must hold after every event (locks.md, end of §1.18)."""
-        holders = [lock for lock in self.locks.values() if lock.state is not State.WAITING]
-        for i, one in enumerate(holders):
-            for other in holders[:i]:
-                assert COMPATIBLE[one.mode][other.mode], f"{one.key} and {other.key} hold incompatible modes"
-        for mode in range(6):
-            assert self.held[mode] == sum(lock.mode == mode for lock in holders), "held modes are miscounted"
-        assert self._next() is None, "somebody queued could be granted"
-        assert all(lock.mode == NONE for lock in self.waiting), "a waiter holds something"
-        queued = [lock.key for lock in (*self.converting, *self.waiting)]
-        assert len(set(queued)) == len(queued), "a lock is queued twice"
-        states = {key for key, lock in self.locks.items() if lock.state is not State.GRANTED}
-        assert set(queued) == states, "queues and states differ"
-        counted: dict[int, int] = {}
-        for lock in self.locks.values():
-            counted[lock.key[0]] = counted.get(lock.key[0], 0) + 1
-        assert counted == self.homes, "locks per node are miscounted"
-        listening = {key for key, lock in self.locks.items() if lock.notify}
-        assert listening == set(self.listeners), "listeners are miscounted"
+        orderly.check(self)
 
 
 def _no_more(count: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dlm import multi
-from dlm.modes import NOQUEUE
 from dlm.names import Form, Name
 
 if TYPE_CHECKING:
@@ -33,8 +32,6 @@ def check(table: Table) -> None:
             parts = sum(bool(lock.batch) for lock in name.resource.waiting)
             assert name.resource.grouped == parts, f"{key!r}: parts of multi-locks are miscounted"
             assert not multi.grantable(table, key), f"{key!r}: a multi-lock could be granted"
-            tried = sum(lock.flags & NOQUEUE for lock in (*name.resource.converting, *name.resource.waiting))
-            assert name.resource.tries == tried, f"{key!r}: tries are miscounted"
             for node in name.resource.homes:
                 assert node in table.lives, f"{key!r}: a lock of an ended life"
                 assert name.form is Form.SHARED or node == name.owner, f"{key!r}: private to another"

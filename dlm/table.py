@@ -20,14 +20,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from dlm import checks, failures, multi, purge, snapshot, sound, spaces, stonith, tries, work
+from dlm import checks, failures, multi, purge, snapshot, sound, spaces, stonith, words, work
 from dlm.history import History
 from dlm.life import Life
 from dlm.messages import Kind, Message, Op
 from dlm.modes import ORPHAN
 from dlm.names import FENCE_BLOCK, Fences, Form, Name
 from dlm.resource import Effect, Lock, Resource, Step, What
-from dlm.waits import Waits, alone, alone_all, resolve
+from dlm.waits import Waits, alone, resolve
 from vsync.types import NO_RING, Member, RingId
 
 __all__ = ["DEMOTE_AFTER", "Composed", "Effects", "Life", "Look", "Purge", "Table"]
@@ -164,19 +164,12 @@ class Table:
         if name.run >= DEMOTE_AFTER and resource.sole_home(node):
             self.own(key, node, resource)
 
-    def new_lock(self, op: Op) -> Lock:
-        """The lock that a request asks for."""
-        key = (op.node, op.session, op.h)
-        lock = Lock(key, op.mode, op.flags, op.value, op.pid, op.program, self.now, op.xid, op.owner)
-        lock.batch = op.batch
-        return lock
-
     def _run(self, name: bytes, resource: Resource, op: Op, out: Effects) -> None:
         """Carry an operation out. Its home gets exactly one answer to it, now or later."""
         key = (op.node, op.session, op.h)
         effects: list[Effect] = []
         if op.kind == Kind.LOCK:
-            lock = self.new_lock(op)
+            lock = Lock.asked_for(op, self.now)
             if op.batch:
                 multi.enter(self, [(name, resource, lock)], out)
             else:
@@ -189,8 +182,7 @@ class Table:
         elif op.kind == Kind.END:
             resource.abandon(key, effects)
         elif op.kind == Kind.IN_USE:
-            tries.in_use(resource, key, effects)
-            effects += alone_all(self, resource)
+            effects += words.taken(self, resource, key)
         else:
             done = resource.cancel(key, effects, op.flags)
             effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))

@@ -7,6 +7,7 @@ changes at one position everywhere.
 
 from __future__ import annotations
 
+from dlm import words
 from dlm.home import Home
 from dlm.messages import Kind
 
@@ -48,7 +49,7 @@ class Upkeep:
             if now - since < self.word_after:
                 break  # oldest first
             self.home.teller.advice.answered(handle)
-            self.home.in_use(handle)
+            words.given(self.home, handle)
 
     def _yield_contended(self, now: int) -> None:
         """The 200 ms rule: a private name somebody has waited for so long becomes shared (K13)."""

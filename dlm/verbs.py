@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlm import arguments, failure_verbs, fence_verbs, group, looking, space_verbs
+from dlm import arguments, failure_verbs, fence_verbs, group, looking, space_verbs, words
 from dlm.handle import Handle, Request, Session
 from dlm.messages import Kind
 from dlm.modes import CANCEL, IVVALBLK, NONE, PW, VALBLK
@@ -145,7 +145,7 @@ def _in_use(service: DlmService, session: int, rid: int, args: Args) -> None:
     """A lock with ``cache`` that is in somebody's way is not idle (``dlm.tries``). Once, and for good."""
     found = _handle(service, session, args)
     if found is not None:
-        service.home.in_use(found)
+        words.given(service.home, found)
     service.host.reply(session, rid, {})
 
 

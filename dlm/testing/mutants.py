@@ -258,7 +258,7 @@ _APPLY, _OPERATE, _RESERVE, _OWN = Table.apply, Table.operate, Table.reserve, Ta
 _TAKE, _CALL = Cache.take, Cache.call
 _MAY_TELL, _LOSE = Teller.may_tell, Teller.lose
 _LEFT_PRIMARY, _INSTALLED = Lease.left_primary, Lease.installed
-_OWN_NOW, _SEND, _OUTCOMES = Home._own_now, Home.send, Home.outcomes
+_OWN_NOW, _SEND, _OUTCOMES = Home.own_now, Home.send, Home.outcomes
 
 
 def _mutant(
@@ -321,7 +321,7 @@ MUTANTS = (
         (table, "_HANDLERS", {**table._HANDLERS, Kind.PURGE: _purged_by_others}),
         seed=1, stress=stresses.LEAVES, clients=stresses.flagged),
     _mutant("an owner overtakes its own messages", "K12, A1",
-        (Home, "_own_now", _overtaking), seed=6, stress=stresses.PAUSES, clients=stresses.sharing),
+        (Home, "own_now", _overtaking), seed=6, stress=stresses.PAUSES, clients=stresses.sharing),
     _mutant("a publication is composed when the name is yielded", "K13, A3",
         (Home, "send", _composed_early), (Home, "outcomes", _published_as_composed),
         seed=35, stress=stresses.BLIPS_FAR, clients=stresses.queueing),

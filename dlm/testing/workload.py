@@ -13,11 +13,12 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from dlm.modes import ALTMODE, COMPATIBLE, CW, DEMOTED, EX, NAMES, NONE, PR, VALNOTVALID
+from dlm.modes import COMPATIBLE, EX, NAMES, NONE
 from dlm.options import PLAIN
 from dlm.plugin import service as make_service
 from dlm.service import DlmService
 from dlm.stonith import STARTUP_US
+from dlm.testing.answered import OUTCOMES, check_failure, check_outcome
 from dlm.testing.clients import Client, Handle, Operation, Page
 from dlm.testing.failing import Failing, FailureRules, sections
 from dlm.testing.habits import Habits, LockOptions
@@ -42,17 +43,6 @@ from vsync.types import ClusterConfig
 
 __all__ = ["LockOptions", "LockPlugin", "lock_plugins"]
 
-EXPECTED = {  #: error codes that an honest client may see, by verb
-    "lock": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout", "unknown"},
-    "lock_all": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout"},
-    "convert": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout", "unknown"},
-    "unlock": {"unknown", "lost"},
-    "unlock_all": {"lost"},
-    "cancel": set(),
-    "in_use": set(),
-    "purge": set(),
-}
-OUTCOMES = {"demoted": DEMOTED, "altmode": ALTMODE, "valnotvalid": VALNOTVALID}
 PAGE_STEP = 40  #: the page is written when the deadline grew by 1/40 of a lease (50 ms of 2 s)
 
 
@@ -421,7 +411,7 @@ class LockPlugin(Plugin):
         handle.persistent = handle.persistent or not operation.flags.isdisjoint({"persistent", "orphan"})
         if handle.over:
             return  # released while the answer was under way
-        self._check_outcome(operation, data)
+        check_outcome(operation, data)
         new_fence = data["fence"] > handle.fence  # a later number of a block stays, as in ``Held``
         handle.mode = handle.granted = data["mode"]
         handle.fence, handle.generation = max(data["fence"], handle.fence), data["generation"]
@@ -442,32 +432,10 @@ class LockPlugin(Plugin):
         if new_fence:
             self._fences.granted(handle)
 
-    @staticmethod
-    def _check_outcome(operation: Operation, data: dict[str, Any]) -> None:
-        """ANSWER: the mode and what is said of it are what was asked for."""
-        handle, flags = operation.handle, operation.flags
-        others = {mode for word, mode in (("altpr", PR), ("altcw", CW)) if word in flags}
-        if data["mode"] != operation.mode and data["mode"] not in others:
-            raise Violation("ANSWER", f"{handle} asked for mode {operation.mode} and got {data['mode']}")
-        said = data["flags"]
-        if bool(said & ALTMODE) != (data["mode"] != operation.mode):
-            raise Violation("ANSWER", f"{handle} got mode {data['mode']}, and ALTMODE is {bool(said & ALTMODE)}")
-        if said & DEMOTED and "convdeadlk" not in flags:
-            raise Violation("ANSWER", f"{handle} gave up its mode without having agreed to it")
-        if bool(said & VALNOTVALID) == data["value_valid"] or (data["value_read"] and "valblk" not in flags):
-            raise Violation("ANSWER", f"{handle}: the value block was read by {sorted(flags)}, flags {said}")
-
     def _failed(self, client: Client, operation: Operation, data: dict[str, Any]) -> None:
         handle, verb, code = operation.handle, operation.verb, data["code"]
         self.met[code] += 1
-        if code not in EXPECTED[verb] or (code == "timeout" and "timeout_us" not in operation.flags):
-            raise Violation("ANSWER", f"{handle}: {verb} failed with {code!r} ({data['message']})")
-        if code == "lost" and verb == "unlock" and operation.flags.isdisjoint({"valblk", "ivvalblk"}):
-            raise Violation("ANSWER", f"{handle}: a release that writes nothing has failed")
-        if code == "again" and not operation.noqueue and "orphan" not in operation.flags:
-            raise Violation("ANSWER", f"{handle}: {verb} failed with 'again' although it may wait")
-        if code == "unknown" and verb == "lock" and "orphan" not in operation.flags:
-            raise Violation("ANSWER", f"{handle}: there was no lock to ask for, and {verb} makes one")
+        check_failure(operation, data)
         for each in operation.together if verb == "lock_all" else ():
             each.operation = None
             client.drop(each)
