@@ -159,6 +159,12 @@ class Cache:
         """All that are idle go, or those of one lockspace."""
         return self._give_up([entry for entry in self.idle.values() if space in (None, entry.key[0])])
 
+    def leave(self, space: str) -> list[int]:
+        """The same, and those of the lockspace that are in use are not kept after their release."""
+        idle = self.clear(space)
+        self._give_up([entry for entry in self.entries.values() if entry.key[0] == space])
+        return idle
+
     def close(self) -> None:
         """The session ends, and all its locks with it."""
         self.closed = True

@@ -129,7 +129,7 @@ class Caching:
     def drop(self, held: Held) -> None:
         """The lock of this handle is not kept after its release."""
         entry, held.entry = held.entry, None
-        if entry is not None:
+        if entry is not None and not self._session.foreign:
             with self._guard:
                 self.cache.drop(entry, held.user)
 
@@ -145,6 +145,12 @@ class Caching:
         with self._guard:
             room = self.cache.clear(space)
         self._release(room)
+
+    def leave(self, space: str) -> None:
+        """Nothing of this lockspace is kept, what is in use neither."""
+        with self._guard:
+            idle = self.cache.leave(space)
+        self._release(idle)
 
     def close(self) -> None:
         """The session is about to end: nothing is kept any more, and what is idle is given back."""

@@ -120,8 +120,9 @@ class Session(SessionBase):
 
     def close_space(self) -> None:
         """The same for one lockspace; the session goes on."""
-        self.kept.give_back(self.space)
+        self.kept.leave(self.space)
         super().close_space()
+        self.kept.leave(self.space)  # what another thread has taken or given back meanwhile
 
     def end_all(self, reason: str) -> None:
         """Nothing is held any more."""

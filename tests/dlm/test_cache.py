@@ -179,6 +179,16 @@ def test_what_is_lost_is_not_there_any_more() -> None:
     assert not s.cache.entries
 
 
+def test_nothing_of_a_lockspace_that_is_closed_is_kept() -> None:
+    s = Session()
+    other = s.idle(key())
+    idle = s.idle(("other", b"x", EX, 1))
+    used, user = s.lock(("other", b"y", EX, 1))
+    assert s.cache.leave("other") == [idle.serial]
+    assert not s.cache.put(used, user, 0)
+    assert list(s.cache.entries) == [other.serial]
+
+
 def test_a_lockspace_is_given_back_and_a_session_ends() -> None:
     s = Session()
     here, there = s.idle(key()), s.idle(("other", b"x", EX, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -247,6 +248,49 @@ def test_a_lost_session_leaves_nothing_to_take(channel: Any, locks: dlm.Client) 
     assert not locks.session.kept.cache.idle
     with pytest.raises(dlm.NotConnected):
         locks.acquire("x", cache=True)
+
+
+def test_a_lockspace_that_is_closed_keeps_nothing(channel: Any, locks: dlm.Client) -> None:
+    channel.script["space_open"] = lambda args: {"value_limit": 64}
+    other = locks.space("other")
+    held = other.acquire("x", cache=True)
+    used = other.acquire("y", cache=True)
+    held.release()
+    locks.acquire("x", cache=True).release()
+    channel.sent.clear()
+    other.close()
+    assert channel.verbs() == ["unlock", "space_close"]
+    with pytest.raises(dlm.LockLost):
+        used.release()
+    assert [entry.key[0] for entry in locks.session.kept.cache.entries.values()] == ["default"]
+
+
+def test_a_child_of_the_process_has_nothing_of_it(locks: dlm.Client, in_thread: Any) -> None:
+    """Although another thread of the parent is in the middle of something at the fork."""
+    locks.acquire("x", cache=True).release()
+    held = locks.acquire("x", cache=True)
+    inside, leave = threading.Event(), threading.Event()
+
+    def busy() -> None:
+        with locks.session.kept._guard:
+            inside.set()
+            leave.wait(20)
+
+    thread = in_thread(busy)
+    assert inside.wait(20)
+    child = os.fork()
+    if not child:
+        refused = 0
+        for call in (held.release, lambda: held.convert(Mode.PR), lambda: locks.acquire("x", cache=True)):
+            try:
+                call()
+            except dlm.ForkedProcess:
+                refused += 1
+        os._exit(refused)
+    leave.set()
+    thread.outcome()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    held.release()
 
 
 def test_what_is_idle_for_long_is_given_back_and_then_no_thread_is_left(
