@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from dlm.cache import MODES, Cache, Entry, Key
@@ -28,6 +28,7 @@ __all__ = ["Caching"]
 
 ROUNDS = 4  #: how often the thread looks while a lock may be idle
 BATCH = 128  #: locks in one request
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Caching:
@@ -94,36 +95,26 @@ class Caching:
                 session.changed.notify_all()
         return True
 
-    @contextmanager
-    def asked(self, held: Held, cached: bool) -> Iterator[dict[str, Any]]:
-        """Around a request for a lock: what to say in it. Own idle locks of that name go first, and if the body
-        fails nothing of this one is kept.
-        """
-        cache, session = self.cache, self._session
-        if not cached and not cache.entries:
-            yield {}
-            return
-        with self._guard:
-            room = cache.make_room(held.space, held.name)
-        if room:
-            self._release(room)
+    def ask(self, held: Held, cached: bool) -> Mapping[str, Any]:
+        """A lock is about to be asked for: what to say besides. Own idle locks of that name go first."""
+        self.make_room(held.space, (held.name,))
         if not cached:
-            yield {}
-            return
+            return NOTHING
         user = next(self._users)
         with self._guard:
-            entry = cache.ask(self._key(held), held.serial, user)
+            entry = self.cache.ask(self._key(held), held.serial, user)
         held.entry, held.user = entry, user
-        try:
-            yield {"cache": True, "blocking": True, "fences": entry.fences}
-            with self._guard:
-                cache.granted(entry, held.fence, held.fences, held.generation)
-                entry.value, entry.value_valid = held.value, held.value_valid
-        except BaseException:
-            with self._guard:
-                cache.drop(entry, user)
-            raise
-        if self._thread is None and not session.closed:
+        return {"cache": True, "blocking": True, "fences": entry.fences}
+
+    def granted(self, held: Held) -> None:
+        """It was granted, and is kept after its release; else ``drop``."""
+        entry = held.entry
+        if entry is None:
+            return
+        with self._guard:
+            self.cache.granted(entry, held.fence, held.fences, held.generation)
+            entry.value, entry.value_valid = held.value, held.value_valid
+        if self._thread is None and not self._session.closed:
             self._watch()
 
     def drop(self, held: Held) -> None:

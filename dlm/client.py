@@ -247,8 +247,9 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
         session = self._session
         limit = None if timeout is None else time.monotonic() + timeout
         answers.check_friendly(flags)
-        with session.kept.asked(held, cache) as more:
-            args = {**lock_args(session, held, flags, timeout, no_quorum, xid), **more}
+        args = lock_args(session, held, flags, timeout, no_quorum, xid)
+        try:
+            args.update(session.kept.ask(held, cache))
             with requested(session, "lock", args, taken_back(session, held)) as future:
                 result, late = session.outcome(future, held, timeout)
                 if late and timeout is not None:
@@ -256,6 +257,10 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
                 with session.changed:
                     held.mark_granted(result)
                 session.settle(held, limit)
+                session.kept.granted(held)
+        except BaseException:
+            session.kept.drop(held)
+            raise
 
     def try_lock(self, name: str | bytes, mode: Mode = Mode.EX, *, on_lost: OnLost | None = None) -> Held | None:
         """Take a lock if that needs no waiting for other holders, else ``None``. Raises ``NoQuorum`` and
