@@ -23,7 +23,8 @@ KEEPER = """
 import dlm, sys
 locks = dlm.connect(sys.argv[1])
 with locks.lock(sys.argv[2], cache=True) as held:
-    print(held.fence, flush=True)
+    pass
+print(held.fence, flush=True)
 input()
 """
 
