@@ -20,6 +20,8 @@ class Advice:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._waiting: dict[tuple[int, int], Handle] = {}
+        #: Told, cached and not heard of since: the clients have to say whether they are in use. Oldest first.
+        self.unanswered: dict[tuple[int, int], tuple[int, Handle]] = {}
 
     def note(self, handle: Handle, mode: int) -> None:
         """The handle blocks a request for ``mode``. What waits already is merged with it (B9)."""
@@ -34,12 +36,18 @@ class Advice:
     def forget(self, handle: Handle) -> None:
         """The handle has ended (B10)."""
         self._waiting.pop((handle.session, handle.h), None)
+        self.answered(handle)
+
+    def answered(self, handle: Handle) -> None:
+        """Its client has said that it is in use, or has ended it."""
+        self.unanswered.pop((handle.session, handle.h), None)
 
     def clear(self) -> None:
         """The life has ended, and every handle with it."""
         self._waiting.clear()
+        self.unanswered.clear()
 
-    def tell(self) -> None:
+    def tell(self, now: int) -> None:
         """Push what may be told now; called when messages may leave."""
         if not self._waiting:
             return
@@ -50,6 +58,8 @@ class Advice:
             mode, handle.blocking = handle.blocking, NONE
             if not handle.ending and not self._stale(handle, mode):
                 handle.advised = mode
+                if handle.cached:
+                    self.unanswered.setdefault(key, (now, handle))
                 self._host.push(handle.session, "dlm", "blocking", {"h": handle.h, "mode": mode})
 
     @staticmethod

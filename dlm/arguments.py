@@ -11,6 +11,7 @@ from typing import Any
 from dlm.modes import (
     ALTCW,
     ALTPR,
+    CACHE,
     CANCEL,
     CONVDEADLK,
     EX,
@@ -18,6 +19,7 @@ from dlm.modes import (
     FORCEUNLOCK,
     HEADQUE,
     IVVALBLK,
+    MAX_FENCES,
     NAMES,
     NL,
     NODLCKBLK,
@@ -28,15 +30,17 @@ from dlm.modes import (
     NOTIFY,
     ORPHAN,
     PERSISTENT,
+    PR,
     QUECVT,
     QUECVT_FROM,
     VALBLK,
+    fences_flag,
 )
 
 __all__ = [
     "FLAGS", "MAX_NAME", "MAX_VALUE_LIMIT", "PERMISSIONS", "VALUE_LIMIT", "BadArgument", "check_convert",
-    "check_lock", "check_together", "check_unlock", "deadline", "fails", "flags", "locks", "mode", "name", "number",
-    "permissions", "prefix", "space", "value", "value_limit",
+    "check_lock", "check_together", "check_unlock", "deadline", "fails", "fences", "flags", "locks", "mode", "name",
+    "number", "permissions", "prefix", "space", "value", "value_limit",
 ]  # fmt: skip
 
 MAX_NAME = 64  #: bytes
@@ -64,7 +68,9 @@ FLAGS = {
     "altcw": ALTCW,
     "forceunlock": FORCEUNLOCK,
     "blocking": NOTIFY,
+    "cache": CACHE,
 }
+_WITH_CACHE = CACHE | NOQUEUE | VALBLK | NOTIFY  #: a cached lock takes no other flags
 
 
 class BadArgument(Exception):
@@ -89,6 +95,9 @@ def check_lock(args: Mapping[str, Any], asked: int, given: int) -> None:
     _refuse(given & CONVDEADLK, "E4", "convdeadlk needs a conversion")
     _refuse(given & EXPEDITE and given & NOQUEUE, "E5", "expedite excludes noqueue")
     _refuse(given & EXPEDITE and asked != NL, "E5", "expedite is for mode NL only")
+    if given & CACHE:
+        _refuse(asked < PR, "", "cache is for the modes PR, PW and EX")
+        _refuse(given & ~_WITH_CACHE or not given & NOTIFY, "", "cache needs blocking, and takes no other flags")
 
 
 def check_together(given: int) -> None:
@@ -105,6 +114,7 @@ def check_convert(args: Mapping[str, Any], held: int, asked: int, given: int) ->
     _refuse(given & CONVDEADLK and given & NOQUEUE, "E4", "convdeadlk excludes noqueue")
     _refuse(given & EXPEDITE, "E5", "expedite is for new requests")
     _refuse(given & ORPHAN, "P3", "an orphan is adopted by a new request")
+    _refuse(given & CACHE, "", "cache is for new requests")
     unfit = given & QUECVT and asked not in QUECVT_FROM[held]
     _refuse(unfit, "E9", f"quecvt is not for a conversion from {NAMES[held]} to {NAMES[asked]}")
 
@@ -140,6 +150,14 @@ def fails(args: Mapping[str, Any]) -> bool:
     if found not in ("wait", "fail"):
         raise BadArgument("no_quorum must be 'wait' or 'fail'")
     return bool(found == "fail")
+
+
+def fences(args: Mapping[str, Any], given: int) -> int:
+    """How many fence numbers a request with these flags wants, as flag bits."""
+    found = number(args, "fences", 1, 1)
+    if found > MAX_FENCES or found & (found - 1) or (found > 1 and not given & CACHE):
+        raise BadArgument(f"fences is for cache, and a power of two of at most {MAX_FENCES}")
+    return fences_flag(found)
 
 
 def locks(args: Mapping[str, Any], most: int) -> list[tuple[bytes, int]]:

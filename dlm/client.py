@@ -22,16 +22,17 @@ from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from dlm import answers
 from dlm.asking import lock_args, requested, taken_back
+from dlm.caching import Caching
 from dlm.client_failures import ClientFailures
 from dlm.client_looking import ClientLooking
 from dlm.client_spaces import ClientSpaces, open_space
-from dlm.errors import ConfigError, LockTimeout, NotConnected
+from dlm.errors import ConfigError, InvalidRequest, LockTimeout, NotConnected
 from dlm.held import Held
 from dlm.info import Flag, Holder, LockInfo, Mode
 from dlm.recipes import Recipes, ReentrantLock
 from dlm.session import Session, checked_timeout
 from dlm.together import Together
-from dlm.transaction import Transaction
+from dlm.transaction import Transaction, current_xid
 from dlm.watch import LossWatch
 from vsync import errors as vsync_errors
 from vsync.clock import boot_us
@@ -136,6 +137,7 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
         on_lost: OnLost | None = None,
         xid: int | None = None,
         reentrant: Literal[False] = False,
+        cache: bool = False,
     ) -> Lock: ...
 
     @overload
@@ -161,12 +163,17 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
         on_lost: OnLost | None = None,
         xid: int | None = None,
         reentrant: bool = False,
+        cache: bool = False,
     ) -> Lock | ReentrantLock:
         """A reusable description of a lock, taken by ``with``. Arguments as for ``acquire``; ``reentrant``: a
-        thread that has it may take it again.
+        thread that has it may take it again, and then it is not cached.
         """
-        kind = ReentrantLock if reentrant else Lock
-        return kind(self, answers.name_bytes(name), Mode(mode), timeout, no_quorum, on_lost, xid)
+        key, mode = answers.name_bytes(name), Mode(mode)
+        if not reentrant:
+            return Lock(self, key, mode, timeout, no_quorum, on_lost, xid, cache)
+        if cache:
+            raise InvalidRequest("a reentrant lock is not cached")
+        return ReentrantLock(self, key, mode, timeout, no_quorum, on_lost, xid)
 
     def exclusive(self, name: str | bytes, timeout: float | None = None) -> Lock:
         """``lock(name, Mode.EX)``."""
@@ -187,6 +194,7 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
         on_blocking: OnBlocking | None = None,
         flags: Flag = NO_FLAGS,
         xid: int | None = None,
+        cache: bool = False,
     ) -> Held:
         """Take a lock, first come, first served in the order of the whole cluster (API-R13).
 
@@ -202,27 +210,57 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
         For the detection of deadlocks the lock belongs to the calling thread, or to the transaction ``xid``
         (default: the ``transaction`` that this thread or task is in; 0 for none).
 
+        With ``cache`` the client keeps the lock after its release until somebody else wants it, or for some
+        seconds: who takes it again in the same thread meanwhile needs no word with the daemon (docs/locks.md). For
+        PR, PW and EX, without flags.
+
         Raises ``LockTimeout``, ``NoQuorum``, ``NotConnected``, ``Deadlock``, ``InvalidRequest``,
         ``LockLost`` (lost before this method could return), ``ForkedProcess``.
         """
         key, timeout = answers.name_bytes(name), checked_timeout(timeout)
-        limit = None if timeout is None else time.monotonic() + timeout
+        mode = mode if mode.__class__ is Mode else Mode(mode)
         session = self._session
         session.check_process()
-        answers.check_friendly(flags)
-        held = Held(session, key, Mode(mode))
-        held.tells = on_blocking is not None
-        args = lock_args(session, held, flags, timeout, no_quorum, xid)
-        with requested(session, "lock", args, taken_back(session, held)) as future:
-            result, late = session.outcome(future, held, timeout)
-            if late and timeout is not None:
-                raise session.too_late(key, timeout)
-            with session.changed:
-                held.mark_granted(result)
-            session.settle(held, limit)
+        held: Held | None = None
+        if cache:
+            cache = Caching.fits(mode, flags, current_xid(session.root) if xid is None else xid)
+            held = session.kept.again(session, key, mode) if cache else None
+        if held is None:
+            held = Held(session, key, mode)
+            held.tells = on_blocking is not None
+            self._ask(held, timeout, no_quorum, flags, xid, cache)
         if on_lost is not None or on_blocking is not None:
+            held.tells, held.observed = on_blocking is not None, True
             self._watch.add(held, on_lost, on_blocking)
         return held
+
+    def _ask(
+        self,
+        held: Held,
+        timeout: float | None,
+        no_quorum: WhenNoQuorum,
+        flags: Flag,
+        xid: int | None,
+        cache: bool,
+    ) -> None:
+        """Ask the node for a lock."""
+        session = self._session
+        limit = None if timeout is None else time.monotonic() + timeout
+        answers.check_friendly(flags)
+        args = lock_args(session, held, flags, timeout, no_quorum, xid)
+        try:
+            args.update(session.kept.ask(held, cache))
+            with requested(session, "lock", args, taken_back(session, held)) as future:
+                result, late = session.outcome(future, held, timeout)
+                if late and timeout is not None:
+                    raise session.too_late(held.name, timeout)
+                with session.changed:
+                    held.mark_granted(result)
+                session.settle(held, limit)
+                session.kept.granted(held)
+        except BaseException:
+            session.kept.drop(held)
+            raise
 
     def try_lock(self, name: str | bytes, mode: Mode = Mode.EX, *, on_lost: OnLost | None = None) -> Held | None:
         """Take a lock if that needs no waiting for other holders, else ``None``. Raises ``NoQuorum`` and
@@ -267,6 +305,7 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
         """Drop the orphans of a process (0: of all) of a node, default this one; with the own ``pid``, all locks of
         this client. Returns how many, ``None`` for another node, which will do it in its place in the order.
         """
+        self._session.kept.give_back()
         return self._session.purge(node, pid)
 
     # -- the session
@@ -328,6 +367,7 @@ class Lock:
         no_quorum: WhenNoQuorum,
         on_lost: OnLost | None,
         xid: int | None = None,
+        cache: bool = False,
     ) -> None:
         self.name = name
         self.mode = mode
@@ -336,13 +376,20 @@ class Lock:
         self._no_quorum: WhenNoQuorum = no_quorum
         self._on_lost = on_lost
         self._xid = xid
+        self._cache = cache
         self._guard = threading.Lock()
         self._entered: list[tuple[int, Held]] = []
 
     def acquire(self) -> Held:
         """Take it, without ``with``; see ``Client.acquire``."""
         return self._client.acquire(
-            self.name, self.mode, self.timeout, no_quorum=self._no_quorum, on_lost=self._on_lost, xid=self._xid
+            self.name,
+            self.mode,
+            self.timeout,
+            no_quorum=self._no_quorum,
+            on_lost=self._on_lost,
+            xid=self._xid,
+            cache=self._cache,
         )
 
     def holders(self) -> tuple[Holder, ...] | None:

@@ -123,6 +123,7 @@ class ClientSpaces:
 
         Raises ``SpaceBusy``, ``NoSuchSpace``, ``PermissionDenied``, ``NoQuorum`` (it does not wait for that).
         """
+        self._session.kept.give_back(name)
         self._session.call("space_release", {"space": name, "force": force})
 
     def spaces(self) -> list[SpaceInfo]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dlm.counts import UNITS
 from dlm.lock import State
-from dlm.modes import COMPATIBLE, NONE
+from dlm.modes import COMPATIBLE, NONE, NOQUEUE
 
 if TYPE_CHECKING:
     from dlm.resource import Resource
@@ -33,3 +33,5 @@ def check(resource: Resource) -> None:
     assert counted == dict(resource.homes), "locks per node are miscounted"
     listening = {key for key, lock in resource.locks.items() if lock.notify}
     assert listening == set(resource.listeners), "listeners are miscounted"
+    tried = sum(lock.flags & NOQUEUE for lock in (*resource.converting, *resource.waiting))
+    assert resource.tries == tried, "tries are miscounted"

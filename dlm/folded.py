@@ -96,6 +96,7 @@ def _read(key: bytes, name: Name) -> tuple[Fences, Resource]:
     numbers, since, value, valid, granted = msgpack.unpackb(name.folded, use_list=False)
     fences = Fences.decode(numbers, granted[0][_FENCE])
     resource = Resource.decode((value, valid, map(_long, granted), (), ()), fences.take, 0)
+    resource.more = fences.more
     resource.name = key
     for lock, at in zip(resource.locks.values(), since, strict=True):
         lock.since = at

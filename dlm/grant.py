@@ -76,26 +76,28 @@ class Grant:
 
     _session: SessionBase
 
+    held_since = 0.0
+    # What follows changes under session.changed.
+    lost_reason: str | None = None
+    generation = 0  #: of the lease that backs it
+    blocking: int | None = None  #: a mode it blocks, to be told to ``on_blocking``
+    tells = False  #: there is an ``on_blocking``
+    outcome = Outcome(0)  #: of the last operation that succeeded
+    fences = 1  #: so many numbers came with the grant (``dlm.cache``)
+    _fence = 0
+    _value = b""
+    _value_valid = False
+    _value_dirty = False
+    _granted = False
+    _released = False
+    _conversion: Future[None] | None = None  #: done when the conversion on its way is over
+
     def __init__(self, session: SessionBase, name: bytes, mode: Mode, serial: int | None = None) -> None:
         self.name = name
         self.space = session.space  #: the lockspace of the name
         self.serial = session.next_serial() if serial is None else serial
-        self.held_since = 0.0
-        # What follows changes under session.changed.
-        self.lost_reason: str | None = None
-        self.generation = 0  #: of the lease that backs it
-        self.blocking: int | None = None  #: a mode it blocks, to be told to ``on_blocking``
-        self.tells = False  #: there is an ``on_blocking``
-        self.outcome = Outcome(0)  #: of the last operation that succeeded
         self._session = session
         self._mode = mode
-        self._fence = 0
-        self._value = b""
-        self._value_valid = False
-        self._value_dirty = False
-        self._granted = False
-        self._released = False
-        self._conversion: Future[None] | None = None  #: done when the conversion on its way is over
         session.register(self)
 
     # -- what it is
@@ -356,7 +358,8 @@ class Grant:
         self._released = True
 
     def _take(self, result: Mapping[str, Any], written: bool) -> None:
-        self._fence = int(result["fence"])
+        self._fence = max(self._fence, int(result["fence"]))  # a later number of a block counts (``dlm.cache``)
+        self.fences = int(result.get("fences", 1))
         self.generation = int(result["generation"])
         self.outcome = Outcome(result.get("flags", 0))
         if written:

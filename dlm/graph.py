@@ -8,7 +8,7 @@ A request waits for two kinds of things, and the search needs to tell them apart
 
 An owner (``Lock.waiter``) is stuck while one of its requests is stuck. What nobody outside can break is a circle
 in the graph of these two: ``owner -> request -> owner or request -> ..``. No edges come from NODLCKWT requests, and
-none go to NODLCKBLK locks (D4).
+none go to NODLCKBLK locks (D4), nor to locks that their clients may have idle (``dlm.tries``).
 
 What is found does not depend on the order of any dict: it is the same at every member (D6).
 """
@@ -99,7 +99,7 @@ def edges(queued: Queued) -> set[tuple[Key | Step, Key | Step]]:
             request = _request(lock, queued)
             found.add((owner, request))
             for other, ends in blockers(resource, lock):
-                if not other.flags & NODLCKBLK:
+                if not (other.flags & NODLCKBLK or other.cached):
                     found.add((request, other.waiter if ends else _request(other, queued)))
     return found
 
@@ -215,7 +215,7 @@ class _Graph:
         return [
             other.waiter if _for_good(other, bars) else other
             for other in resource.locks.values()
-            if _holds(other, bars) and other is not lock and not other.flags & NODLCKBLK
+            if _holds(other, bars) and other is not lock and not (other.flags & NODLCKBLK or other.cached)
         ]
 
     def circular(self, roots: Iterable[Node]) -> bool:

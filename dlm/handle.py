@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dlm.messages import Kind
-from dlm.modes import NONE, ORPHAN, PERSISTENT
+from dlm.modes import CACHE, NONE, ORPHAN, PERSISTENT
 from dlm.resource import Effect
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Handle:
     """One lock of one local session. ``mode`` is what the client has been told that it holds."""
 
     __slots__ = (
-        "advised", "after", "blocking", "cancel_rid", "ending", "fence", "group", "h", "key", "mode", "outcome",
-        "owner", "persistent", "request", "sent", "session", "unlock_rid", "weight", "writes", "xid",
+        "advised", "after", "blocking", "cached", "cancel_rid", "ending", "fence", "group", "h", "key", "mode",
+        "outcome", "owner", "persistent", "request", "sent", "session", "unlock_rid", "weight", "writes", "xid",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,7 @@ class Handle:
         self.unlock_rid = 0
         self.cancel_rid = 0
         self.persistent = bool(request.flags & (PERSISTENT | ORPHAN))  #: stays when the session goes (P1)
+        self.cached = bool(request.flags & CACHE)  #: its client may have it idle, and has not said otherwise
         self.blocking = NONE  #: a mode it blocks and has not been told of yet: at most one (B9)
         self.group: Group | None = None  #: the multi-lock it is a part of, until that is answered
         self.weight = 1  #: how many locks it counts for
@@ -67,15 +68,16 @@ class Handle:
 
     @property
     def resting(self) -> bool:
-        """Whether it is granted, and nothing is under way about it."""
+        """Whether it is granted, and nothing is under way about it: nor is the client's word awaited."""
         told = self.request is None and self.outcome is None and self.group is None and self.mode != NONE
         asked = self.ending or self.unlock_rid or self.cancel_rid or self.blocking != NONE
+        asked = asked or (self.cached and self.advised != NONE)
         return told and self.sent and not asked
 
     def at_rest(self) -> tuple[Any, ...]:
         """What there is to know of a resting handle, beside its numbers and its name; msgpack-able."""
         lock = self.mode, self.fence, self.xid, self.owner
-        return (*lock, self.persistent, self.weight, self.advised)
+        return (*lock, self.persistent, self.weight, self.advised, self.cached)
 
     @classmethod
     def resumed(cls, session: int, h: int, key: bytes, row: tuple[Any, ...]) -> Handle:
@@ -83,7 +85,7 @@ class Handle:
         handle = cls(session, h, key, _DONE, row[2], row[3])
         handle.request, handle.sent = None, True
         handle.mode, handle.fence = row[0], row[1]
-        handle.persistent, handle.weight, handle.advised = row[4], row[5], row[6]
+        handle.persistent, handle.weight, handle.advised, handle.cached = row[4:]
         return handle
 
 

@@ -14,6 +14,7 @@ from dlm.info import Flag, Mode
 if TYPE_CHECKING:
     from typing import Self
 
+    from dlm.cache import Entry
     from dlm.session import Session
 
 __all__ = ["WRITERS", "Held", "Losable", "Loss", "both", "wait_lost"]
@@ -58,20 +59,60 @@ class Loss(LossBase):
 class Held(Grant):
     """One grant of one lock. Made by ``Client``, never reusable. Thread-safe; owned by no thread (API-R7).
 
-    ``name`` (bytes), ``held_since`` (``time.time()`` of the grant) and ``lost`` are plain attributes. As a
-    context manager it releases at the end.
+    ``name`` (bytes) and ``held_since`` (``time.time()`` of the grant) are plain attributes. As a context manager it
+    releases at the end.
     """
 
     _session: Session
 
+    entry: Entry | None = None  #: the lock is kept after its release (``dlm.caching``) ..
+    user = 0  #: .. and this is its use
+    observed = False  #: somebody may wait for its end
+    _lost: Loss | None = None  #: made when it is wanted, in ``again``: it and the handle are a cycle
+
     def __init__(self, session: Session, name: bytes, mode: Mode, serial: int | None = None) -> None:
         super().__init__(session, name, mode, serial)
-        self.lost = Loss(self)
+        self._lost = Loss(self)
+
+    # -- kept locks
+
+    @classmethod
+    def again(cls, session: Session, entry: Entry, mode: Mode, user: int) -> Self:
+        """A handle for another use of a lock that was kept; nothing is held before ``taken``."""
+        self = cls.__new__(cls)
+        self.name, self.space, self.serial = entry.key[1], entry.key[0], entry.serial
+        self._session, self._mode, self.entry, self.user = session, mode, entry, user
+        return self
+
+    def taken(self, entry: Entry) -> None:
+        """The lock is this handle's."""
+        self._fence, self.generation = entry.fence, entry.generation
+        self._value, self._value_valid = entry.value, entry.value_valid
+        self.held_since = time.time()
+        self._granted = True
+        self._session.register(self)
+
+    def may_be_kept(self) -> bool:
+        """Whether nothing has happened to the lock, or is to happen with its release, that others need to know."""
+        return self._granted and self.lost_reason is None and self._conversion is None and not self._value_dirty
+
+    def end_use(self, over: bool = True) -> None:
+        """The handle is released; or not, after all."""
+        self._released = over
 
     # -- is it still held?
 
+    @property
+    def lost(self) -> Loss:
+        """Like an event that is set when the lock is lost."""
+        self.observed = True
+        if self._lost is None:
+            self._lost = Loss(self)
+        return self._lost
+
     def wait_lost(self, timeout: float | None) -> bool:
         """See ``Loss.wait``."""
+        self.observed = True
         return wait_lost(self._session, self, timeout)
 
     def wait_valid(self, timeout: float | None = None) -> bool:
@@ -81,6 +122,7 @@ class Held(Grant):
         Raises ``LockLost`` when it is lost for good, ``NotHeld`` when it has been released.
         """
         self._session.check_process()
+        self.observed = True
         limit = None if timeout is None else time.monotonic() + timeout
         with self._session.changed:
             while self.still_suspended():
@@ -110,17 +152,23 @@ class Held(Grant):
         If it fails the old mode stays. Raises ``LockTimeout``, ``LockLost``, ``NotHeld``, ``LockBusy`` (one
         conversion at a time), ``Deadlock``, ``NoQuorum``, ``NotConnected``.
         """
+        self._session.kept.drop(self)
         with self._convert(mode, timeout, value, invalidate, flags) as answer:
             self._session.outcome(answer, self, timeout)
 
     def release(self, wait: bool = False, *, invalidate: bool = False) -> None:
         """Give the lock back. The handle ends now; returns when the message is on its way, with ``wait`` when
-        the lock is free. ``invalidate`` marks the value block as not valid (L3; in PW and EX only).
+        the lock is free. ``invalidate`` marks the value block as not valid (L3; in PW and EX only). A lock that
+        was asked for with ``cache=True`` is kept instead, unless ``wait`` is given or somebody wants it.
 
         Raises ``NotHeld`` the second time, and ``LockLost`` if the lock was not held for certain any more:
         then what was done under it may have overlapped with others. With ``wait``, ``NotConnected`` if the release
         was to write the value block, and whether it has is not known.
         """
+        if self.entry is not None:
+            if not wait and not invalidate and self._session.kept.put(self):
+                return
+            self._session.kept.drop(self)
         lost, args, converting = self._end(invalidate)
         # Also when it is lost: a lock that was lost by mistake must not stay behind.
         if not wait:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dlm import multi, work
+from dlm import multi, words, work
 from dlm.agents import Agent
 from dlm.clearing import Clearing
 from dlm.crowd import Crowd
@@ -20,7 +20,7 @@ from dlm.handles import Session
 from dlm.lease import Lease
 from dlm.messages import Kind
 from dlm.modes import FORCEUNLOCK, IVVALBLK, NONE, NOQUEUE, ORPHAN, PERSISTENT, PW, TIMEOUT, VALBLK
-from dlm.names import FENCE_BLOCK, Form, Name
+from dlm.names import Form, Name
 from dlm.outbox import Outbox
 from dlm.resource import Effect, Lock, What
 from dlm.settled import Settled
@@ -94,7 +94,7 @@ class Home:
             self.forget(handle)
             self.host.refuse(handle.session, request.rid, "no_quorum", "this node is not in a primary view")
             return
-        name = self._own_now(handle.key)
+        name = self.own_now(handle.key)
         if name is None:
             self._ask(handle)
             self.timers.add(handle)
@@ -109,7 +109,7 @@ class Home:
         name.resource.lock(lock, effects)
         if name.resource.queued:
             effects += alone(self.table, name.resource, key)
-        self._locally(handle.key, name, effects)
+        self.locally(handle.key, name, effects)
         self.timers.add(handle)
 
     def register(self, handles: Sequence[Handle]) -> bool:
@@ -130,11 +130,12 @@ class Home:
         if self.frozen and request.flags & NOQUEUE:
             self.host.refuse(handle.session, request.rid, "no_quorum", "this node is not in a primary view")
             return
+        words.given(self, handle)
         handle.request = request
         handle.persistent = handle.persistent or bool(request.flags & PERSISTENT)
-        name = self._own_now(handle.key)
+        name = self.own_now(handle.key)
         if name is None or name.resource is None:
-            self._operate(Kind.CONVERT, handle, request.mode, request.flags, request.value)
+            self.operate(Kind.CONVERT, handle, request.mode, request.flags, request.value)
             self.timers.add(handle)
             return
         effects: list[Effect] = []
@@ -142,7 +143,7 @@ class Home:
         name.resource.convert(key, request.mode, request.flags, request.value, self.now, effects)
         if name.resource.converting:
             effects += alone(self.table, name.resource, key)
-        self._locally(handle.key, name, effects)
+        self.locally(handle.key, name, effects)
         self.timers.add(handle)
 
     def unlock(self, handle: Handle, rid: int, flags: int, value: bytes | None) -> None:
@@ -155,13 +156,13 @@ class Home:
         if not handle.sent:
             self.teller.gone(handle)
             return
-        name = self._own_now(handle.key)
+        name = self.own_now(handle.key)
         if name is not None and name.resource is not None:
             effects: list[Effect] = []
             name.resource.unlock((self._me, handle.session, handle.h), flags | FORCEUNLOCK, value, effects)
-            self._locally(handle.key, name, effects)
+            self.locally(handle.key, name, effects)
             return
-        self._operate(Kind.UNLOCK, handle, 0, flags | FORCEUNLOCK, value)
+        self.operate(Kind.UNLOCK, handle, 0, flags | FORCEUNLOCK, value)
         if self.frozen and not handle.writes:
             self.host.reply(handle.session, rid, {})  # it leaves in the next primary view
             handle.unlock_rid = 0
@@ -186,15 +187,15 @@ class Home:
         if handle.group is not None:
             handle.group.cancel(self, flags)
             return
-        name = self._own_now(handle.key)
+        name = self.own_now(handle.key)
         if name is None or name.resource is None:
-            self._operate(Kind.CANCEL, handle, 0, flags, None)
+            self.operate(Kind.CANCEL, handle, 0, flags, None)
             return
         effects: list[Effect] = []
         key = (self._me, handle.session, handle.h)
         done = name.resource.cancel(key, effects, flags)
         effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))
-        self._locally(handle.key, name, effects)
+        self.locally(handle.key, name, effects)
 
     def time_out(self, handle: Handle) -> None:
         """The time of a request is over: cancel it, and let the order say whether the grant came first (U3, S69).
@@ -265,12 +266,12 @@ class Home:
 
     def _let_go(self, handle: Handle) -> bool:
         """Whether this node decides alone, and has."""
-        name = self._own_now(handle.key)
+        name = self.own_now(handle.key)
         if name is None or name.resource is None:
             return False
         effects: list[Effect] = []
         name.resource.abandon((self._me, handle.session, handle.h), effects)
-        self._locally(handle.key, name, effects)
+        self.locally(handle.key, name, effects)
         return True
 
     def drop(self, handles: Iterable[Handle], reason: str) -> None:
@@ -286,11 +287,11 @@ class Home:
         due = [(who, key) for who, (key, of) in sorted(self.orphans.items()) if pid in (0, of)]
         for (session, h), key in due:
             del self.orphans[session, h]
-            name = self._own_now(key)
+            name = self.own_now(key)
             if name is not None and name.resource is not None:
                 effects: list[Effect] = []
                 name.resource.unlock((self._me, session, h), FORCEUNLOCK | IVVALBLK, None, effects)
-                self._locally(key, name, effects)
+                self.locally(key, name, effects)
             else:
                 self.send(Kind.UNLOCK, (key, session, h, 0, FORCEUNLOCK | IVVALBLK, None), (key,))
         return len(due)
@@ -317,16 +318,17 @@ class Home:
                 handle.group.ask(self)
         elif self.linked and request is not None:
             handle.sent = True
-            self._operate(Kind.LOCK, handle, request.mode, request.flags, request.value)
+            self.operate(Kind.LOCK, handle, request.mode, request.flags, request.value)
 
-    def _operate(self, kind: Kind, handle: Handle, mode: int, flags: int, value: bytes | None) -> None:
+    def operate(self, kind: Kind, handle: Handle, mode: int, flags: int, value: bytes | None) -> None:
+        """Send an operation on the lock of a handle."""
         session = self.sessions.get(handle.session)
         who = (session.who.pid, session.who.name, handle.xid, handle.owner) if session and kind is Kind.LOCK else ()
         self.send(kind, (handle.key, handle.session, handle.h, mode, flags, value, *who), (handle.key,))
 
     # -- the owner's fast path -------------------------------------------------------------------------------
 
-    def _own_now(self, key: bytes) -> Name | None:
+    def own_now(self, key: bytes) -> Name | None:
         """The name, if this node may decide about it alone at this moment (K12).
 
         Private to this node, within its lease, no own message about the name under way, and more fence
@@ -345,9 +347,10 @@ class Home:
 
     def all_own(self, keys: Iterable[bytes]) -> bool:
         """Whether this node may decide about all these names alone at this moment."""
-        return all(self._own_now(key) is not None for key in keys)
+        return all(self.own_now(key) is not None for key in keys)
 
-    def _locally(self, key: bytes, name: Name, effects: list[Effect]) -> None:
+    def locally(self, key: bytes, name: Name, effects: list[Effect]) -> None:
+        """An operation on an own private name was carried out: the answers."""
         if name.resource is not None and name.resource.grouped:
             self.done_locally((key,), list(effects))
             return
@@ -379,7 +382,7 @@ class Home:
         lately = self.table.lately
         if lately.last != key:
             lately.used(key)
-        if fences.left < FENCE_BLOCK // 2 and not fences.asked:
+        if fences.low and not fences.asked:
             fences.asked = True
             self.send(Kind.REFILL, (key, name.epoch))  # K12 does not mind it: it changes no lock
 

@@ -98,6 +98,7 @@ class Holder:
     since_us: int
     orphan: bool = False  #: its session has gone; it waits to be adopted or purged
     together: tuple[bytes, ...] = ()  #: the names of the multi-lock it waits as a part of
+    cached: bool = False  #: its client may keep it without use, until somebody asks for it
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], waits: bool = False) -> Holder:
@@ -114,6 +115,7 @@ class Holder:
             since_us=int(row.get("since_us") or 0),
             orphan=bool(row.get("orphan")),
             together=tuple(row.get("together") or ()),
+            cached=bool(row.get("cached")),
         )
 
     def __str__(self) -> str:
@@ -124,7 +126,7 @@ class Holder:
         others = len(self.together) - 1
         if others > 0:
             return f"(with {others} {'other' if others == 1 else 'others'})"
-        return "(orphan)" if self.orphan else ""
+        return "(orphan)" if self.orphan else "(cached)" if self.cached else ""
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -140,6 +142,7 @@ class Holder:
             "since_us": self.since_us,
             "orphan": self.orphan,
             "together": [name_text(name) for name in self.together],
+            "cached": self.cached,
         }
 
 

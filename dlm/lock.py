@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import IntEnum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlm.modes import NONE, NOTIFY, PERSISTENT, VALNOTVALID
+
+if TYPE_CHECKING:
+    from dlm.messages import Op
 
 __all__ = ["Effect", "Key", "Lock", "State", "Step", "What"]
 
@@ -58,6 +61,7 @@ class Effect(NamedTuple):
     ``flags`` are DEMOTED, VALNOTVALID (the operation takes part in a value block that is not valid, L5) and
     ALTMODE. ``was`` is the key that an adopted orphan had. ``cycle`` is the circle that a refused request has
     closed: locks that wait, the refused one first; each waits for the next or its owner, the last for the first.
+    ``fences``: so many numbers from ``fence`` on are for this lock alone.
     """
 
     what: What
@@ -69,6 +73,7 @@ class Effect(NamedTuple):
     flags: int = 0
     was: Key | None = None
     cycle: tuple[Step, ...] = ()
+    fences: int = 1
 
     @property
     def valid(self) -> bool:
@@ -96,7 +101,7 @@ class Lock:
     """One lock of one session. ``mode`` is what it holds (NONE while waiting), ``asked`` what it wants."""
 
     __slots__ = (
-        "asked", "batch", "fence", "flags", "former", "high", "key", "mode", "notify", "order", "orphan",
+        "asked", "batch", "cached", "fence", "flags", "former", "high", "key", "mode", "notify", "order", "orphan",
         "persistent", "result", "since", "state", "value", "waiter", "whose",
     )  # fmt: skip
 
@@ -117,6 +122,7 @@ class Lock:
         self.high = 0  #: the highest mode that it was told it blocks, since its last grant (B4)
         self.persistent = bool(flags & PERSISTENT)  #: survives its session, as an orphan (P1)
         self.orphan = False  #: its session has gone
+        self.cached = False  #: its client may have it idle, and has not said otherwise (``dlm.tries``)
         self.order = 0  #: the table's position at which it began to wait, 0 where only the owner knows
         self.batch: tuple[bytes, ...] = ()  #: the names of the multi-lock it waits as a part of
         self.whose = whose = _whose(key[0], key[1], pid, program, xid, owner)
@@ -132,9 +138,17 @@ class Lock:
         """See ``Whose``."""
         return self.whose.program
 
+    @classmethod
+    def asked_for(cls, op: Op, now: int) -> Lock:
+        """The lock that a request asks for."""
+        key = (op.node, op.session, op.h)
+        lock = cls(key, op.mode, op.flags, op.value, op.pid, op.program, now, op.xid, op.owner)
+        lock.batch = op.batch
+        return lock
+
     def encode(self) -> tuple[Any, ...]:
         """The replicated part as a msgpack-able tuple."""
-        marks = self.notify | self.persistent << 1 | self.orphan << 2
+        marks = self.notify | self.persistent << 1 | self.orphan << 2 | self.cached << 3
         flags = self.flags | (self.flags ^ self.former) << _FORMER
         operation = self.mode, self.asked, flags, self.value, self.fence
         pid, program, xid, owner, _ = self.whose
@@ -149,6 +163,7 @@ class Lock:
         lock.former = flags ^ changed
         lock.mode, lock.fence, lock.state = row[3], row[7], state
         lock.notify, lock.persistent, lock.orphan = bool(row[10] & 1), bool(row[10] & 2), bool(row[10] & 4)
+        lock.cached = bool(row[10] & 8)
         lock.high, lock.result = row[11], row[12]
         lock.order, lock.batch = row[15], row[16]
         return lock

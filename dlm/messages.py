@@ -8,6 +8,7 @@ state transfer, CATCH_UP, CHECK and VOTE have no life and no serial: they change
 |---|---|
 | LOCK | name, session, h, mode, flags, value, pid, program, xid, owner |
 | CONVERT, UNLOCK, CANCEL | name, session, h, mode, flags, value |
+| IN_USE | name, session, h, 0, 0, nil – a lock that its client may keep idle is in use (``dlm.tries``) |
 | END | session, ((name, h), ..) – the session has gone: its locks go, or become orphans (P1) |
 | LOCK_ALL | session, h, ((name, mode, flags), ..), pid, program, xid, owner – all or none; handles h, h+1, .. |
 | UNLOCK_ALL | session, ((name, h, flags, value), ..) |
@@ -78,6 +79,7 @@ class Kind(IntEnum):
     CLEARED = 23
     FENCE_TRIED = 24
     LOOK = 25
+    IN_USE = 26
 
 
 class Message(NamedTuple):
@@ -124,7 +126,7 @@ def decode(payload: bytes) -> Message:
 def keys_of(message: Message) -> list[bytes]:
     """The names that a message's operations are about; empty if it is no operation on locks."""
     kind, body = message.kind, message.body
-    if kind <= Kind.CANCEL:
+    if kind <= Kind.CANCEL or kind == Kind.IN_USE:
         return [body[0]]
     if kind in (Kind.END, Kind.UNLOCK_ALL):
         return [row[0] for row in body[1]]

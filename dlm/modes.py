@@ -7,11 +7,11 @@ severity but not ordered: a change between them is a *middle conversion*, neithe
 from __future__ import annotations
 
 __all__ = [
-    "ALTCW", "ALTERNATIVES", "ALTMODE", "ALTPR", "CANCEL", "COMPATIBLE", "CONFLICTING", "CONVDEADLK", "CONVERT",
-    "CR", "CW", "DEMOTED", "EX", "EXPEDITE", "FORCEUNLOCK", "HEADQUE", "IVVALBLK", "MODES", "NAMES", "NL",
-    "NODLCKBLK", "NODLCKWT", "NONE", "NOORDER", "NOQUEUE", "NOQUEUEBAST", "NOTIFY", "ORPHAN", "PERSISTENT", "PR",
-    "PW", "QUECVT", "QUECVT_FROM", "READS", "TIMEOUT", "VALBLK", "VALNOTVALID", "WRITES", "is_down", "is_middle",
-    "value_direction",
+    "ALTCW", "ALTERNATIVES", "ALTMODE", "ALTPR", "CACHE", "CANCEL", "COMPATIBLE", "CONFLICTING", "CONVDEADLK",
+    "CONVERT", "CR", "CW", "DEMOTED", "EX", "EXPEDITE", "FORCEUNLOCK", "HEADQUE", "IVVALBLK", "MAX_FENCES",
+    "MODES", "NAMES", "NL", "NODLCKBLK", "NODLCKWT", "NONE", "NOORDER", "NOQUEUE", "NOQUEUEBAST", "NOTIFY",
+    "ORPHAN", "PERSISTENT", "PR", "PW", "QUECVT", "QUECVT_FROM", "READS", "TIMEOUT", "VALBLK", "VALNOTVALID",
+    "WRITES", "fences_flag", "fences_of", "is_down", "is_middle", "value_direction",
 ]  # fmt: skip
 
 NONE = -1
@@ -40,6 +40,9 @@ ALTCW = 0x10000
 FORCEUNLOCK = 0x20000
 TIMEOUT = 0x40000  #: of a cancel: nobody asked for it, the time of the request is over
 NOTIFY = 0x1000000  #: ours: the session wants to be told whom the lock blocks (elsewhere: a BAST function is given)
+CACHE = 0x2000000  #: ours: its client may keep the lock while nobody uses it (``dlm.tries``)
+_FENCES = 26  #: four bits from here on: how many fence numbers it wants with the grant, as the power of two
+MAX_FENCES = 1024
 
 # What an outcome may say besides (the flags of a status block); none outlives its operation.
 DEMOTED = 0x1  #: the conversion gave up its old mode meanwhile (CONVDEADLK)
@@ -79,6 +82,16 @@ READS, WRITES = "R", "W"
 # Rows: granted mode before (first row: new request); columns: mode after. R resource -> caller, W caller ->
 # resource.
 _VALUE = ("RRRRRR", "RRRRRR", ".RRRRR", "..RRRR", "...RRR", "WWWWWR", "WWWWWW")
+
+
+def fences_flag(count: int) -> int:
+    """The flag bits that ask for ``count`` fence numbers, a power of two."""
+    return (count.bit_length() - 1) << _FENCES
+
+
+def fences_of(flags: int) -> int:
+    """How many fence numbers a request wants: 1 unless it says otherwise."""
+    return min(1 << (flags >> _FENCES & 15), MAX_FENCES)
 
 
 def is_middle(old: int, new: int) -> bool:

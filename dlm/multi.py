@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dlm import tries
 from dlm.lock import Effect, Key, Lock, State, Step, What
 from dlm.messages import Kind, Op
 from dlm.modes import NOQUEUE
@@ -57,7 +58,7 @@ def _lock_all(table: Table, life: Life, body: tuple[Any, ...], out: Effects) -> 
         if name.form is Form.HANDOVER:
             name.wait(op)
         elif name.resource is not None:
-            entering.append((key, name.resource, table.new_lock(op)))
+            entering.append((key, name.resource, Lock.asked_for(op, table.now)))
     enter(table, entering, out)
     for key, _, _ in entering:
         table.operated(key, life.node)
@@ -104,7 +105,7 @@ HANDLERS: dict[int, Callable[[Table, Life, tuple[Any, ...], Effects], None]] = {
 def enter(table: Table, entering: list[Part], out: Effects) -> None:
     """Queue parts of one multi-lock; grant it if this was all that was missing.
 
-    NOQUEUE is decided where the last part arrives; until then it waits like others (F3).
+    NOQUEUE is decided where the last part arrives (``settle``); until then it waits like others (F3).
     """
     taken = next((part for part in entering if part[2].key in part[1].locks), None)
     if taken is not None:
@@ -118,13 +119,10 @@ def enter(table: Table, entering: list[Part], out: Effects) -> None:
         return
     for _, resource, lock in entering:
         resource.enter(lock)
-    for key, _, lock in entering[:1]:  # each would do: it needs them all
+    for key, _, _ in entering[:1]:  # each would do: it needs them all
         settle(table, key, out)
-        if lock.batch and lock.flags & NOQUEUE and parts(table, key, lock) is not None:
-            refuse(table, key, lock, "again", out)
-            return
     for _, resource, lock in entering:
-        if lock.batch:
+        if lock.batch and lock.key in resource.locks:
             resource.advise(lock, effects)
     out.extend(effects)
     for _, resource, lock in entering:
@@ -139,7 +137,9 @@ def _at_once(entering: list[Part]) -> bool:
 
 
 def settle(table: Table, key: bytes, out: Effects) -> None:
-    """Something has changed in this name: grant the multi-locks that can go now, and what then follows."""
+    """Something has changed in this name: grant the multi-locks that can go now, and what then follows; refuse
+    those that are only tried and cannot, nor would if all that may be idle went (``dlm.tries``).
+    """
     todo = [key]
     for each in todo:  # it grows meanwhile
         while (ready := grantable(table, each)) is not None:
@@ -150,6 +150,8 @@ def settle(table: Table, key: bytes, out: Effects) -> None:
                 resource.scan(effects)
                 todo.append(name)
             out.extend(effects)
+        while (hopeless := _hopeless(table, each)) is not None:
+            refuse(table, each, hopeless, "again", out)
 
 
 def grantable(table: Table, key: bytes) -> list[Part] | None:
@@ -163,6 +165,17 @@ def grantable(table: Table, key: bytes) -> list[Part] | None:
         return None
     found = parts(table, key, head)
     return found if found and all(resource.turn(lock) for _, resource, lock in found) else None
+
+
+def _hopeless(table: Table, key: bytes) -> Lock | None:
+    """A multi-lock in this name's queue that is only tried, and has to wait for locks that are in use."""
+    name = table.find(key)
+    resource = name.resource if name is not None else None
+    for lock in resource.waiting if resource is not None and resource.tries and resource.grouped else ():
+        found = parts(table, key, lock) if lock.batch and lock.flags & NOQUEUE else None
+        if found and not all(where.turn(part) or tries.hopeful(where, part) for _, where, part in found):
+            return lock
+    return None
 
 
 def keys_of(key: bytes, lock: Lock) -> list[tuple[bytes, Key]]:

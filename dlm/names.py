@@ -33,10 +33,12 @@ class Fences:
     only with more numbers left than operations queued; so ``take`` never finds it empty.
     """
 
-    __slots__ = ("_blocks", "asked", "left")
+    __slots__ = ("_blocks", "_last", "_lent", "asked", "left")
 
     def __init__(self) -> None:
         self._blocks: list[list[int]] = []
+        self._last = 0  #: the number taken last
+        self._lent = False  #: clients have taken several at once
         self.left = 0
         self.asked = False  #: a refill is on its way
 
@@ -49,12 +51,31 @@ class Fences:
     def take(self) -> int:
         """The next number."""
         block = self._blocks[0]
-        number = block[0]
+        number = self._last = block[0]
         block[0] += 1
         self.left -= 1
         if block[0] == block[1]:
             del self._blocks[0]
         return number
+
+    def more(self, count: int) -> int:
+        """Take up to ``count`` numbers that follow the last one taken; those that one event may need stay."""
+        self._lent = True
+        block = self._blocks[0] if self._blocks else None
+        if block is None or block[0] != self._last + 1:
+            return 0
+        given = max(0, min(count, block[1] - block[0], self.left - FENCE_BLOCK // 2))
+        block[0] += given
+        self._last += given
+        self.left -= given
+        if block[0] == block[1]:
+            del self._blocks[0]
+        return given
+
+    @property
+    def low(self) -> bool:
+        """Whether it is time to ask for another block."""
+        return self.left < FENCE_BLOCK // 2 or (self._lent and self.left < FENCE_BLOCK * 3 // 4)
 
     def encode(self, base: int) -> tuple[Any, ...]:
         """As a msgpack-able tuple, with numbers as distances from ``base``: the next often comes right after it."""

@@ -95,5 +95,6 @@ def _lock(lock: Lock) -> dict[str, Any]:
         "fence": lock.fence,
         "since_us": lock.since,
         "orphan": lock.orphan,
+        "cached": lock.cached,
         "together": [split_key(key)[1] for key in lock.batch],
     }

@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlm import contents, homes, upgrade
+from dlm import contents, homes, tries, upgrade
 from dlm.counts import BARS, UNITS, highest
 from dlm.history import SILENT, History, Late, Silent
 from dlm.lock import Effect, Key, Lock, State, Step, What
 from dlm.modes import (
     ALTERNATIVES,
     ALTMODE,
+    CACHE,
     COMPATIBLE,
     CW,
     EX,
@@ -43,6 +44,7 @@ from dlm.modes import (
     VALBLK,
     VALNOTVALID,
     WRITES,
+    fences_of,
     is_down,
     is_middle,
     value_direction,
@@ -65,12 +67,13 @@ class Resource:
     """
 
     __slots__ = (
-        "converting", "grouped", "held", "history", "homes", "listeners", "locks", "loose", "mint", "name", "run",
-        "run_node", "valid", "value", "waiting", "waits",
+        "converting", "grouped", "held", "history", "homes", "listeners", "locks", "loose", "mint", "more", "name",
+        "run", "run_node", "tries", "valid", "value", "waiting", "waits",
     )  # fmt: skip
 
     def __init__(self, mint: Mint, value: bytes = b"", valid: bool = True) -> None:
         self.mint = mint
+        self.more: Callable[[int], int] = _no_more  #: so many more numbers behind the last one, if there are any
         self.locks: dict[Key, Lock] = {}
         self.converting: Sequence[Lock] = ()  #: a list if there is anybody in it
         self.waiting: Sequence[Lock] = ()  #: the same
@@ -78,6 +81,7 @@ class Resource:
         self.homes = homes.NOBODY  #: how many locks (in any state) each node has here
         self.listeners = _NO_LISTENERS  #: locks that want to hear whom they block
         self.loose = 0  #: how many queued ones may overtake (NOORDER)
+        self.tries = 0  #: how many queued ones are only tried (NOQUEUE, ``dlm.tries``)
         self.grouped = 0  #: how many queued ones are parts of multi-locks: ``dlm.multi`` grants them
         self.value, self.valid = value, valid
         self.run_node = 0  #: shared: the node of the last ordered operation ..
@@ -103,7 +107,7 @@ class Resource:
         if mode != NONE and (idle or expedited or lock.flags & NOORDER):
             self._add(lock)
             self._grant(lock, mode, out)  # a holder more can block others, but is told at the next event (G16)
-        elif lock.flags & NOQUEUE:
+        elif lock.flags & NOQUEUE and not tries.hopeful(self, lock):
             out.append(Effect(What.REFUSED, lock.key, "again"))
             self.history.asked(self, lock, "refused", "again")
             self._tell_refused(lock, out)
@@ -129,7 +133,7 @@ class Resource:
             self.scan(out)
             return
         rival = None if flags & NOQUEUE else upgrade.rival(lock, self.converting)
-        if flags & NOQUEUE or (rival is not None and not self._demote(lock)):
+        if (flags & NOQUEUE and not tries.hopeful(self, lock)) or (rival is not None and not self._demote(lock)):
             cycle = () if rival is None else (Step.of(self.name, lock), Step.of(self.name, rival))
             out.append(Effect(What.REFUSED, key, code := "deadlock" if cycle else "again", cycle=cycle))
             self.history.asked(self, lock, "refused", code)
@@ -160,10 +164,14 @@ class Resource:
 
     def refuse(self, lock: Lock, cycle: tuple[Step, ...], out: list[Effect]) -> None:
         """Withdraw what is queued since nothing would ever come of it (D3); the old mode, if any, stays (D8)."""
-        self.history.asked(self, lock, "refused", "deadlock")
-        self._withdraw(lock)
-        out.append(Effect(What.REFUSED, lock.key, "deadlock", lock.mode, flags=lock.result, cycle=cycle))
+        self.deny(lock, "deadlock", out, cycle)
         self.scan(out)
+
+    def deny(self, lock: Lock, code: str, out: list[Effect], cycle: tuple[Step, ...] = ()) -> None:
+        """The same; what follows from it is left to the caller."""
+        self.history.asked(self, lock, "refused", code)
+        self._withdraw(lock)
+        out.append(Effect(What.REFUSED, lock.key, code, lock.mode, flags=lock.result, cycle=cycle))
 
     def unlock(self, key: Key, flags: int, value: bytes | None, out: list[Effect], why: str = "") -> bool:
         """End a lock in whatever state it is (U4, U5). False if there is none. ``why`` is for the history."""
@@ -230,10 +238,10 @@ class Resource:
 
         Then tell the holders whom they still block (B3).
         """
-        while (found := self._next()) is not None:
-            lock, mode = found
-            self._dequeue(lock)
-            self._grant(lock, mode, out)
+        while (found := self._next()) is not None or (self.tries and tries.judge(self, out)):
+            if found is not None:
+                self._dequeue(found[0])
+                self._grant(*found, out)
         self._tell_holders(out)
 
     # -- parts of multi-locks (dlm.multi) ---------------------------------------------------------------------
@@ -318,6 +326,7 @@ class Resource:
         queue = self._line(state)
         self.grouped += bool(lock.batch)
         self.loose += bool(lock.flags & NOORDER)
+        self.tries += lock.flags & NOQUEUE
         if lock.flags & HEADQUE:
             queue.insert(0, lock)
         else:
@@ -342,6 +351,7 @@ class Resource:
             self.waits.unqueue(lock)
         self.grouped -= bool(lock.batch)
         self.loose -= bool(lock.flags & NOORDER)
+        self.tries -= lock.flags & NOQUEUE
         self._line(lock.state).remove(lock)
         self.converting, self.waiting = self.converting or (), self.waiting or ()
 
@@ -367,13 +377,15 @@ class Resource:
             self.waits.stays(lock)
 
     def _grant(self, lock: Lock, new: int, out: list[Effect]) -> None:
-        old, fence, flags = lock.mode, lock.fence, lock.flags
+        old, fence, flags, fences = lock.mode, lock.fence, lock.flags, 1
         direction = value_direction(old, new)
         if direction == WRITES:
             self._write(flags, lock.value)
         self.held += UNITS[new] - UNITS[old]
         if old == NONE or not (new == old or is_down(old, new)):
             lock.fence = self.mint()  # a conversion to a stronger mode gets a new number (pitfalls B5)
+            if flags & CACHE:
+                lock.cached, fences = True, 1 + self.more(fences_of(flags) - 1)
         result = lock.result | (ALTMODE if new != lock.asked else 0)
         if flags & VALBLK and not self.valid:
             result |= VALNOTVALID
@@ -384,7 +396,7 @@ class Resource:
             self.waits.stays(lock)
         self.history.changed(self, lock, "granted" if old == NONE else "converted", old, fence)
         read = self.value if flags & VALBLK and direction == READS else None
-        out.append(Effect(What.GRANTED, lock.key, "", new, lock.fence, read, result))
+        out.append(Effect(What.GRANTED, lock.key, "", new, lock.fence, read, result, None, (), fences))
 
     # -- who is told whom it blocks (§1.10) ------------------------------------------------------------------
 
@@ -491,9 +503,15 @@ class Resource:
                 if state is not State.GRANTED:
                     resource._line(state).append(lock)
                     resource.loose += bool(lock.flags & NOORDER)
+                    resource.tries += lock.flags & NOQUEUE
                     resource.grouped += bool(lock.batch)
         return resource
 
     def invariants(self) -> None:
         """Assert what must hold after every event (locks.md, end of §1.18)."""
         contents.check(self)
+
+
+def _no_more(count: int) -> int:
+    """The numbers of a resource that belongs to no table come one by one."""
+    return 0

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
+from dlm.caching import Caching
 from dlm.errors import DLMError, LockCancelled, NotHeld
 from dlm.info import LockInfo
 from dlm.session_base import (
@@ -47,6 +48,7 @@ class Session(SessionBase):
         self.doorbells: Doorbells | None = None  #: of the recipes; that of ``root`` counts
         self._owners = itertools.count(1)
         self._thread = threading.local()
+        self.kept = Caching(self)  #: what is held although it was released
         super().__init__(channel, space, clock_us, threading.Condition())
 
     # -- requests
@@ -107,6 +109,30 @@ class Session(SessionBase):
             return LockInfo.from_row(self.call("show", {"name": name, "space": space}, name))
         except NotHeld:
             return None
+
+    # -- what is kept after its release
+
+    def close(self) -> None:
+        """Give back what is kept, end all handles, then the channel."""
+        self.kept.close()
+        super().close()
+
+    def close_space(self) -> None:
+        """The same for one lockspace; the session goes on."""
+        self.kept.leave(self.space)
+        super().close_space()
+        self.kept.leave(self.space)  # what another thread has taken or given back meanwhile
+
+    def end_all(self, reason: str) -> None:
+        """Nothing is held any more."""
+        self.kept.ended()
+        super().end_all(reason)
+
+    def _called(self, serial: int) -> None:
+        self.kept.called(serial)
+
+    def _lost(self, serial: int) -> None:
+        self.kept.lost(serial)
 
     # -- the lease
 

@@ -120,7 +120,7 @@ class SessionBase(ABC):
 
     def check_process(self) -> None:
         """Raise ``ForkedProcess`` in a child of the process that opened the session (API-R9)."""
-        if self.foreign:
+        if os.getpid() != self._pid:
             raise ForkedProcess(f"this client belongs to process {self._pid}; connect again in the child process")
 
     def start(self, verb: str, args: Mapping[str, Any]) -> Future[Any]:
@@ -262,7 +262,17 @@ class SessionBase(ABC):
     def _on_close(self, reason: str) -> None:
         self.end_all("daemon_gone")
 
+    def _called(self, serial: int) -> None:  # noqa: B027 - it need not matter
+        """A lock is in somebody's way."""
+
+    def _lost(self, serial: int) -> None:  # noqa: B027
+        """A lock is lost."""
+
     def _on_push(self, kind: str, data: Any) -> None:
+        if kind == "blocking":
+            self._called(data["h"])
+        elif kind == "lost":
+            self._lost(data["h"])
         with self.changed:
             if kind == "lost":
                 grant = self._handles.get(data["h"])

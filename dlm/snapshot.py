@@ -262,5 +262,6 @@ def _put(table: Table, row: tuple[Any, ...]) -> None:
     if name.form is Form.HANDOVER:
         table.handovers[key] = None
     if name.resource is not None:
+        name.resource.more = table.more
         table.waits.take(key, name.resource)
         name.resource.history = table.history

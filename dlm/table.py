@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from dlm import checks, failures, folded, multi, purge, snapshot, sound, spaces, stonith, work
+from dlm import checks, failures, folded, multi, purge, snapshot, sound, spaces, stonith, words, work
 from dlm.effects import Composed, Effects, Look, Purge
 from dlm.history import History
 from dlm.life import Life
@@ -83,7 +83,7 @@ class Table:
         self.applied += 1
         out: Effects = []
         kind, body = message.kind, message.body
-        if kind <= Kind.CANCEL:
+        if kind <= Kind.CANCEL or kind == Kind.IN_USE:
             self.operate(body[0], Op(kind, life.node, life.ring, *body[1:]), out)
         else:
             handler = _HANDLERS.get(kind)
@@ -144,19 +144,12 @@ class Table:
         if resource.run >= DEMOTE_AFTER and resource.sole_home(node):
             self.own(key, node, resource)
 
-    def new_lock(self, op: Op) -> Lock:
-        """The lock that a request asks for."""
-        key = (op.node, op.session, op.h)
-        lock = Lock(key, op.mode, op.flags, op.value, op.pid, op.program, self.now, op.xid, op.owner)
-        lock.batch = op.batch
-        return lock
-
     def _run(self, name: bytes, resource: Resource, op: Op, out: Effects) -> None:
         """Carry an operation out. Its home gets exactly one answer to it, now or later."""
         key = (op.node, op.session, op.h)
         effects: list[Effect] = []
         if op.kind == Kind.LOCK:
-            lock = self.new_lock(op)
+            lock = Lock.asked_for(op, self.now)
             if op.batch:
                 multi.enter(self, [(name, resource, lock)], out)
             else:
@@ -168,6 +161,8 @@ class Table:
                 self._unknown(op, out)
         elif op.kind == Kind.END:
             resource.abandon(key, effects)
+        elif op.kind == Kind.IN_USE:
+            effects += words.taken(self, resource, key)
         else:
             done = resource.cancel(key, effects, op.flags)
             effects.append(Effect(What.CANCEL_DONE, key, mode=int(done)))
@@ -263,7 +258,7 @@ class Table:
         if node == self.me:
             name.fences = Fences()
             name.resource = resource or Resource(name.fences.take)
-            name.resource.mint, name.resource.name = name.fences.take, key
+            name.resource.mint, name.resource.more, name.resource.name = name.fences.take, name.fences.more, key
             name.resource.history = self.history
         self.reserve(name)
         return name
@@ -279,6 +274,11 @@ class Table:
         """The fence number of a grant in a shared name."""
         self.numbers += 1
         return self.ring.seq << 32 | self.numbers
+
+    def more(self, count: int) -> int:
+        """So many numbers behind the last one: for the same grant, and for nobody else."""
+        self.numbers += count
+        return count
 
     def hand_over(self, key: bytes, name: Name, out: Effects) -> None:
         """Private -> Handover. The owner composes its publication here and nowhere else (A3)."""
@@ -300,6 +300,7 @@ class Table:
         self.forms[Form.SHARED] += 1
         self.handovers.pop(key, None)
         name.share(resource)
+        resource.more = self.more
         self.waits.take(key, resource)
         resource.history = self.history
 

@@ -230,7 +230,7 @@ class Teller:
     def advise(self) -> None:
         """Tell holders whom they block, if that may be told now."""
         if self._home.open and not self._home.holding:
-            self.advice.tell()
+            self.advice.tell(self._home.now)
 
     def lose(self, handle: Handle, reason: str) -> None:
         """The lock has ended although nobody released it."""
@@ -280,11 +280,12 @@ def _waiting(step: Step) -> dict[str, Any]:
 
 
 def _granted(effect: Effect, generation: int) -> dict[str, Any]:
-    """The reply to a lock or convert request. ``value_read`` is false if the value block was not read.
+    """The reply to a lock or convert request. ``value_read`` is false if the value block was not read;
+    ``fences`` is how many numbers from ``fence`` on are the handle's own, if there are several.
 
     The handle is valid in this lease generation only, whatever the client finds in its page by now (D9).
     """
-    return {
+    told: dict[str, Any] = {
         "fence": effect.fence,
         "mode": effect.mode,
         "generation": generation,
@@ -293,3 +294,6 @@ def _granted(effect: Effect, generation: int) -> dict[str, Any]:
         "value_valid": effect.valid,
         "flags": effect.flags,
     }
+    if effect.fences > 1:
+        told["fences"] = effect.fences
+    return told

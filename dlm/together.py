@@ -122,6 +122,7 @@ class LockAll:
         numbers = numbered(session, self.names)
         held = HeldAll(session, [Held(session, name, mode, numbers[name]) for name, mode in self.names.items()])
         asked = AskedAll(session, held)
+        session.kept.make_room(session.space, self.names)
         args = asked.args(timeout, self._no_quorum, self._xid)
         with requested(session, "lock_all", args, asked.withdraw) as future:
             result, late = session.outcome(future, asked, timeout)

@@ -28,7 +28,8 @@ _inside: ContextVar[tuple[tuple[SessionBase, int], ...]] = ContextVar("dlm-trans
 
 def current_xid(session: SessionBase) -> int:
     """The innermost transaction of this thread or task with that session; 0 if there is none."""
-    return next((xid for of, xid in reversed(_inside.get()) if of is session), 0)
+    inside = _inside.get()
+    return next((xid for of, xid in reversed(inside) if of is session), 0) if inside else 0
 
 
 def checked_xid(xid: int) -> int:

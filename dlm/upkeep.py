@@ -1,4 +1,5 @@
 """Private names that should not stay so: contended ones are yielded, idle ones are given back (pitfalls K13, A2).
+And clients that keep locks without use, and do not say whether they are in use when others want them.
 
 Waiting and idleness are the owner's own observations; what it does about them are ordered messages, so the table
 changes at one position everywhere.
@@ -6,16 +7,18 @@ changes at one position everywhere.
 
 from __future__ import annotations
 
+from dlm import words
 from dlm.home import Home
 from dlm.messages import Kind
 from dlm.names import Form
 from dlm.resource import Resource
 
-__all__ = ["GIVE_BACK_AFTER_US", "YIELD_AFTER_US", "Upkeep"]
+__all__ = ["GIVE_BACK_AFTER_US", "WORD_AFTER_US", "YIELD_AFTER_US", "Upkeep"]
 
 YIELD_AFTER_US = 200_000  #: a private name with a waiter older than this becomes shared (K13)
 GIVE_BACK_AFTER_US = 10_000_000  #: a private name without locks for so long is given back (A2)
 GIVE_BACK_BATCH = 500  #: names in one GiveBack
+WORD_AFTER_US = 1_000_000  #: a client that does not say so by then has its cached lock in use (``dlm.tries``)
 
 
 class Upkeep:
@@ -25,19 +28,30 @@ class Upkeep:
         self.home = home
         self.yield_after = YIELD_AFTER_US  #: µs; the simulator draws others
         self.give_back_after = GIVE_BACK_AFTER_US
+        self.word_after = WORD_AFTER_US
 
     def run(self, now: int) -> None:
         """Send what is due."""
+        self._speak_for_the_silent(now)
         self._yield_contended(now)
         self._give_back_idle(now)
 
     def next_deadline(self) -> int | None:
         """When ``run`` has something to do."""
-        give_back = self._next_give_back()
-        if not self.home.queued_private:
+        give_back, unanswered = self._next_give_back(), self.home.teller.advice.unanswered
+        if not self.home.queued_private and not unanswered:
             return give_back
-        times = (self._next_yield(), give_back)
+        word = next(iter(unanswered.values()))[0] + self.word_after if unanswered else None
+        times = (self._next_yield(), give_back, word)
         return min((time for time in times if time is not None), default=None)
+
+    def _speak_for_the_silent(self, now: int) -> None:
+        """Others do not wait for the word of a client for ever: it may be stopped."""
+        for since, handle in list(self.home.teller.advice.unanswered.values()):
+            if now - since < self.word_after:
+                break  # oldest first
+            self.home.teller.advice.answered(handle)
+            words.given(self.home, handle)
 
     def _yield_contended(self, now: int) -> None:
         """The 200 ms rule: a private name somebody has waited for so long becomes shared (K13)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlm import arguments, failure_verbs, fence_verbs, group, looking, space_verbs
+from dlm import arguments, failure_verbs, fence_verbs, group, looking, space_verbs, words
 from dlm.handle import Handle, Request
 from dlm.handles import Session
 from dlm.messages import Kind
@@ -56,6 +56,7 @@ def _lock(service: DlmService, session: int, rid: int, args: Args) -> None:
     name = arguments.name(args)
     mode, flags, fails = arguments.mode(args), arguments.flags(args), arguments.fails(args)
     arguments.check_lock(args, mode, flags)
+    flags |= arguments.fences(args, flags)
     arguments.value(args, space.value_limit)  # accepted for symmetry: a new lock reads the block
     owner = arguments.number(args, "xid", 0, 0), arguments.number(args, "owner", 0, 0)
     request = Request(Kind.LOCK, rid, mode, flags, None, fails, arguments.deadline(args, service.home.now))
@@ -144,6 +145,14 @@ def _unlock_all(service: DlmService, session: int, rid: int, args: Args) -> None
     group.unlock_all(service.home, session, rid, asked.values())
 
 
+def _in_use(service: DlmService, session: int, rid: int, args: Args) -> None:
+    """A lock with ``cache`` that is in somebody's way is not idle (``dlm.tries``). Once, and for good."""
+    found = _handle(service, session, args)
+    if found is not None:
+        words.given(service.home, found)
+    service.host.reply(session, rid, {})
+
+
 def _cancel(service: DlmService, session: int, rid: int, args: Args) -> None:
     found = _handle(service, session, args)
     if found is None:
@@ -206,6 +215,7 @@ VERBS: dict[str, Verb] = {
     "convert": _convert,
     "unlock": _unlock,
     "cancel": _cancel,
+    "in_use": _in_use,
     "purge": _purge,
     **space_verbs.VERBS,
     **failure_verbs.VERBS,

@@ -23,7 +23,7 @@ from dlm.resource import Resource
 if TYPE_CHECKING:
     from dlm.table import Effects, Table
 
-__all__ = ["Blocker", "Waits", "alone", "blockers", "edges", "find", "resolve", "through"]
+__all__ = ["Blocker", "Waits", "alone", "alone_all", "blockers", "edges", "find", "resolve", "through"]
 
 MANY = 256  #: with more locks than that an owner is searched without looking at each of them first
 
@@ -222,3 +222,11 @@ def alone(table: Table, resource: Resource, key: Key) -> list[Effect]:
     if circle:
         table.refuse(resource, circle[0], _steps(waits, circle), out)
     return [effect for effect in out if isinstance(effect, Effect)]
+
+
+def alone_all(table: Table, resource: Resource) -> list[Effect]:
+    """The same for all who wait there: they may wait for an owner for whom they have not waited before."""
+    if resource.waits is not None:
+        return []
+    queued = [lock.key for lock in (*resource.converting, *resource.waiting)]
+    return [effect for key in queued for effect in alone(table, resource, key)]

@@ -20,7 +20,7 @@ from vsync.transport.options import TransportConfig
 
 __all__ = ["locking"]
 
-PAIRS = ("lock-private", "lock-shared", "lock-multi")  #: what is beside peers
+PAIRS = ("lock-private", "lock-cached", "lock-shared", "lock-multi")  #: what is beside peers
 
 
 def locking(options: Options, plot: Path | None, as_json: bool, tell: Tell) -> int:

@@ -3,7 +3,8 @@
 - *private*: only this node knows the name (the requester owns it); *shared*: another node has an NL lock on it all
   the time, so that each operation is one ordered message.
 - *handle*: ``acquire`` and ``release``, whose message nobody waits for; *awaited*: ``release(wait=True)``; *with*:
-  ``with lock:``; *conversion*: NL to EX and back on a lock that stays.
+  ``with lock:``; *conversion*: NL to EX and back on a lock that stays; *cached*, *cached with*: *handle* and *with*
+  of a lock that the client keeps after its release.
 - ``via`` embedded: the caller has a node in its own process; vsyncd: it is a client. Callers are processes with
   names of their own.
 """
@@ -86,6 +87,8 @@ class Locking:
         """Private names first: they become shared afterwards."""
         if self._options.wants("lock-private"):
             yield from self._pairs("lock-private", ("handle", "with", "awaited", "conversion"), [REDIS])
+        if self._options.wants("lock-cached"):
+            yield from self._pairs("lock-cached", ("cached", "cached with"), [REDIS])
         if self._options.wants("lock-shared", "lock-multi"):
             self._share()
         if self._options.wants("lock-shared"):

@@ -37,6 +37,26 @@ def handle(client: dlm.Client, name: str) -> Pair:
     return pair
 
 
+def cached(client: dlm.Client, name: str) -> Pair:
+    """The same as ``handle`` with a lock that is kept after its release."""
+
+    def pair() -> None:
+        client.acquire(name, cache=True).release()
+
+    return pair
+
+
+def cached_with(client: dlm.Client, name: str) -> Pair:
+    """``with lock:``, kept as well."""
+    lock = client.lock(name, cache=True)
+
+    def pair() -> None:
+        with lock:
+            pass
+
+    return pair
+
+
 def awaited(client: dlm.Client, name: str) -> Pair:
     """The release is waited for, too."""
 
@@ -91,6 +111,8 @@ def kept(client: dlm.Client, name: str) -> Pair:
 
 WAYS: Mapping[str, Callable[[dlm.Client, str], Pair]] = {
     "handle": handle,
+    "cached": cached,
+    "cached with": cached_with,
     "awaited": awaited,
     "with": with_block,
     "conversion": conversion,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dlm.cache import Cache, Entry
 from dlm.modes import CR, NL, NONE, is_down, is_middle
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ class Handle:
     asked: int = NONE  #: as a part of a multi-lock
     granted: int = NONE  #: as last told, whatever it relies on now
     fence: int = 0
+    first: int = 0  #: the fence that its lock has in the table: the first of a block
+    entry: Entry | None = None  #: its lock is kept after its release, and this ..
+    user: int = 0  #: .. is its use
     generation: int = 0
     over: bool = False  #: released, lost, or its process has ended
     operation: Operation | None = None  #: a lock or convert in progress
@@ -102,6 +106,8 @@ class Client:
     next_handle: int = 0
     handles: dict[int, Handle] = field(default_factory=dict)
     pending: dict[int, Operation] = field(default_factory=dict)  #: by rid, those that the daemon has not answered
+    cache: Cache = field(default_factory=Cache)
+    firsts: dict[int, int] = field(default_factory=dict)  #: of kept locks, see ``Handle.first``
     inbox: deque[Callable[[], None]] = field(default_factory=deque)  #: what is in its socket, and not read yet
 
     @property

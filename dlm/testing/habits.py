@@ -14,7 +14,7 @@ from dlm.modes import EX, MODES, NL, PR, PW, QUECVT_FROM
 from dlm.options import PLAIN, Options
 from dlm.testing.clients import Client, Handle
 from dlm.testing.failing import drawn
-from dlm.upkeep import GIVE_BACK_AFTER_US, YIELD_AFTER_US
+from dlm.upkeep import GIVE_BACK_AFTER_US, WORD_AFTER_US, YIELD_AFTER_US
 
 if TYPE_CHECKING:
     from dlm.testing.workload import LockPlugin
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Habits", "LockOptions"]
 
+KEPT = (PR, PW, EX)  #: see ``dlm.cache.MODES``
 ANYWHERE = ("headque", "noorder", "altpr", "altcw", "noqueuebast", "nodlckwt", "nodlckblk", "persistent")
 
 
@@ -43,6 +44,8 @@ class LockOptions:
     idle: int = GIVE_BACK_AFTER_US  #: µs until a private name without locks is given back
     space: Options = PLAIN  #: of lockspace ``default``
     sudden: float = 0.0  #: chance that a daemon dies right after it has told a client of a grant (D1)
+    keeping: float = 0.0  #: share of requests for locks that are kept after their release (``dlm.testing.keeping``)
+    word: int = WORD_AFTER_US  #: µs until a kept lock whose client says nothing is in use
     unheard: int = 0  #: mean µs between two nodes whose packets reach nobody (``dlm.testing.unheard``); 0: none
 
     @staticmethod
@@ -65,6 +68,8 @@ class LockOptions:
             space=drawn(rng, token),
             sudden=rng.choice([0.0, 0.0, 0.03]),
             unheard=rng.choice([0, 0, 0, chaos // 4]),
+            keeping=rng.choice([0.0, 0.3, 0.9]),
+            word=rng.choice([WORD_AFTER_US, token, token // 10]),
         )
 
 
@@ -134,6 +139,7 @@ class Habits:
             self._plugin.end(client)
             self._scheduler.after(rng.randint(1, 50_000), self._appear, client.node, client.incarnation)
             return
+        self._plugin.keeping.expire(client)
         handles = list(client.handles.values())
         if rng.random() < self._drawn.flags / 4:
             self._plugin.purge(client, rng.choice(sorted(self._plugin.cluster.nodes)))
@@ -150,12 +156,20 @@ class Habits:
 
     def _lock(self, client: Client) -> None:
         rng, drawn = self._rng, self._drawn
+        if client.cache.idle and rng.random() < 0.7:
+            _, name, mode, _ = rng.choice(list(client.cache.idle))
+            self._plugin.keeping.lock(client, name, mode, rng.random() < 0.2)
+            return
         if rng.random() < drawn.own:
             name = f"own{client.node.id}".encode()
         else:
             name = f"r{rng.randrange(drawn.names)}".encode()
         more: dict[str, Any] = {"no_quorum": "fail"} if rng.random() < 0.2 else {}
         mode, noqueue = rng.choice(drawn.modes), rng.random() < 0.2
+        if drawn.keeping and mode in KEPT and rng.random() < drawn.keeping:
+            self._plugin.keeping.lock(client, name, mode, noqueue)
+            return
+        self._plugin.keeping.make_room(client, name)
         more |= self._flags(ANYWHERE if mode != NL or noqueue else (*ANYWHERE, "expedite"))
         orphans = [handle for handle in self._plugin.orphans if handle.client.node is client.node]
         if orphans and rng.random() < 0.3:
@@ -217,9 +231,10 @@ class Habits:
             self._release(handle)
 
     def _release(self, handle: Handle) -> None:
-        """At times with a new value block, if it holds PW or EX."""
+        """At times with a new value block, if it holds PW or EX. Without, a lock may be kept."""
         writes = handle.granted >= PW and handle.operation is None and self._rng.random() < 0.3
-        self._plugin.unlock(handle, **({"valblk": True} if writes else {}))
+        if writes or self.over or not self._plugin.keeping.release(handle):
+            self._plugin.unlock(handle, **({"valblk": True} if writes else {}))
 
     # -- the end of a run -------------------------------------------------------------------
 
@@ -232,6 +247,7 @@ class Habits:
                 self._read(client)
             if not client.connected:
                 continue
+            plugin.keeping.give_back(client)
             for handle in list(client.handles.values()):
                 operation = handle.operation
                 waited = self._scheduler.now - operation.since if operation is not None else 0

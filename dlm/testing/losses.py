@@ -54,7 +54,7 @@ class LossRules:
             lock = resource.locks.get((node, handle.client.session, handle.h))
         if lock is None or lock.state is State.WAITING:
             raise Violation("LOSS", f"{handle} believes in {_held(handle)}, which is gone, and was not told so")
-        if lock.mode != handle.granted or lock.fence != handle.fence:
+        if lock.mode != handle.granted or lock.fence != handle.first:
             raise Violation(
                 "LOSS",
                 f"{handle} believes in {_held(handle)}, and the table has {NAMES[lock.mode]} with fence "

@@ -17,6 +17,7 @@ from unittest.mock import patch
 from weakref import WeakKeyDictionary
 
 from dlm import entering, lease, recovery, table
+from dlm.cache import Cache, Entry
 from dlm.catchup import Kept
 from dlm.handle import Handle
 from dlm.home import Home
@@ -224,6 +225,22 @@ def _range_of_the_node(t: Table, key: bytes, node: int, resource: Resource | Non
     return name
 
 
+def _block_uncounted(self: Any, count: int) -> int:
+    return count
+
+
+# ------------------------------------------------------------ kept locks
+
+
+def _taken_in_any_lease(cache: Cache, entry: Entry, user: int, lease: tuple[int, int], now: int) -> bool:
+    return _TAKE(cache, entry, user, (entry.generation, now + 1), now)
+
+
+def _released_and_kept(cache: Cache, serial: int) -> str:
+    entry = cache.entries.get(serial)
+    return "idle" if entry is not None and not entry.user else _CALL(cache, serial)
+
+
 # ------------------------------------------------------------ joining
 
 
@@ -238,9 +255,10 @@ _ENTER_PRIMARY, _ENTER_FROZEN, _BEGIN_ANEW = entering.enter_primary, entering.en
 _ANNOUNCE, _VIEW = DlmService.announce, DlmService.view
 _CHOOSE, _ENCODE, _PRIMARY_VIEW, _SINCE = recovery.choose, Announcement.encode, recovery.primary_view, Kept.since
 _APPLY, _OPERATE, _RESERVE, _OWN = Table.apply, Table.operate, Table.reserve, Table.own
+_TAKE, _CALL = Cache.take, Cache.call
 _MAY_TELL, _LOSE = Teller.may_tell, Teller.lose
 _LEFT_PRIMARY, _INSTALLED = Lease.left_primary, Lease.installed
-_OWN_NOW, _SEND, _OUTCOMES = Home._own_now, Home.send, Home.outcomes
+_OWN_NOW, _SEND, _OUTCOMES = Home.own_now, Home.send, Home.outcomes
 
 
 def _mutant(
@@ -303,7 +321,7 @@ MUTANTS = (
         (table, "_HANDLERS", {**table._HANDLERS, Kind.PURGE: _purged_by_others}),
         seed=1, stress=stresses.LEAVES, clients=stresses.flagged),
     _mutant("an owner overtakes its own messages", "K12, A1",
-        (Home, "_own_now", _overtaking), seed=6, stress=stresses.PAUSES, clients=stresses.sharing),
+        (Home, "own_now", _overtaking), seed=6, stress=stresses.PAUSES, clients=stresses.sharing),
     _mutant("a publication is composed when the name is yielded", "K13, A3",
         (Home, "send", _composed_early), (Home, "outcomes", _published_as_composed),
         seed=35, stress=stresses.BLIPS_FAR, clients=stresses.queueing),
@@ -316,6 +334,13 @@ MUTANTS = (
         (Table, "reserve", _counter_of_the_name), seed=1, stress=stresses.CALM, clients=stresses.visiting),
     _mutant("a node has its own range of fences", "K14, B2",
         (Table, "own", _range_of_the_node), seed=1, stress=stresses.PAUSES, clients=stresses.ending),
+    _mutant("a block of fences is taken from nobody's counter", "K14",
+        (Table, "more", _block_uncounted), (Fences, "more", _block_uncounted),
+        seed=1, stress=stresses.CALM, clients=stresses.keeping),
+    _mutant("a kept lock is taken again whatever its lease says", "D9, K10",
+        (Cache, "take", _taken_in_any_lease), seed=7, stress=stresses.AWAY, clients=stresses.keeping_late),
+    _mutant("a kept lock that is called back may still be taken", "K11",
+        (Cache, "call", _released_and_kept), seed=1, stress=stresses.CALM, clients=stresses.keeping),
     _mutant("a joiner works with a table that is not whole", "K15, C13",
         (entering, "_begin_anew", _half_a_table), seed=1, stress=stresses.DEATHS),
     _mutant("losses are not told", "C12",

@@ -2,6 +2,7 @@
 
 GRANT-Q2  At no instant of true time are two incompatible handles both valid.
 FENCE-K14 Fences of incompatible grants of a name rise in true time, and none is given twice.
+LEASE     A kept lock is taken again only within the lease of the life that granted it (D9).
 ANSWER    Every operation has exactly one answer (K9), and after healing it comes.
 VALUE     What is read as valid was written by a predecessor, and no later write was lost (L4, L7).
 MULTI     A multi-lock is granted as a whole and answered as a whole; no table shows a part of it held.
@@ -196,8 +197,8 @@ def _places(table: Table) -> dict[bytes, Place]:
 def _loose(table: Table) -> set[Key]:
     resources = [name.resource for name in table.names.values() if name.resource is not None]
     locks = [lock for one in resources for lock in one.locks.values()]
-    # A multi-lock that is only tried waits for names that change hands, and is decided when they have.
-    return {lock.key for lock in locks if lock.flags & NOORDER or (lock.batch and lock.flags & NOQUEUE)}
+    # What is only tried waits for names that change hands, or for the word of holders who may be idle.
+    return {lock.key for lock in locks if lock.flags & (NOORDER | NOQUEUE)}
 
 
 @contextmanager
@@ -219,7 +220,7 @@ def _asked(locker: DlmService) -> set[Key]:
     """The locks that the messages which are held back are about."""
     found: set[Key] = set()
     for _, origin, message in locker._held:
-        if message.kind <= Kind.CANCEL:
+        if message.kind <= Kind.CANCEL or message.kind == Kind.IN_USE:
             found.add((origin.node, message.body[1], message.body[2]))
         elif message.kind in (Kind.END, Kind.UNLOCK_ALL):
             found |= {(origin.node, message.body[0], row[1]) for row in message.body[1]}

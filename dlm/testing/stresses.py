@@ -34,6 +34,8 @@ __all__ = [
     "ending",
     "flagged",
     "holding",
+    "keeping",
+    "keeping_late",
     "queueing",
     "reading_late",
     "sharing",
@@ -127,3 +129,7 @@ visiting = _clients(clients=1, names=6, interval=8_000, idle=500)
 unheard = _clients(names=2, interval=10_000, unheard=60_000)
 #: The same with names that mostly nobody holds.
 unheard_at_rest = _clients(clients=1, names=2, interval=8_000, idle=500, unheard=40_000)
+#: They keep all locks after their release, and take them again.
+keeping = _clients(interval=6_000, keeping=1.0, idle=200_000, contended=5_000)
+#: So do these, and read late what they are told.
+keeping_late = _clients(interval=10_000, keeping=1.0, idle=2_000_000, late=500_000)

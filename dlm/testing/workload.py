@@ -14,14 +14,16 @@ from random import Random
 from typing import Any
 
 from dlm.folded import contents
-from dlm.modes import ALTMODE, COMPATIBLE, CW, DEMOTED, EX, NAMES, NONE, PR, VALNOTVALID
+from dlm.modes import COMPATIBLE, EX, NAMES, NONE
 from dlm.options import PLAIN
 from dlm.plugin import service as make_service
 from dlm.service import DlmService
 from dlm.stonith import STARTUP_US
+from dlm.testing.answered import OUTCOMES, check_failure, check_outcome
 from dlm.testing.clients import Client, Handle, Operation, Page
 from dlm.testing.failing import Failing, FailureRules, sections
 from dlm.testing.habits import Habits, LockOptions
+from dlm.testing.keeping import Keeping
 from dlm.testing.losses import FreezeRules, LossRules
 from dlm.testing.rules import (
     ChainRules,
@@ -42,16 +44,6 @@ from vsync.types import ClusterConfig
 
 __all__ = ["LockOptions", "LockPlugin", "lock_plugins"]
 
-EXPECTED = {  #: error codes that an honest client may see, by verb
-    "lock": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout", "unknown"},
-    "lock_all": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout"},
-    "convert": {"again", "canceled", "no_quorum", "lost", "deadlock", "timeout", "unknown"},
-    "unlock": {"unknown", "lost"},
-    "unlock_all": {"lost"},
-    "cancel": set(),
-    "purge": set(),
-}
-OUTCOMES = {"demoted": DEMOTED, "altmode": ALTMODE, "valnotvalid": VALNOTVALID}
 PAGE_STEP = 40  #: the page is written when the deadline grew by 1/40 of a lease (50 ms of 2 s)
 
 
@@ -77,6 +69,7 @@ class LockPlugin(Plugin):
         self._values = ValueRules()
         self._queues = QueueRules()
         self.freezes = FreezeRules()
+        self.keeping = Keeping(self)
         self._pages: dict[int, Page] = {}
         self._old_pages: list[tuple[int, Page]] = []  #: of processes that have ended, by node
         self._whole: dict[tuple[int, int], Operation] = {}  #: multi-locks without an answer, by session and rid
@@ -118,6 +111,7 @@ class LockPlugin(Plugin):
         self.hosts[f"n{node.id}"] = node
         upkeep = self.lockers[node.id].upkeep
         upkeep.yield_after, upkeep.give_back_after = self.options.contended, self.options.idle
+        upkeep.word_after = self.options.word
         FailureRules.watch(node.id, self.lockers[node.id])
         self._habits.started(node)
 
@@ -190,6 +184,10 @@ class LockPlugin(Plugin):
 
     def _is_told(self, client: Client, kind: str, data: Any) -> None:
         handle = client.handles.get(data["h"])
+        if kind == "blocking":
+            self.keeping.called(client, data["h"])
+        else:
+            client.cache.lost(data["h"])
         if handle is None:
             return
         if kind == "blocking":
@@ -244,6 +242,8 @@ class LockPlugin(Plugin):
             if client.connected and client.handles and self._habits.over:
                 handle = next(iter(client.handles.values()))
                 return f"{handle} of {handle.name!r} is not released"
+            if client.connected and client.cache.entries and self._habits.over:
+                return f"a client of node {client.node.id} keeps a lock"
         for node, locker in self._running():
             if not locker.complete:
                 return f"node {node} has no complete table"
@@ -293,7 +293,7 @@ class LockPlugin(Plugin):
         handle = client.new_handle(name)
         if more.get("orphan"):
             self._forget_orphans(lambda orphan: orphan.client.node is client.node and orphan.name == name)
-        return self._ask("lock", handle, mode, noqueue, {"name": name, **more})
+        return self.ask("lock", handle, mode, noqueue, {"name": name, **more})
 
     def lock_all(
         self, client: Client, asked: Sequence[tuple[bytes, int]], noqueue: bool = False, **more: Any
@@ -301,32 +301,36 @@ class LockPlugin(Plugin):
         """Ask for several locks at once; the operation's handle is the first one's, ``together`` are all."""
         asked = sorted(asked)
         handles = tuple(client.new_handle(name) for name, _ in asked)
-        for handle, (_, mode) in zip(handles, asked, strict=True):
+        for handle, (name, mode) in zip(handles, asked, strict=True):
             handle.asked = mode
-        return self._ask("lock_all", handles[0], NONE, noqueue, {"locks": asked, **more}, handles)
+            self.keeping.make_room(client, name)
+        return self.ask("lock_all", handles[0], NONE, noqueue, {"locks": asked, **more}, handles)
 
     def unlock_all(self, client: Client, handles: Sequence[Handle]) -> Operation:
         """End several handles at once."""
         for handle in handles:
+            self.keeping.drop(handle)
             client.drop(handle)
         locks = [{"h": handle.h} for handle in handles]
-        return self._ask("unlock_all", Handle(client, 0, b""), NONE, False, {"locks": locks})
+        return self.ask("unlock_all", Handle(client, 0, b""), NONE, False, {"locks": locks})
 
     def convert(self, handle: Handle, mode: int, noqueue: bool = False, **more: Any) -> Operation:
         """Ask for another mode; what may be lost by it is given up now (K11)."""
         if more.get("valblk"):
             more["value"] = _stamp(handle)
             self._values.asks(handle)
+        self.keeping.drop(handle)
         handle.asks_for(mode, _flags(more))
-        return self._ask("convert", handle, mode, noqueue, more)
+        return self.ask("convert", handle, mode, noqueue, more)
 
     def unlock(self, handle: Handle, **more: Any) -> Operation:
         """End the handle – now, not when it is answered (D8)."""
+        self.keeping.drop(handle)
         handle.client.drop(handle)
         if more.get("valblk") and "value" not in more:
             more["value"] = _stamp(handle)
             self._values.asks(handle)
-        return self._ask("unlock", handle, NONE, False, more)
+        return self.ask("unlock", handle, NONE, False, more)
 
     def cancel(self, handle: Handle) -> Operation:
         """Withdraw the operation in progress."""
@@ -335,14 +339,14 @@ class LockPlugin(Plugin):
             together, handle.operation.given_up = handle.operation.together, True
         for each in together or (handle,):
             each.canceling = True
-        return self._ask("cancel", handle, NONE, False, {}, together)
+        return self.ask("cancel", handle, NONE, False, {}, together)
 
     def purge(self, client: Client, node: int) -> Operation:
         """Ask for the end of a node's orphans (P4). Nobody counts on them from now on."""
         if client.node.id != node:
             self._purged.add(node)  # at some time from now on, which this client does not hear of
         self._forget_orphans(lambda orphan: orphan.client.node.id == node)
-        return self._ask("purge", Handle(client, 0, b""), NONE, False, {"node": node})
+        return self.ask("purge", Handle(client, 0, b""), NONE, False, {"node": node})
 
     def end(self, client: Client) -> None:
         """The client process ends: its handles first, then its socket (P1). What is PERSISTENT stays in force."""
@@ -366,7 +370,7 @@ class LockPlugin(Plugin):
             orphan.over = orphan.over or which(orphan)
         self.orphans = [orphan for orphan in self.orphans if not orphan.over]
 
-    def _ask(
+    def ask(
         self,
         verb: str,
         handle: Handle,
@@ -375,6 +379,7 @@ class LockPlugin(Plugin):
         more: dict[str, Any],
         together: tuple[Handle, ...] = (),
     ) -> Operation:
+        """Send a request."""
         client = handle.client
         operation = client.begin(verb, handle, mode, self.cluster.scheduler.now, noqueue, _flags(more), together)
         args = {"h": handle.h, **more} if handle.h else more
@@ -409,51 +414,38 @@ class LockPlugin(Plugin):
         handle.persistent = handle.persistent or not operation.flags.isdisjoint({"persistent", "orphan"})
         if handle.over:
             return  # released while the answer was under way
-        self._check_outcome(operation, data)
-        new_fence = data["fence"] != handle.fence
+        check_outcome(operation, data)
+        new_fence = data["fence"] > handle.fence  # a later number of a block stays, as in ``Held``
         handle.mode = handle.granted = data["mode"]
-        handle.fence, handle.generation = data["fence"], data["generation"]
+        handle.fence, handle.generation = max(data["fence"], handle.fence), data["generation"]
+        if operation.verb == "lock":
+            self.keeping.succeeded(operation, data)
+        elif new_fence:
+            handle.first = handle.fence
         self.granted += 1
         self.met.update(word for word, bit in OUTCOMES.items() if data["flags"] & bit)
         self.met.update(operation.flags & {"orphan", "expedite", "quecvt"})
+        self.believes(handle, new_fence)
+        if new_fence and data["value_read"] and data["value_valid"]:
+            self._values.reads(handle, data["value"])
+
+    def believes(self, handle: Handle, new_fence: bool) -> None:
+        """A client holds it from now on, or holds another mode. Raises ``Violation``."""
         self._holders.granted(handle)
         if new_fence:
             self._fences.granted(handle)
-            if data["value_read"] and data["value_valid"]:
-                self._values.reads(handle, data["value"])
-
-    @staticmethod
-    def _check_outcome(operation: Operation, data: dict[str, Any]) -> None:
-        """ANSWER: the mode and what is said of it are what was asked for."""
-        handle, flags = operation.handle, operation.flags
-        others = {mode for word, mode in (("altpr", PR), ("altcw", CW)) if word in flags}
-        if data["mode"] != operation.mode and data["mode"] not in others:
-            raise Violation("ANSWER", f"{handle} asked for mode {operation.mode} and got {data['mode']}")
-        said = data["flags"]
-        if bool(said & ALTMODE) != (data["mode"] != operation.mode):
-            raise Violation("ANSWER", f"{handle} got mode {data['mode']}, and ALTMODE is {bool(said & ALTMODE)}")
-        if said & DEMOTED and "convdeadlk" not in flags:
-            raise Violation("ANSWER", f"{handle} gave up its mode without having agreed to it")
-        if bool(said & VALNOTVALID) == data["value_valid"] or (data["value_read"] and "valblk" not in flags):
-            raise Violation("ANSWER", f"{handle}: the value block was read by {sorted(flags)}, flags {said}")
 
     def _failed(self, client: Client, operation: Operation, data: dict[str, Any]) -> None:
         handle, verb, code = operation.handle, operation.verb, data["code"]
         self.met[code] += 1
-        if code not in EXPECTED[verb] or (code == "timeout" and "timeout_us" not in operation.flags):
-            raise Violation("ANSWER", f"{handle}: {verb} failed with {code!r} ({data['message']})")
-        if code == "lost" and verb == "unlock" and operation.flags.isdisjoint({"valblk", "ivvalblk"}):
-            raise Violation("ANSWER", f"{handle}: a release that writes nothing has failed")
-        if code == "again" and not operation.noqueue and "orphan" not in operation.flags:
-            raise Violation("ANSWER", f"{handle}: {verb} failed with 'again' although it may wait")
-        if code == "unknown" and verb == "lock" and "orphan" not in operation.flags:
-            raise Violation("ANSWER", f"{handle}: there was no lock to ask for, and {verb} makes one")
+        check_failure(operation, data)
         for each in operation.together if verb == "lock_all" else ():
             each.operation = None
             client.drop(each)
         if verb in ("lock", "convert"):
             handle.operation = None
         if verb == "lock":
+            self.keeping.drop(handle)
             client.drop(handle)
         elif verb == "convert" and not handle.over:
             if code == "no_quorum":

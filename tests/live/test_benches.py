@@ -50,9 +50,10 @@ def test_latency_beside_the_bare_hop(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.live
-def test_private_names(capsys: pytest.CaptureFixture[str]) -> None:
-    found = rows(capsys, dlm_main, "--only", "lock-private")
-    assert {row["what"] for row in found} == {"lock-private"}
+@pytest.mark.parametrize("what", ["lock-private", pytest.param("lock-cached", marks=pytest.mark.long)])
+def test_private_names(capsys: pytest.CaptureFixture[str], what: str) -> None:
+    found = rows(capsys, dlm_main, "--only", what)
+    assert {row["what"] for row in found} == {what}
     assert {row["callers"] for row in found} == {1, 16}
     for row in found:
         assert row["value"] > 0

@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[2]
 
 #: The client side of the lock manager: sockets, threads, processes.
 IMPURE_DLM = {
-    "__init__", "__main__", "answers", "asking", "callbacks", "client", "client_failures", "client_looking",
-    "client_spaces", "demo", "fenced", "grant", "grants", "held", "lockspace", "lowlock", "runner", "session",
-    "session_base", "status", "together", "transaction", "watch",
+    "__init__", "__main__", "answers", "asking", "caching", "callbacks", "client", "client_failures",
+    "client_looking", "client_spaces", "demo", "fenced", "grant", "grants", "held", "lockspace", "lowlock",
+    "runner", "session", "session_base", "status", "together", "transaction", "watch",
 }  # fmt: skip
 #: Everything above the I/O line: no socket, clock, randomness, thread, file, process.
 PURE_VSYNC = [

@@ -22,7 +22,7 @@ __all__ = ["WHATS", "Row", "Sample", "machine", "middle", "print_rows", "rows_of
 WHATS = {
     "vsync": ("order-latency", "order-throughput", "order-after-idle", "idle-cpu"),
     "dlm": (
-        "lock-private", "lock-shared", "lock-multi", "bast-pingpong", "kill-to-grant", "join-pause",
+        "lock-private", "lock-cached", "lock-shared", "lock-multi", "bast-pingpong", "kill-to-grant", "join-pause",
         "recovery", "memory", "growth", "busy-thread",
     ),
 }  # fmt: skip
