@@ -61,7 +61,7 @@ class Table:
         self.waits = Waits()  #: who waits for whom in the shared names; follows from those
         self.touched: dict[bytes, None] = {}  #: names that a multi-lock left, perhaps empty; none between events
         self.history = History(self)
-        self.mint = self._mint  #: one for all names
+        self.mint, self.more = self._mint, self._more  #: one of each for all names
         self.marks: dict[int, int] = {}  #: the last marks by position (dlm.checks)
         self.ignored = 0  #: messages of ended lives or with another serial, for status
 
@@ -275,7 +275,7 @@ class Table:
         self.numbers += 1
         return self.ring.seq << 32 | self.numbers
 
-    def more(self, count: int) -> int:
+    def _more(self, count: int) -> int:
         """So many numbers behind the last one: for the same grant, and for nobody else."""
         self.numbers += count
         return count
