@@ -157,5 +157,5 @@ def _leave_for(e: Engine, forming: Forming) -> None:
             operational.deliver_packet(e, old, packet, installing=True)
     e.output(Install(claims.configuration(e, forming, False, old.members, old.id)))
     new.consume(forming.install_seq)
-    new.streak = 0  # who talked while the old ring was recovered may have nothing to say
+    new.streak = new.quiet_visits = 0  # visits of recovery say nothing about who has something to say now
     e.ring = new
