@@ -67,7 +67,7 @@ class Keeping:
         client, entry = handle.client, handle.entry
         if entry is None:
             return False
-        if handle.operation is not None or not handle.valid():
+        if handle.operation is not None or handle.canceling or not handle.valid():
             self.drop(handle)
             return False
         if not client.cache.put(entry, handle.user, client.node.clock()):
