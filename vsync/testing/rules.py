@@ -61,9 +61,9 @@ NEVER_SENT = {
     ("PROBE", "recovery"): _MERGE,
     ("CANCEL", "gather"): _WAKE,
     ("CANCEL", "commit"): _WAKE,
-    ("CANCEL", "recovery"): _WAKE,
 }
 
+_TOLD_FIRST = "layers above are told of a view before the note that the ring is Operational"
 _GOODBYE = "outside Gather a JOIN is a goodbye: the process ends with this frame"
 
 #: What can occur but has no effect, and why.
@@ -71,7 +71,7 @@ POINTLESS: dict[Cell, str] = {
     ("JOIN", state, "sent", action): _GOODBYE
     for state in ("commit", "recovery", "operational")
     for action in ("pause", "leave")
-}
+} | {("CANCEL", "recovery", "sent", action): _TOLD_FIRST for action in ACTIONS}
 
 #: All that can occur.
 CELLS: tuple[Cell, ...] = tuple(
