@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import dlm
-from dlm import Mode
+from dlm import Mode, upkeep
 from tests.dlm_client.recipes.conftest import Three
 from tests.vsync.support import until
 
@@ -21,12 +21,15 @@ _serial = itertools.count()
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Three]:
-    three = Three()
-    try:
-        three.start()
-        yield three
-    finally:
-        three.stop()
+    """On a busy machine a client may be silent for long, and its word is waited for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upkeep, "WORD_AFTER_US", 4_000_000)
+        three = Three()
+        try:
+            three.start()
+            yield three
+        finally:
+            three.stop()
 
 
 @pytest.fixture
