@@ -127,9 +127,10 @@ def silent(e: Engine) -> bool:
 
 
 def removed(e: Engine, members: Iterable[Member]) -> set[Member]:
-    """Of these, whom the newest roster names no more: others refuse them. Nobody, if it does not name me."""
-    removed = {member for member in members if _newest(e).peer(member.node) is None}
-    return set() if e.me in removed else removed
+    """Of these, whom the newest roster names no more: others refuse them. All others, if it does not name me."""
+    if e.outcast:
+        return set(members) - {e.me}
+    return {member for member in members if _newest(e).peer(member.node) is None}
 
 
 # ---------------------------------------------------------------- telling others

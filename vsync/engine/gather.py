@@ -141,6 +141,7 @@ def on_join(e: Engine, sender: Member, join: Join, now: int) -> None:
 def on_consensus_timeout(e: Engine, now: int) -> None:
     """Fail whom nobody hears, or who was removed; if I do not hear all, keep to my cell; else fail who disagrees.
 
+    Who was removed goes by itself: it keeps nobody from agreeing with others.
     (All agree and yet there is no ring: the commit token was lost. Nobody is failed, and all are asked once more.)
     """
     g = e.gathering
