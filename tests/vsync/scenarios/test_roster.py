@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from vsync.engine.record import Record
+from vsync.nodes import NodesService
 from vsync.quorum import REMOVED
 from vsync.testing.cluster import SimCluster
 from vsync.testing.node import SESSION, SimNode
 from vsync.testing.options import LinkOptions, quiet, scaled
 from vsync.testing.plugin import Plugin
 from vsync.testing.trace import Noted
-from vsync.types import Peer, QuorumConfig, View
+from vsync.types import Member, Peer, QuorumConfig, View
 
 
 def peer(node: int, votes: int = 1, port: int = 7000) -> Peer:
@@ -598,3 +599,22 @@ class TestOverride:
         c.sim[3].start()
         c.until(lambda: c.core(3).view is not None and c.view(3).primary)
         assert c.why(3) == "1 of 1 votes"
+
+
+def test_a_change_that_comes_while_a_view_is_installed_is_told_by_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others may not deliver it at all before that view (pitfalls C8, K3)."""
+    c = Cluster()
+    service: NodesService = c.core(2).nodes
+    deliver, seen = service.deliver, []
+
+    def installing(origin: Member, position: int, payload: bytes, _: bool, now: int) -> None:
+        before = c.core(2).roster
+        deliver(origin, position, payload, True, now)
+        seen.append(c.core(2).roster == before)
+
+    monkeypatch.setattr(service, "deliver", installing)
+    c.does(1, "add", 4)
+    c.until(lambda: 4 in c.roster(2))
+    assert seen == [True]
