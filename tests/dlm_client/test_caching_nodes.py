@@ -24,12 +24,8 @@ def running() -> Iterator[Three]:
     """On a busy machine a client may be silent for long, and its word is waited for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upkeep, "WORD_AFTER_US", 4_000_000)
-        three = Three()
-        try:
-            three.start()
+        with Three.started() as three:
             yield three
-        finally:
-            three.stop()
 
 
 @pytest.fixture
@@ -180,9 +176,7 @@ def test_people_see_it(three: Three, name: bytes) -> None:
 
 
 def test_an_idle_lock_goes_with_its_node_and_comes_back_with_another_fence() -> None:
-    three = Three()
-    try:
-        three.start()
+    with Three.started() as three:
         mine, name = three.client("c"), b"x"
         fence = kept(mine, name)
         three.cut_off(3)
@@ -194,14 +188,10 @@ def test_an_idle_lock_goes_with_its_node_and_comes_back_with_another_fence() -> 
         with mine.lock(name, timeout=LONG_S, cache=True) as held:
             held.check()
             assert held.fence > between
-    finally:
-        three.stop()
 
 
 def test_an_idle_lock_outlives_an_outage_that_nobody_used() -> None:
-    three = Three()
-    try:
-        three.start()
+    with Three.started() as three:
         mine, name = three.client("c"), b"x"
         fence = kept(mine, name)
         for number in (1, 2, 3):
@@ -213,8 +203,6 @@ def test_an_idle_lock_outlives_an_outage_that_nobody_used() -> None:
         three.wait_members(3)
         with mine.lock(name, timeout=LONG_S, cache=True) as held:
             assert held.fence > fence
-    finally:
-        three.stop()
 
 
 def test_storage_that_checks_fences_sees_no_old_one(three: Three, name: bytes, in_thread: InThread) -> None:

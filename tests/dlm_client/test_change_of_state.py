@@ -24,12 +24,8 @@ LONG_S = 30.0
 
 @pytest.fixture
 def three() -> Iterator[Three]:
-    three = Three()
-    try:
-        three.start()
+    with Three.started() as three:
         yield three
-    finally:
-        three.stop()
 
 
 def all_apart(three: Three) -> None:

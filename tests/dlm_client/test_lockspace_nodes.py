@@ -19,12 +19,8 @@ TURNS = 8  #: of each node
 
 @pytest.fixture
 def three() -> Iterator[Three]:
-    three = Three(Timing())  # unhurried
-    try:
-        three.start()
+    with Three.started(Timing()) as three:  # unhurried
         yield three
-    finally:
-        three.stop()
 
 
 @pytest.fixture

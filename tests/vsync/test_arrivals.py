@@ -108,6 +108,7 @@ class Interrupted(BaseException):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a weak reference's callback
+@pytest.mark.timeout(120, method="thread")  # SIGALRM, by which others are bounded, is its own
 def test_an_interrupted_reader_neither_loses_nor_doubles_an_event(client: Client) -> None:
     """This thread reads for another one, who counts, and is interrupted anywhere."""
     counted, own = client.join("counted"), client.channel

@@ -219,6 +219,7 @@ class Interrupted(BaseException):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a weak reference's callback
+@pytest.mark.timeout(120, method="thread")  # SIGALRM, by which others are bounded, is its own
 def test_no_interrupt_loses_or_tears_a_frame(channel: Counting) -> None:
     """A timer interrupts the calls of this thread anywhere; those of another thread must not suffer."""
     rng, stop, others, armed = random.Random(7), threading.Event(), list[int](), list[int]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -66,15 +67,21 @@ class Three:
         for node in self.nodes.values():
             node.stop(graceful=False)
 
+    @classmethod
+    @contextmanager
+    def started(cls, timing: Timing = CALM) -> Iterator[Three]:
+        three = cls(timing)
+        try:
+            three.start()
+            yield three
+        finally:
+            three.stop()
+
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Three]:
-    three = Three()
-    try:
-        three.start()
+    with Three.started() as three:
         yield three
-    finally:
-        three.stop()
 
 
 @pytest.fixture
@@ -87,12 +94,8 @@ def three(running: Three) -> Iterator[Three]:
 @pytest.fixture
 def fragile() -> Iterator[Three]:
     """For tests that do not."""
-    three = Three()
-    try:
-        three.start()
+    with Three.started() as three:
         yield three
-    finally:
-        three.stop()
 
 
 _serial = itertools.count()
