@@ -129,13 +129,14 @@ def on_join(e: Engine, sender: Member, join: Join, now: int) -> None:
         _learn(e, sender, join)
         reason = Reason.RESTARTED if returned else Reason.JOIN
         enter(e, reason, now, node=sender.node, evidence=join.why)
-        if join.failed or sender not in e.ring.member_set:
+        if join.failed or not join.proc | {sender} <= e.ring.member_set:
             # It knows who is gone or comes, and all else is well: agreed, without waiting until it says so again.
             # After a lost token nobody knows what is broken: then its next JOIN will tell whom it hears.
             _note_agreement(e, sender, join, now)
     elif e.state in (State.COMMIT, State.RECOVERY) and _concerns_forming(e, sender, join):
         _learn(e, sender, join)
         enter(e, Reason.JOIN, now, node=sender.node)
+        _note_agreement(e, sender, join, now)
 
 
 def on_consensus_timeout(e: Engine, now: int) -> None:
@@ -236,6 +237,7 @@ def _on_join_in_gather(e: Engine, sender: Member, join: Join, now: int) -> None:
         _note_agreement(e, sender, join, now)  # or it has yet to learn what I know
     elif _learn(e, sender, join):
         enter(e, Reason.JOIN, now, node=sender.node)
+        _note_agreement(e, sender, join, now)  # it has all that I know, and need not say so again
 
 
 def _note_agreement(e: Engine, sender: Member, join: Join, now: int) -> None:

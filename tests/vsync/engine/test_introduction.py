@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
-from tests.vsync.engine.harness import Story
+import pytest
+
+from tests.vsync.engine.harness import HOP, Story
 from vsync.engine import contacts
+from vsync.engine.states import State
 from vsync.engine.timers import Timer
 from vsync.roster import Roster
 from vsync.types import RingId
@@ -65,3 +69,42 @@ def test_who_is_heard_and_does_not_talk_to_all_is_told_whom_to_talk_to() -> None
     story.do("heal")
     story.do("run 2500")
     assert met(story) == {1: [1, 2, 3], 2: [1, 2, 3], 3: [1, 2, 3]}
+
+
+class Slower(Story):
+    """Frames take 1 to 12 times as long as elsewhere, by the link."""
+
+    def __init__(self, nodes: int, seed: int) -> None:
+        random = Random(seed)
+        self.times = {(a, b): random.randint(1, 12) * HOP for a in range(1, nodes + 1) for b in range(1, nodes + 1)}
+        super().__init__(nodes)
+
+    def hop(self, source: int, target: int) -> int:
+        return self.times[source, target]
+
+
+def joined_within_a_join_interval(story: Slower, old: str, new: str) -> None:
+    story.do(f"start {old}")
+    story.do("run 1500")
+    ring = [int(node) for node in old.split()]
+    assert met(story) == dict.fromkeys(ring, ring)
+    story.do(f"start {new}")
+    while all(story.engines[node].state is State.OPERATIONAL for node in ring):
+        story.do("run 0.1")
+    story.do(f"run {story.engines[1].timing.join / 1250}")
+    everybody = sorted(story.engines)
+    assert met(story) == dict.fromkeys(everybody, everybody)
+
+
+def test_who_hears_of_a_newcomer_through_a_member_does_not_ask_twice() -> None:
+    """One join of fifty with vsyncd: all stood still for a join interval, as 1 waited for what 3 had said."""
+    story = Slower(3, 0)
+    story.times = dict.fromkeys(story.times, HOP) | {(2, 1): 5 * HOP}
+    joined_within_a_join_interval(story, "1 3", "2")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_nobody_waits_for_what_was_said_before(seed: int) -> None:
+    """Several come at once, and in whatever order the nodes hear of each other nobody has to say a thing twice."""
+    joined_within_a_join_interval(Slower(5, seed), "1 3 5", "2 4")
+    joined_within_a_join_interval(Slower(4, seed), "1 3", "2 4")
