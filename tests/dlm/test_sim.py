@@ -55,6 +55,11 @@ def test_locks_are_granted_in_these_runs() -> None:
     assert sum(plugin.granted for plugin in plugins) > 20
 
 
+def test_a_client_that_answers_at_once_is_heard_behind_what_its_node_has_decided() -> None:
+    """Seed 5919: it was heard in the middle of a list of outputs, and a view came before the messages before it."""
+    assert run(draw(5919, 3), [LockPlugin(5919)]).violation is None
+
+
 def test_a_seed_replays_exactly() -> None:
     first, second = (run(draw(5, 4), [LockPlugin(5)]) for _ in range(2))
     assert first.trace.hash == second.trace.hash

@@ -87,6 +87,8 @@ class SimNode:
         self._doomed = False
         self.phase = ""  #: the state in which the engine made the output that is being carried out
         self._backlog: list[Callable[[], None]] = []  # inputs of a stopped process
+        self._asked: deque[Callable[[int], None]] = deque()  # inputs that came while outputs were carried out
+        self._carrying = False
         self._frozen_at: int | None = None  # true time at which its clock stopped
         self._lag = 0  # µs that frames wait before a slow process takes them
         self._late: deque[tuple[int, bytes]] = deque()  # such frames, with their senders
@@ -129,6 +131,7 @@ class SimNode:
         self._armed = None
         self.spare()
         self._backlog.clear()
+        self._asked.clear()
         self._late.clear()
         self._lag = 0
         self.recorder = Recorder()
@@ -270,6 +273,8 @@ class SimNode:
     def _input(self, work: Callable[[int], None]) -> None:
         if self.paused:
             self._backlog.append(lambda: self._do(work))
+        elif self._carrying:
+            self._asked.append(work)
         elif self.up:
             self._do(work)
 
@@ -287,9 +292,13 @@ class SimNode:
         except Exception as error:
             where = "".join(traceback.format_exception(error)[-4:])
             raise Violation("EVS-E28", f"node {self.id}: the core raised {error!r}\n{where}") from error
-        for output in outputs:
-            if not self._carry_out(output):
-                return
+        self._carrying = True
+        try:
+            for output in outputs:
+                if not self._carry_out(output):
+                    return
+        finally:
+            self._carrying = False
         for plugin in self.cluster.plugins:
             plugin.carried_out(self)
         if self.cluster.scheduler.steps % 16 == 0:
@@ -297,6 +306,8 @@ class SimNode:
         self._arm()
         if self.cluster.rules:
             self.cluster.on_state(self)
+        while self._asked and self.up:  # by clients that answered at once: it comes behind what was decided before
+            self._do(self._asked.popleft())
 
     def _carry_out(self, output: Any) -> bool:
         """Do what one output says. False if the process died before it or with it."""
@@ -387,6 +398,7 @@ class SimNode:
         self.cluster.disturbed()
         self._thaw()
         self._backlog.clear()
+        self._asked.clear()
         self.cluster.trace.add(Crashed(self.me, how), self.cluster.scheduler.now)
         for plugin in self.cluster.plugins:
             plugin.stopped(self)
