@@ -270,7 +270,7 @@ def test_leaving_is_not_dying(cluster: LocalCluster) -> None:
             granted.release(wait=True)
         left = until(lambda: after(views, lambda view: view.left), "the view without it")
         assert [life.name for life in left.left] == ["c"]
-        assert left.reason == "a member left (node 3)"
+        assert left.reason.endswith("a member left (node 3)")  # a may have said so before c was heard
 
         cluster.restart("c")
         cluster.wait_view(["a", "b", "c"])
