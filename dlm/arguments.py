@@ -38,7 +38,7 @@ from dlm.modes import (
 )
 
 __all__ = [
-    "FLAGS", "MAX_NAME", "MAX_VALUE_LIMIT", "PERMISSIONS", "VALUE_LIMIT", "BadArgument", "check_convert",
+    "FLAGS", "MAX_NAME", "MAX_VALUE_LIMIT", "PERMISSIONS", "VALUE_LIMIT", "BadArgument", "cached", "check_convert",
     "check_lock", "check_together", "check_unlock", "deadline", "fails", "fences", "flags", "locks", "mode", "name",
     "number", "permissions", "prefix", "space", "value", "value_limit",
 ]  # fmt: skip
@@ -80,6 +80,11 @@ class BadArgument(Exception):
         super().__init__(text)
         self.rule = rule
         self.code = code
+
+
+def cached(args: Mapping[str, Any], wanted: bool) -> Mapping[str, Any]:
+    """A request that left it to the node whether its lock is cached."""
+    return {**args, "cache": True, "blocking": True} if wanted else {**args, "cache": False, "fences": 1}
 
 
 def flags(args: Mapping[str, Any]) -> int:

@@ -14,6 +14,9 @@ Pure: the time is an argument, in µs. Not thread-safe: ``dlm.caching`` guards i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from dlm.modes import EX, MAX_FENCES, PR, PW
 
 __all__ = ["FIRST_FENCES", "LIMIT", "MODES", "PATIENCE_US", "Cache", "Entry", "Key"]
@@ -32,7 +35,8 @@ class Entry:
     """One lock of the session, in use or idle."""
 
     __slots__ = (
-        "called", "end", "fence", "fences", "generation", "key", "serial", "since", "user", "value", "value_valid",
+        "called", "end", "fence", "fences", "generation", "holder", "key", "serial", "since", "user", "value",
+        "value_valid",
     )  # fmt: skip
 
     def __init__(self, key: Key, serial: int, user: int, fences: int) -> None:
@@ -45,6 +49,7 @@ class Entry:
         self.end = 0  #: of its block of numbers
         self.generation = 0  #: of the lease that backs it
         self.since = 0  #: when it became idle
+        self.holder: Callable[[], Any] | None = None  #: whose use it is, for who guards the cache
         self.value, self.value_valid = b"", True  #: the value block: nobody else can change it meanwhile
 
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from dlm import answers
 from dlm.asking import lock_args, requested, taken_back
-from dlm.caching import Caching
 from dlm.client_failures import ClientFailures
 from dlm.client_looking import ClientLooking
 from dlm.client_spaces import ClientSpaces, open_space
@@ -137,7 +136,7 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
         on_lost: OnLost | None = None,
         xid: int | None = None,
         reentrant: Literal[False] = False,
-        cache: bool = False,
+        cache: bool | None = None,
     ) -> Lock: ...
 
     @overload
@@ -163,10 +162,10 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
         on_lost: OnLost | None = None,
         xid: int | None = None,
         reentrant: bool = False,
-        cache: bool = False,
+        cache: bool | None = None,
     ) -> Lock | ReentrantLock:
         """A reusable description of a lock, taken by ``with``. Arguments as for ``acquire``; ``reentrant``: a
-        thread that has it may take it again, and then it is not cached.
+        thread that has it may take it again, and then ``cache`` is not for you to say.
         """
         key, mode = answers.name_bytes(name), Mode(mode)
         if not reentrant:
@@ -194,7 +193,7 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
         on_blocking: OnBlocking | None = None,
         flags: Flag = NO_FLAGS,
         xid: int | None = None,
-        cache: bool = False,
+        cache: bool | None = None,
     ) -> Held:
         """Take a lock, first come, first served in the order of the whole cluster (API-R13).
 
@@ -212,21 +211,21 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
 
         With ``cache`` the client keeps the lock after its release until somebody else wants it, or for some
         seconds: who takes it again in the same thread meanwhile needs no word with the daemon (docs/locks.md). For
-        PR, PW and EX, without flags.
+        PR, PW and EX, without flags. ``None``: where the node is in this process, and only it uses the name.
 
         Raises ``LockTimeout``, ``NoQuorum``, ``NotConnected``, ``Deadlock``, ``InvalidRequest``,
         ``LockLost`` (lost before this method could return), ``ForkedProcess``.
         """
-        key, timeout = answers.name_bytes(name), checked_timeout(timeout)
-        mode = mode if mode.__class__ is Mode else Mode(mode)
         session = self._session
-        session.check_process()
+        if timeout is not None:
+            timeout = checked_timeout(timeout)
+        kept = session.kept
         held: Held | None = None
-        if cache:
-            cache = Caching.fits(mode, flags, current_xid(session.root) if xid is None else xid)
-            held = session.kept.again(session, key, mode) if cache else None
+        if (cache or (cache is None and kept.private)) and flags is NO_FLAGS and xid is None:
+            held = kept.again(session, name, mode)
         if held is None:
-            held = Held(session, key, mode)
+            session.check_process()
+            held = Held(session, answers.name_bytes(name), Mode(mode))
             held.tells = on_blocking is not None
             self._ask(held, timeout, no_quorum, flags, xid, cache)
         if on_lost is not None or on_blocking is not None:
@@ -241,15 +240,16 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
         no_quorum: WhenNoQuorum,
         flags: Flag,
         xid: int | None,
-        cache: bool,
+        cache: bool | None,
     ) -> None:
         """Ask the node for a lock."""
         session = self._session
+        how = session.kept.how(cache, held.mode, flags, current_xid(session.root) if xid is None else xid)
         limit = None if timeout is None else time.monotonic() + timeout
         answers.check_friendly(flags)
         args = lock_args(session, held, flags, timeout, no_quorum, xid)
         try:
-            args.update(session.kept.ask(held, cache))
+            args.update(session.kept.ask(held, how))
             with requested(session, "lock", args, taken_back(session, held)) as future:
                 result, late = session.outcome(future, held, timeout)
                 if late and timeout is not None:
@@ -257,7 +257,7 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
                 with session.changed:
                     held.mark_granted(result)
                 session.settle(held, limit)
-                session.kept.granted(held)
+                session.kept.granted(held, how)
         except BaseException:
             session.kept.drop(held)
             raise
@@ -281,10 +281,13 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
 
     def show(self, name: str | bytes) -> LockInfo | None:
         """Who holds, converts and waits for ``name``, as this node knows it; ``None`` if nobody does."""
-        return self._session.show(answers.name_bytes(name), self._session.space)
+        key = answers.name_bytes(name)
+        self._session.kept.hide(self._session.space, (key,))
+        return self._session.show(key, self._session.space)
 
     def ls(self, prefix: str | bytes = b"", limit: int = LS_LIMIT) -> list[LockInfo]:
         """All names with locks that begin with ``prefix``, as this node knows them, sorted by name."""
+        self._session.kept.hide(self._session.space)
         found: dict[bytes, LockInfo] = {}
         args = {"space": self._session.space, "prefix": answers.name_bytes(prefix), "limit": limit}
         while len(found) < limit:  # a long list comes in several answers
@@ -367,7 +370,7 @@ class Lock:
         no_quorum: WhenNoQuorum,
         on_lost: OnLost | None,
         xid: int | None = None,
-        cache: bool = False,
+        cache: bool | None = None,
     ) -> None:
         self.name = name
         self.mode = mode

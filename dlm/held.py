@@ -6,6 +6,7 @@ import time
 from concurrent.futures import wait as wait_futures
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
+from weakref import ref
 
 from dlm.errors import LockLost, NotHeld
 from dlm.grant import WRITERS, Grant, LossBase, add_loss, both
@@ -90,7 +91,7 @@ class Held(Grant):
         self._value, self._value_valid = entry.value, entry.value_valid
         self.held_since = time.time()
         self._granted = True
-        self._session.register(self)
+        entry.holder = ref(self)
 
     def may_be_kept(self) -> bool:
         """Whether nothing has happened to the lock, or is to happen with its release, that others need to know."""

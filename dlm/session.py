@@ -48,7 +48,7 @@ class Session(SessionBase):
         self.doorbells: Doorbells | None = None  #: of the recipes; that of ``root`` counts
         self._owners = itertools.count(1)
         self._thread = threading.local()
-        self.kept = Caching(self)  #: what is held although it was released
+        self.kept = Caching(self, channel.local)  #: what is held although it was released
         super().__init__(channel, space, clock_us, threading.Condition())
 
     # -- requests

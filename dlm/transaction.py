@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dlm.session_base import SessionBase
 
-__all__ = ["XID_BITS", "Transaction", "checked_xid", "current_xid"]
+__all__ = ["XID_BITS", "Transaction", "checked_xid", "current_xid", "in_transaction"]
 
 XID_BITS = 63
 
@@ -30,6 +30,11 @@ def current_xid(session: SessionBase) -> int:
     """The innermost transaction of this thread or task with that session; 0 if there is none."""
     inside = _inside.get()
     return next((xid for of, xid in reversed(inside) if of is session), 0) if inside else 0
+
+
+def in_transaction() -> bool:
+    """Whether this thread or task is in any transaction, of whatever session."""
+    return bool(_inside.get())
 
 
 def checked_xid(xid: int) -> int:

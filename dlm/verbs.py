@@ -54,6 +54,8 @@ def refuse(service: DlmService, session: int, rid: int, code: str, text: str, ru
 def _lock(service: DlmService, session: int, rid: int, args: Args) -> None:
     h, space = arguments.number(args, "h", 1), _entered(service, session, args)
     name = arguments.name(args)
+    if args.get("cache") == "private":
+        args = arguments.cached(args, service.home.own_now(space.prefix + name) is not None)
     mode, flags, fails = arguments.mode(args), arguments.flags(args), arguments.fails(args)
     arguments.check_lock(args, mode, flags)
     flags |= arguments.fences(args, flags)

@@ -13,10 +13,12 @@ __all__ = ["EPOCH_2024_S", "boot_us", "first_ring_seq", "wall_us"]
 
 EPOCH_2024_S = 1_704_067_200  #: 2024-01-01T00:00:00Z in seconds since 1970
 
+_read_ns, _BOOT = time.clock_gettime_ns, time.CLOCK_BOOTTIME  # looked up once: every use of a lock reads it
+
 
 def boot_us() -> int:
     """Microseconds since boot, time in suspend included."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000
+    return _read_ns(_BOOT) // 1_000
 
 
 def wall_us() -> int:

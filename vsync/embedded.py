@@ -68,6 +68,7 @@ class LocalSession:
 class LocalBase(BaseChannel):
     """What channels to a node in the same process have in common, wherever their frames are taken up."""
 
+    local = True
     _loop: Loop
     _session: LocalSession
 

@@ -52,6 +52,7 @@ class Channel(Protocol):
     """A session with a node."""
 
     welcome: Mapping[str, Any]  #: session, node, cluster, page, lease_us, services
+    local: bool  #: the node is in this process
 
     def call(self, service: str, verb: str, args: Mapping[str, Any], timeout: float | None = None) -> Any:
         """Request and wait for the answer.
@@ -124,6 +125,8 @@ def socket_path(url: str) -> str:
 
 class BaseChannel(ABC):
     """Pending calls, handlers, and the one end of a session. Subclasses carry the requests."""
+
+    local = False
 
     def __init__(self) -> None:
         self.welcome: Mapping[str, Any] = {}

@@ -31,6 +31,7 @@ class FakeChannel:
     """
 
     PENDING = PENDING
+    local = False
 
     def __init__(self) -> None:
         self.welcome: Mapping[str, Any] = {"session": 7, "node": {"id": 1, "name": "a", "incarnation": 5}}
