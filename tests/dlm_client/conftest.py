@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import dlm
+from tests.dlm_client.three import Three
 from vsync.errors import NotConnected, RequestFailed
 
 PENDING = object()
@@ -218,3 +219,16 @@ def interrupts() -> Iterator[Interrupts]:
     yield found
     found.join()
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Three]:
+    with Three.started() as three:
+        yield three
+
+
+@pytest.fixture
+def three(running: Three) -> Iterator[Three]:
+    """For tests that leave the nodes in peace."""
+    yield running
+    running.end_clients()

@@ -11,7 +11,7 @@ import pytest
 
 import dlm
 from dlm import Mode, upkeep
-from tests.dlm_client.recipes.conftest import Three
+from tests.dlm_client.three import Three
 from tests.vsync.support import until
 
 InThread = Callable[[Callable[[], Any]], Any]
@@ -26,12 +26,6 @@ def running() -> Iterator[Three]:
         patch.setattr(upkeep, "WORD_AFTER_US", 4_000_000)
         with Three.started() as three:
             yield three
-
-
-@pytest.fixture
-def three(running: Three) -> Iterator[Three]:
-    yield running
-    running.end_clients()
 
 
 @pytest.fixture

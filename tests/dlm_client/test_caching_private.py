@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import dlm
 from dlm import Mode
-from tests.dlm_client.recipes.conftest import Three
+from tests.dlm_client.three import Three
 from tests.vsync.support import until
 
 InThread = Callable[[Callable[[], Any]], Any]
 LONG_S = 30.0
 _serial = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Three]:
-    with Three.started() as three:
-        yield three
-
-
-@pytest.fixture
-def three(running: Three) -> Iterator[Three]:
-    yield running
-    running.end_clients()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import dlm
-from tests.dlm_client.recipes.conftest import Three
+from tests.dlm_client.three import Three
 from tests.in_loop import in_loop, soon
 from tests.vsync.support import until
 

@@ -9,7 +9,7 @@ import pytest
 
 import dlm
 from dlm import Flag, Lksb, Lockspace, Mode, Outcome, Status
-from tests.dlm_client.recipes.conftest import Three
+from tests.dlm_client.three import Three
 from tests.vsync.support import until
 from vsync.types import Timing
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,14 @@ import pytest
 
 import vsync
 from tests.in_loop import in_loop, soon
+from tests.vsync.served import Served
 from tests.vsync.support import ALONE
-from tests.vsync.test_ipc import Served
 from vsync.aio import LoopChannel, connect, connect_local
 from vsync.errors import ForkedProcess, NotConnected, RequestFailed
 from vsync.framing import Decoder, encode
 from vsync.transport.memory import MemoryHub
 
 WAYS = ["socket", "embedded"]
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    served = Served(tmp_path)
-    yield served
-    served.stop()
 
 
 async def open_channel(way: str, served: Served) -> LoopChannel:

@@ -14,8 +14,8 @@ from typing import Any
 import msgpack
 import pytest
 
+from tests.vsync.served import Served
 from tests.vsync.support import until
-from tests.vsync.test_ipc import Served
 from tests.vsync.test_turns import NEVER_S, Counting
 from vsync import turns
 from vsync.client import Client, Group

@@ -7,26 +7,18 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.vsync.served import Served
 from tests.vsync.support import until
-from tests.vsync.test_ipc import Served
 from vsync.answer import Answer
 from vsync.core import Push, Reply
 from vsync.embedded import LocalChannel
 from vsync.errors import NotConnected
 
 READER = "vsync-channel"
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    served = Served(tmp_path)
-    yield served
-    served.stop()
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from tests.vsync.support import FakeCore, FakeLeases, until
+from tests.vsync.served import Served
+from tests.vsync.support import FakeCore, until
 from vsync import ipc_server
 from vsync.core import Push, Reply
 from vsync.embedded import LocalChannel
@@ -25,37 +26,6 @@ from vsync.ipc import Channel, SocketChannel, connect, socket_path
 from vsync.loop import Loop
 from vsync.storage import MemoryStorage
 from vsync.transport.memory import MemoryHub
-
-
-class Served:
-    """A loop with a fake core that serves ``path``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.leases = FakeLeases()
-        self.core = FakeCore(services=[self.leases])
-        self.path = folder / "d.sock"
-        self.loop = Loop(self.core, MemoryHub().transport(1), MemoryStorage())  # type: ignore[arg-type]
-        self.loop.listen(self.path, folder)
-        self.thread = threading.Thread(target=self.loop.run)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.loop.leave()
-        self.thread.join(20)
-        assert not self.thread.is_alive()
-
-    def raw(self) -> socket.socket:
-        s = socket.socket(socket.AF_UNIX)
-        s.connect(str(self.path))  # blocking: with a timeout it fails at once when the backlog is full
-        s.settimeout(20)
-        return s
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    served = Served(tmp_path)
-    yield served
-    served.stop()
 
 
 @pytest.fixture(params=["socket", "embedded"])

@@ -9,13 +9,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.vsync.served import Served
 from tests.vsync.support import until
-from tests.vsync.test_ipc import Served
 from vsync import turns
 from vsync.answer import Answer
 from vsync.core import Push, Reply
@@ -36,13 +35,6 @@ class Counting(SocketChannel):
     def more(self, patience: float | None) -> None:
         self.read_by.append(threading.current_thread().name)
         super().more(patience)
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    served = Served(tmp_path)
-    yield served
-    served.stop()
 
 
 @pytest.fixture
