@@ -184,19 +184,44 @@ def test_an_idle_lock_goes_with_its_node_and_comes_back_with_another_fence() -> 
             assert held.fence > between
 
 
+def outage(three: Three, mine: dlm.Client) -> None:
+    """All nodes are apart until the lease of node c, whose client this is, has run out."""
+    mine.session.kept.cache.patience = 3_600_000_000
+    for number in (1, 2, 3):
+        three.cut_off(number)
+    until(lambda: mine.session.lease()[1] < mine.session.clock_us(), "the end of the lease")
+
+
+def ended(three: Three) -> None:
+    """It is over, and c is among those who go on."""
+    three.hub.heal(2, 3)
+    until(lambda: all(three.nodes[name].status()["view"]["primary"] for name in "bc"), "the view of b and c")
+    three.hub.heal()
+    three.wait_members(3)
+
+
 def test_an_idle_lock_outlives_an_outage_that_nobody_used() -> None:
     with Three.started() as three:
         mine, name = three.client("c"), b"x"
         fence = kept(mine, name)
-        for number in (1, 2, 3):
-            three.cut_off(number)
-        until(lambda: mine.session.lease()[1] < mine.session.clock_us(), "the end of the lease")
+        outage(three, mine)
+        ended(three)
+        with mine.lock(name, timeout=LONG_S, cache=True) as held:
+            assert held.fence == fence + 1
+        assert mine.session.kept.cache.hits == 1
+
+
+def test_an_idle_lock_is_not_taken_when_its_lease_is_over() -> None:
+    with Three.started() as three:
+        mine, name = three.client("c"), b"x"
+        fence = kept(mine, name)
+        outage(three, mine)
         with pytest.raises(dlm.LockTimeout):
             mine.acquire(name, timeout=0.1, cache=True)
-        three.hub.heal()
-        three.wait_members(3)
+        ended(three)
         with mine.lock(name, timeout=LONG_S, cache=True) as held:
-            assert held.fence > fence
+            assert held.fence > fence + 1
+        assert mine.session.kept.cache.hits == 0
 
 
 def test_storage_that_checks_fences_sees_no_old_one(three: Three, name: bytes, in_thread: InThread) -> None:
