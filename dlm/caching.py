@@ -61,16 +61,14 @@ class Caching:
         if entry is None or in_transaction() or session.foreign:
             return None
         user = next(self._users)
-        held = Held.again(session, entry, mode, user)
         try:
             with self._guard:
                 if not cache.take(entry, user, session.channel.lease_deadline(), session.clock_us()):
                     return None
-                held.taken(entry)
+                return Held.again(session, entry, mode, user)
         except BaseException:  # an interrupt: nobody will release it
             self._abort(entry, user)
             raise
-        return held
 
     def put(self, held: Held) -> bool:
         """The handle is released, and its lock is idle from now on. ``False`` if that cannot be: then it is for the

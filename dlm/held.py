@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WRITERS", "Held", "Losable", "Loss", "both", "wait_lost"]
 
+_bare = object.__new__
+
 POLL_S = 0.05  #: a lease that comes back is written to the page, and no push need follow
 
 
@@ -79,19 +81,16 @@ class Held(Grant):
 
     @classmethod
     def again(cls, session: Session, entry: Entry, mode: Mode, user: int) -> Self:
-        """A handle for another use of a lock that was kept; nothing is held before ``taken``."""
-        self = cls.__new__(cls)
-        self.name, self.space, self.serial = entry.key[1], entry.key[0], entry.serial
+        """The handle for another use of a lock that was kept, which is ``user``'s already."""
+        self = _bare(cls)
+        self.space, self.name, _, _ = entry.key
         self._session, self._mode, self.entry, self.user = session, mode, entry, user
-        return self
-
-    def taken(self, entry: Entry) -> None:
-        """The lock is this handle's."""
-        self._fence, self.generation = entry.fence, entry.generation
+        self.serial, self._fence, self.generation = entry.serial, entry.fence, entry.generation
         self._value, self._value_valid = entry.value, entry.value_valid
         self.held_since = time.time()
         self._granted = True
         entry.holder = ref(self)
+        return self
 
     def may_be_kept(self) -> bool:
         """Whether nothing has happened to the lock, or is to happen with its release, that others need to know."""

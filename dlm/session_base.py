@@ -40,6 +40,16 @@ HOME_MARGIN_S = 0.05  #: the node counts the time-out as well; so long after it 
 TRY_PATIENCE_S = 5.0  #: a daemon that does not answer a try by then counts as "no"
 SETTLE_POLL_S = 0.01
 
+_process = os.getpid()  # this one: the kernel takes longer to say so than a kept lock takes to be taken again
+
+
+def _forked() -> None:
+    global _process
+    _process = os.getpid()
+
+
+os.register_at_fork(after_in_child=_forked)
+
 
 class Asked(Protocol):
     """What a request is about: the name to tell people, and the handle that a cancel goes to."""
@@ -91,7 +101,7 @@ class SessionBase(ABC):
         self.changed = changed
         self.root: SessionBase = self  #: the one that knows whether the channel is closed; see ``within``
         self._closed: str | None = None
-        self._pid = os.getpid()
+        self._pid = _process
         self._serials = _Serials()
         # Weak, so that a handle which nobody has any more can say so (ResourceWarning).
         self._handles: weakref.WeakValueDictionary[int, Grant] = weakref.WeakValueDictionary()
@@ -116,11 +126,11 @@ class SessionBase(ABC):
     @property
     def foreign(self) -> bool:
         """Whether this is a child of the process that opened the session."""
-        return os.getpid() != self._pid
+        return _process != self._pid
 
     def check_process(self) -> None:
         """Raise ``ForkedProcess`` in a child of the process that opened the session (API-R9)."""
-        if os.getpid() != self._pid:
+        if _process != self._pid:
             raise ForkedProcess(f"this client belongs to process {self._pid}; connect again in the child process")
 
     def start(self, verb: str, args: Mapping[str, Any]) -> Future[Any]:

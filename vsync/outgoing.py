@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,15 @@ KINDS: dict[str, type[VsyncError]] = {
 }  # fmt: skip
 
 
+@dataclass(slots=True)
+class _Batch:
+    """Messages of one order that go together, and how many bytes they are."""
+
+    messages: list[bytes]
+    size: int
+    order: str
+
+
 class Outgoing:
     """What one member sends, in order. Thread-safe."""
 
@@ -51,7 +61,7 @@ class Outgoing:
         # the node's thread must not meet one that was left behind.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._waiting: deque[tuple[bytes, str]] = deque()
+        self._waiting: deque[_Batch] = deque()
         self._size = 0  #: bytes that wait
         self._under_way = False
         self._number = 0  # of the last batch
@@ -68,14 +78,14 @@ class Outgoing:
         with self._lock:
             if self._size >= ROOM:
                 self._wait_room(timeout)
-            self._raise_failure()
-            self._waiting.append((data, order))
-            self._size += len(data)
+            if self._failed is not None:
+                self._raise_failure()
+            self._put(data, order)
             if self._under_way:
                 return
             self._under_way = True
             batch = self._take()
-        self._send(*batch)
+        self._send(batch)
 
     def flush(self, timeout: float | None = None) -> None:
         """Return when all has been accepted. Raises as ``add``."""
@@ -98,34 +108,39 @@ class Outgoing:
     def _wait_room(self, timeout: float | None) -> None:
         self._attend()
         if not self._changed.wait_for(lambda: self._size < ROOM or self._failed is not None, timeout):
-            raise Backpressure(f"{len(self._waiting)} messages wait for the node")
+            waiting = sum(len(batch.messages) for batch in self._waiting)
+            raise Backpressure(f"{waiting} messages wait for the node")
 
     def _raise_failure(self) -> None:
         if self._failed is not None:
             raise type(self._failed)(str(self._failed))
 
-    def _take(self) -> tuple[list[bytes], str]:
-        """The next messages of one order, as many as go together."""
-        batch: list[bytes] = []
-        size, order = 0, self._waiting[0][1]
-        while self._waiting and len(batch) < MOST:
-            data, its_order = self._waiting[0]
-            if its_order != order or (batch and size + len(data) > BATCH):
-                break
-            self._waiting.popleft()
-            batch.append(data)
-            size += len(data)
+    def _put(self, data: bytes, order: str) -> None:
+        """Behind what waits: with the last ones, if it goes together with them."""
+        size = len(data)
+        self._size += size
+        if self._waiting:
+            last = self._waiting[-1]
+            if last.order == order and last.size + size <= BATCH and len(last.messages) < MOST:
+                last.messages.append(data)
+                last.size += size
+                return
+        self._waiting.append(_Batch([data], size, order))
+
+    def _take(self) -> _Batch:
+        """The next messages that go together."""
+        batch = self._waiting.popleft()
         self._number += 1
         full = self._size >= ROOM
-        self._size -= size
+        self._size -= batch.size
         if full:
             self._changed.notify_all()
-        return batch, order
+        return batch
 
-    def _send(self, batch: list[bytes], order: str) -> None:
+    def _send(self, batch: _Batch) -> None:
         number = self._number  # nobody takes another batch before this one is accepted
         try:
-            future = self._transmit(msgpack.packb(batch), order)
+            future = self._transmit(msgpack.packb(batch.messages), batch.order)
         except NotConnected as error:
             self.end(error)
             return
@@ -157,4 +172,4 @@ class Outgoing:
                 self._changed.notify_all()
                 return
             batch = self._take()
-        self._send(*batch)
+        self._send(batch)

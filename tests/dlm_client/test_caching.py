@@ -347,7 +347,7 @@ def test_an_interrupt_leaves_no_lock_behind(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dlm.Held, "taken", interrupted)
+        patch.setattr(dlm.Held, "again", interrupted)
         locks.acquire("x", cache=True)
     assert channel.verbs() == ["lock", "unlock"]
     again = locks.acquire("x", cache=True)

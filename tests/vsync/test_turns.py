@@ -257,9 +257,9 @@ def test_no_interrupt_loses_or_tears_a_frame(channel: Counting) -> None:
 
 
 def test_an_inbox_gives_frames_whatever_the_cut_and_keeps_what_is_not_taken() -> None:
-    frames = [["vsync", 1, {}], [1, "a", "b", {"x": b"y" * 300}], [0], [2, True, None]]
+    frames = [["vsync", 1, {}], [1, "a", "b", {"x": b"y" * 300}], [0], [3, "long", b"z" * 5000], [2, True, None]]
     data = b"".join(map(encode, frames))
-    for size in (1, 2, 3, 5, 7, 100, 1000):
+    for size in (1, 2, 3, 5, 7, 100, 1000, 5290, 5320):
         inbox, got = Inbox(), []
         rest = [data[at : at + size] for at in range(0, len(data), size)]
         while rest:
