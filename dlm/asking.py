@@ -19,21 +19,24 @@ __all__ = ["lock_args", "requested", "taken_back"]
 def lock_args(
     session: SessionBase, grant: Grant, flags: Flag, timeout: float | None, no_quorum: str, xid: int | None
 ) -> dict[str, Any]:
-    """The arguments of a request for one lock. A time-out of 0 is a try."""
-    return {
-        **flags.args(),
-        "blocking": grant.tells,
-        "h": grant.serial,
-        "name": grant.name,
-        "mode": int(grant.mode),
-        "noqueue": bool(flags & Flag.NOQUEUE) or (timeout == 0 and not flags & Flag.EXPEDITE),
-        "no_quorum": "fail" if timeout == 0 else no_quorum,
-        "space": session.space,
-        "valblk": True,
-        "value": None,
-        **session.identity(xid),
-        **session.limit(timeout),
-    }
+    """The arguments of a request for one lock. A time-out of 0 is a try. What the node takes for granted is left
+    out: each word is packed, and unpacked and looked at there.
+    """
+    args: dict[str, Any] = flags.args() if flags else {}
+    args["h"], args["name"], args["mode"] = grant.serial, grant.name, int(grant.mode)
+    args["space"], args["valblk"] = session.space, True
+    if grant.tells:
+        args["blocking"] = True
+    if timeout == 0:
+        args["no_quorum"] = "fail"
+        if not flags & Flag.EXPEDITE:
+            args["noqueue"] = True
+    elif no_quorum != "wait":
+        args["no_quorum"] = no_quorum
+    args.update(session.identity(xid))
+    if timeout:
+        args.update(session.limit(timeout))
+    return args
 
 
 @contextmanager

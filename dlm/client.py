@@ -225,7 +225,7 @@ class Client(Recipes, ClientSpaces, ClientLooking, ClientFailures, Together):
             held = kept.again(session, name, mode)
         if held is None:
             session.check_process()
-            held = Held(session, answers.name_bytes(name), Mode(mode))
+            held = Held(session, answers.name_bytes(name), mode if type(mode) is Mode else Mode(mode))
             held.tells = on_blocking is not None
             self._ask(held, timeout, no_quorum, flags, xid, cache)
         if on_lost is not None or on_blocking is not None:

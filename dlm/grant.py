@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WRITERS", "Grant", "Losable", "LossBase", "add_loss", "both"]
 
+NO_OUTCOME = Outcome(0)
+_MODES = tuple(Mode)  # by value, which is quicker than to ask the class for one
+
 WRITERS = (Mode.PW, Mode.EX)  #: the modes that may write the value block
 
 
@@ -82,7 +85,7 @@ class Grant:
     generation = 0  #: of the lease that backs it
     blocking: int | None = None  #: a mode it blocks, to be told to ``on_blocking``
     tells = False  #: there is an ``on_blocking``
-    outcome = Outcome(0)  #: of the last operation that succeeded
+    outcome = NO_OUTCOME  #: of the last operation that succeeded
     fences = 1  #: so many numbers came with the grant (``dlm.cache``)
     _fence = 0
     _value = b""
@@ -332,7 +335,7 @@ class Grant:
     def mark_granted(self, result: Mapping[str, Any]) -> None:
         """The grant has come; ``result`` is the daemon's answer."""
         self._granted = True
-        self._mode = Mode(result.get("mode", self._mode))
+        self._mode = _MODES[result["mode"]] if "mode" in result else self._mode
         self.held_since = time.time()
         self._take(result, written=False)
 
@@ -361,7 +364,8 @@ class Grant:
         self._fence = max(self._fence, int(result["fence"]))  # a later number of a block counts (``dlm.cache``)
         self.fences = int(result.get("fences", 1))
         self.generation = int(result["generation"])
-        self.outcome = Outcome(result.get("flags", 0))
+        said = result.get("flags", 0)
+        self.outcome = Outcome(said) if said else NO_OUTCOME
         if written:
             self._value_valid = self._value_valid or self._value_dirty  # what was written is valid (L2)
             self._value_dirty = False

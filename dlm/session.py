@@ -141,9 +141,10 @@ class Session(SessionBase):
 
         Raises ``LockLost``, ``LockTimeout``.
         """
-        with self.changed:
-            while self.unsettled(held, limit):
-                self.changed.wait(SETTLE_POLL_S)
+        if self.unsettled(held, limit):
+            with self.changed:
+                while self.unsettled(held, limit):
+                    self.changed.wait(SETTLE_POLL_S)
 
     def catch_up(self, held: Grant, seconds: float) -> None:
         """Let the page that tells of leases catch up with a fresh grant, but no longer than that."""

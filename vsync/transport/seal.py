@@ -53,24 +53,24 @@ class Window:
 
     def __init__(self) -> None:
         self._top = -1
-        self._seen = 0
+        self._seen = bytearray(WINDOW)  # whether it came, by the counter's place in the window
 
     def fresh(self, counter: int) -> bool:
         """Whether it is neither taken nor too old."""
         age = self._top - counter
-        return age < 0 or (age < WINDOW and not self._seen >> age & 1)
+        return age < 0 or (age < WINDOW and not self._seen[counter % WINDOW])
 
     def take(self, counter: int) -> None:
         """It is authentic."""
         ahead = counter - self._top
+        if ahead >= WINDOW:
+            self._seen = bytearray(WINDOW)
+        elif ahead > 1:
+            for skipped in range(self._top + 1, counter):
+                self._seen[skipped % WINDOW] = 0
         if ahead > 0:
-            self._seen = (self._seen << ahead | 1) & _MASK if ahead < WINDOW else 1
             self._top = counter
-        else:
-            self._seen |= 1 << -ahead
-
-
-_MASK = (1 << WINDOW) - 1
+        self._seen[counter % WINDOW] = 1
 
 
 class Sealer:

@@ -19,6 +19,7 @@ import select
 import socket
 from collections.abc import Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from vsync.errors import ConfigError, TransportError
@@ -80,6 +81,9 @@ class _Line:
         self.tried = 0  # when a way was last looked for
 
 
+_LANE = attrgetter("lane")
+
+
 class UdpTransport(Mesh):
     """The links of node ``config.node`` in life ``incarnation``. One thread uses it at a time.
 
@@ -102,7 +106,7 @@ class UdpTransport(Mesh):
         self._view = memoryview(self._buffer)
         self._lines: dict[int, _Line] = {}  # by descriptor
         self._out: dict[tuple[int, int], tuple[_Line, _Line]] = {}  # (node, link): data, token
-        self._polls = (select.epoll(), select.epoll())  # data, token
+        self._poll = select.epoll()
         self._open = True
         self._room = MAX_DATAGRAM
         self._own: list[Target] = []  # where this node listens, by link
@@ -120,7 +124,7 @@ class UdpTransport(Mesh):
         except BaseException:
             self.close()
             raise
-        self.pollables = tuple(poll.fileno() for poll in self._polls)
+        self.pollables = (self._poll.fileno(),)
 
     @property
     def packet_bytes(self) -> int:
@@ -148,11 +152,13 @@ class UdpTransport(Mesh):
     def receive(self) -> list[bytes]:
         """Up to 32 frames, oldest first per peer and link; tokens after all data."""
         frames: list[bytes] = []
-        for poll in self._polls:
-            for fd, _ in poll.poll(0):
-                if len(frames) >= BATCH:
-                    break
-                self._drain(self._lines[fd], frames)
+        lines = [self._lines[fd] for fd, _ in self._poll.poll(0)]
+        if len(lines) > 1:
+            lines.sort(key=_LANE)
+        for line in lines:
+            if len(frames) >= BATCH:
+                break
+            self._drain(line, frames)
         self.counters["frames_received"] += len(frames)
         self.counters["bytes_received"] += sum(map(len, frames))
         return frames
@@ -170,8 +176,7 @@ class UdpTransport(Mesh):
         for line in self._lines.values():
             if line.socket is not None:
                 line.socket.close()
-        for poll in self._polls:
-            poll.close()
+        self._poll.close()
 
     # ------------------------------------------------------------ sending
 
@@ -343,7 +348,7 @@ class UdpTransport(Mesh):
     def _adopt(self, line: _Line, sock: socket.socket) -> None:
         line.socket = sock
         self._lines[sock.fileno()] = line
-        self._polls[line.lane].register(sock.fileno(), select.EPOLLIN)
+        self._poll.register(sock.fileno(), select.EPOLLIN)
 
 
 def _aim(lines: tuple[_Line, _Line], target: Target | None) -> None:
