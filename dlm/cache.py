@@ -4,7 +4,8 @@ The daemon goes on holding such a lock for the session, and takes it for cached 
 *entry*: in use by one handle (``user``, a number), idle, or gone. An idle one is taken again without a word to the
 daemon, if the lease of its generation has not run out, with the next number of its block of fences: each use has
 its own, the block was reserved at the grant for this lock alone, and the next holder's numbers are above it (K14).
-When the block is used up the lock is asked for anew, with a block of twice the size.
+When the block is used up the lock is asked for anew, with a block of twice the size; after one of which not a
+quarter was used, with half of it.
 
 When the lock is in somebody's way, an idle entry is given up at once; one in use at its release, and the daemon is
 told that it is in use. A key has the owner in it (the thread), as the search for deadlocks goes by owners.
@@ -87,10 +88,7 @@ class Cache:
         if entry.user != IDLE or entry.generation != lease[0] or now >= lease[1]:
             return False
         if entry.fence + 1 >= entry.end:
-            self._sizes.pop(entry.key, None)
-            self._sizes[entry.key] = min(2 * entry.fences, MAX_FENCES)
-            if len(self._sizes) > _KNOWN:
-                del self._sizes[next(iter(self._sizes))]
+            self._resize(entry.key, min(2 * entry.fences, MAX_FENCES))
             return False
         del self.idle[entry.key]
         entry.user = user
@@ -185,8 +183,17 @@ class Cache:
         if entry.user == IDLE:
             del self.idle[entry.key]
         entry.user = GONE
+        if entry.fences > FIRST_FENCES and entry.end - entry.fence > entry.fences * 3 // 4:
+            self._resize(entry.key, entry.fences // 2)  # numbers are not spent for nothing
         del self.entries[entry.serial]
         named = self._by_name[entry.key[:2]]
         del named[entry.serial]
         if not named:
             del self._by_name[entry.key[:2]]
+
+    def _resize(self, key: Key, fences: int) -> None:
+        """So many numbers next time."""
+        self._sizes.pop(key, None)
+        self._sizes[key] = fences
+        if len(self._sizes) > _KNOWN:
+            del self._sizes[next(iter(self._sizes))]

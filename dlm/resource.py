@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlm import contents, homes, tries, upgrade
+from dlm import blocking, contents, homes, tries, upgrade
 from dlm.counts import BARS, UNITS, highest
 from dlm.history import SILENT, History, Late, Silent
 from dlm.lock import Effect, Key, Lock, State, Step, What
@@ -22,9 +22,6 @@ from dlm.modes import (
     ALTERNATIVES,
     ALTMODE,
     CACHE,
-    COMPATIBLE,
-    CW,
-    EX,
     EXPEDITE,
     HEADQUE,
     IVVALBLK,
@@ -32,11 +29,9 @@ from dlm.modes import (
     NONE,
     NOORDER,
     NOQUEUE,
-    NOQUEUEBAST,
     NOTIFY,
     ORPHAN,
     PERSISTENT,
-    PR,
     PW,
     QUECVT,
     READS,
@@ -46,7 +41,6 @@ from dlm.modes import (
     WRITES,
     fences_of,
     is_down,
-    is_middle,
     value_direction,
 )  # fmt: skip
 
@@ -57,7 +51,6 @@ __all__ = ["Effect", "Key", "Lock", "Mint", "Resource", "State", "Step", "What"]
 
 Mint = Callable[[], int]  #: gives the next fence number
 _STATES = tuple(State)  # to go through the class itself takes its time
-_NO_LISTENERS: dict[Key, Lock] = {}  # never changed
 
 
 class Resource:
@@ -79,7 +72,7 @@ class Resource:
         self.waiting: Sequence[Lock] = ()  #: the same
         self.held = 0  #: how many locks hold each mode (granted and converting), see ``dlm.counts``
         self.homes = homes.NOBODY  #: how many locks (in any state) each node has here
-        self.listeners = _NO_LISTENERS  #: locks that want to hear whom they block
+        self.listeners = blocking.NOBODY  #: locks that want to hear whom they block
         self.loose = 0  #: how many queued ones may overtake (NOORDER)
         self.tries = 0  #: how many queued ones are only tried (NOQUEUE, ``dlm.tries``)
         self.grouped = 0  #: how many queued ones are parts of multi-locks: ``dlm.multi`` grants them
@@ -110,11 +103,11 @@ class Resource:
         elif lock.flags & NOQUEUE and not tries.hopeful(self, lock):
             out.append(Effect(What.REFUSED, lock.key, "again"))
             self.history.asked(self, lock, "refused", "again")
-            self._tell_refused(lock, out)
+            blocking.refused(self, lock, out)
         else:
             self._add(lock)
             self._enqueue(lock, State.WAITING)
-            self._tell_blockers(lock, out)
+            blocking.queued(self, lock, out)
 
     def convert(self, key: Key, asked: int, flags: int, value: bytes | None, now: int, out: list[Effect]) -> None:
         """A granted lock wants another mode (Q2, Q3, Q5, Q6, Q7, Q11; M3)."""
@@ -124,7 +117,7 @@ class Resource:
             return
         before = lock.asked, lock.flags, lock.value
         lock.asked, lock.flags, lock.value, lock.result = asked, flags, value, 0
-        self._listen(lock, bool(flags & NOTIFY))
+        blocking.listen(self, lock, bool(flags & NOTIFY))
         lock.persistent = lock.persistent or bool(flags & PERSISTENT)
         in_place = not flags & QUECVT or flags & (NOORDER | HEADQUE) or not self.converting
         mode = self._grantable(lock) if in_place else NONE
@@ -138,7 +131,7 @@ class Resource:
             out.append(Effect(What.REFUSED, key, code := "deadlock" if cycle else "again", cycle=cycle))
             self.history.asked(self, lock, "refused", code)
             if flags & NOQUEUE:
-                self._tell_refused(lock, out)
+                blocking.refused(self, lock, out)
             lock.asked, lock.flags, lock.value = before
             return
         lock.since = now
@@ -146,7 +139,7 @@ class Resource:
         if rival is not None:
             self.scan(out)  # somebody holds less than before
         else:
-            self._tell_blockers(lock, out)
+            blocking.queued(self, lock, out)
 
     def cancel(self, key: Key, out: list[Effect], flags: int = 0) -> bool:
         """Withdraw what is queued (U1, U2, U6), with TIMEOUT because its time is over. False if the grant came
@@ -200,7 +193,7 @@ class Resource:
             self._back(lock)
         lock.orphan = True
         self.history.asked(self, lock, "orphaned")
-        self._listen(lock, False)
+        blocking.listen(self, lock, False)
         self.scan(out)
 
     def _adopt(self, lock: Lock, out: list[Effect]) -> None:
@@ -217,10 +210,10 @@ class Resource:
         self.locks[lock.key] = lock
         self.held -= UNITS[lock.asked]  # the orphan's; the grant counts the lock again
         lock.persistent = True  # sticks to the lock
-        self._listen(lock, lock.notify)
+        blocking.listen(self, lock, lock.notify)
         self._grant(lock, lock.asked, out)
         out[-1] = out[-1]._replace(was=was)
-        self._tell_holders(out)
+        blocking.remaining(self, out)
 
     def purge(self, nodes: Iterable[int], out: list[Effect]) -> None:
         """Drop every lock of nodes that have ended; a lost PW or EX leaves the value block not valid (L7)."""
@@ -242,7 +235,7 @@ class Resource:
             if found is not None:
                 self._dequeue(found[0])
                 self._grant(*found, out)
-        self._tell_holders(out)
+        blocking.remaining(self, out)
 
     # -- parts of multi-locks (dlm.multi) ---------------------------------------------------------------------
 
@@ -267,7 +260,7 @@ class Resource:
 
     def advise(self, lock: Lock, out: list[Effect]) -> None:
         """The part stays in the queue: the holders in its way are told (B1)."""
-        self._tell_blockers(lock, out)
+        blocking.queued(self, lock, out)
 
     def drop(self, lock: Lock, code: str, out: list[Effect]) -> None:
         """A part leaves, without a word to its session; others go on (U6)."""
@@ -398,55 +391,6 @@ class Resource:
         read = self.value if flags & VALBLK and direction == READS else None
         out.append(Effect(What.GRANTED, lock.key, "", new, lock.fence, read, result, None, (), fences))
 
-    # -- who is told whom it blocks (§1.10) ------------------------------------------------------------------
-
-    def _tell_blockers(self, lock: Lock, out: list[Effect], converters: bool = False) -> None:
-        """A request has been blocked: tell the holders in its way (B1), with NOQUEUEBAST converting ones too (B2).
-
-        A holder is told once of each higher mode (B4); of CW in PR's way, and the reverse, always, unless it has
-        heard of EX (B5).
-        """
-        asked = lock.asked
-        queues = (State.GRANTED, State.CONVERTING) if converters else (State.GRANTED,)
-        due = [other for other in self.listeners.values() if other.state in queues and other is not lock]
-        for other in sorted(due, key=lambda one: (one.state, one.key)):
-            if not COMPATIBLE[other.mode][asked] and other.high < (EX if is_middle(other.mode, asked) else asked):
-                self._tell(other, asked, asked, out)
-
-    def _tell_refused(self, lock: Lock, out: list[Effect]) -> None:
-        if lock.flags & NOQUEUEBAST:
-            self._tell_blockers(lock, out, converters=True)
-
-    def _tell_holders(self, out: list[Effect]) -> None:
-        """After grants and releases: tell the holders of the highest mode that is still asked for (B3, B5)."""
-        if not self.listeners or not self.queued:
-            return
-        asked = {lock.asked for queue in (self.converting, self.waiting) for lock in queue}
-        high = max(asked)
-        for key in sorted(self.listeners):
-            lock = self.listeners[key]
-            if lock.state is not State.GRANTED:
-                continue
-            if lock.mode == PR and CW in asked:
-                if lock.high < EX:
-                    self._tell(lock, CW if high == PR else high, high, out)
-            elif lock.high < high and not COMPATIBLE[lock.mode][high]:
-                self._tell(lock, high, high, out)
-
-    @staticmethod
-    def _tell(lock: Lock, mode: int, high: int, out: list[Effect]) -> None:
-        lock.high = high
-        out.append(Effect(What.BLOCKING, lock.key, mode=mode))
-
-    def _listen(self, lock: Lock, notify: bool) -> None:
-        """Whether the lock wants to be told from now on; a conversion may change it (U8)."""
-        lock.notify = notify
-        if notify:
-            self.listeners = self.listeners or {}
-            self.listeners[lock.key] = lock
-        elif self.listeners:
-            self.listeners.pop(lock.key, None)
-
     # -- the value block, and who is here --------------------------------------------------------------------
 
     def _write(self, flags: int, value: bytes | None) -> None:
@@ -463,7 +407,7 @@ class Resource:
 
     def _add(self, lock: Lock) -> None:
         self.locks[lock.key] = lock
-        self._listen(lock, lock.notify)
+        blocking.listen(self, lock, lock.notify)
         node = lock.key[0]
         self.homes = homes.alone(node) if len(self.locks) == 1 else homes.came(self.homes, node)
         if self.waits is not None:
@@ -471,7 +415,7 @@ class Resource:
 
     def _remove(self, lock: Lock) -> None:
         del self.locks[lock.key]
-        self._listen(lock, False)
+        blocking.listen(self, lock, False)
         if lock.state is not State.GRANTED:
             self._dequeue(lock)
         if lock.state is not State.WAITING:

@@ -69,6 +69,24 @@ def test_blocks_double_up_to_a_limit() -> None:
     assert sizes == [16, 32, 64, 128, 256, 512, 1024, MAX_FENCES, MAX_FENCES]
 
 
+def test_blocks_of_which_little_is_used_become_smaller_again() -> None:
+    s = Session()
+    for size in (16, 32, 64):
+        entry, user = s.lock(key())
+        assert entry.fences == size
+        entry.fence = entry.end - 1
+        s.cache.put(entry, user, 0)
+        assert s.again(key()) is None
+        s.cache.make_room(SPACE, b"x")
+    sizes = []
+    for _ in range(5):
+        sizes.append(s.idle(key()).fences)
+        s.cache.make_room(SPACE, b"x")
+    assert sizes == [128, 64, 32, 16, 16]
+    entry, user = s.lock(key(b"y"))
+    assert entry.fences == FIRST_FENCES, "each key has its own size"
+
+
 def test_nothing_is_taken_from_a_lease_that_has_run_out_or_belongs_to_another_life() -> None:
     s = Session()
     s.idle(key())

@@ -28,7 +28,7 @@ __all__ = ["ClientMembers", "EmbeddedMembers", "Members"]
 
 GROUP = "bench"
 WINDOWS = {64: 1024, 1000: 512, 8000: 128}  #: messages under way, by their size
-START_S = 0.1
+START_S = 0.3
 
 
 class Members:

@@ -8,6 +8,7 @@ member looks at each message, who sent it and its position. *Latency* is from su
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,12 +33,13 @@ Way = tuple[str, str]  #: via, case
 HOP = "bare hop"
 COROSYNC = "corosync"
 BUSY = "the same, busy"
+COLD_HOP = "bare hop, after idle"
 AGREED = "agreed, vsyncd"
 TURNS = "bare hops, one by one"
 SERVICE: Way = ("embedded", "service")
 COUNT = 400
 LATENCY_S = 0.2
-THROUGHPUT_S = 0.4
+THROUGHPUT_S = 0.7
 IDLE_S = 3.0
 SILENCE_S = 1.0
 
@@ -155,6 +157,7 @@ class _Site:
             entrants: dict[Way | str, Measure] = {
                 way: partial(_alone, ring),
                 BUSY: partial(_busy, ring),
+                COLD_HOP: partial(_cold, self._hop),
             }
             yield from self._rows("order-after-idle", "us", 64, entrants)
 
@@ -196,6 +199,11 @@ def _turns(hop: BareHop, size: int) -> Sample:
 
 def _alone(ring: Nodes | Members) -> Sample:
     return sample([ring.alone(64, SILENCE_S)])
+
+
+def _cold(hop: BareHop) -> Sample:
+    time.sleep(SILENCE_S)
+    return hop.latency(64, 1)
 
 
 def _busy(ring: Nodes | Members) -> Sample:
