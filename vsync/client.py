@@ -17,11 +17,9 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import msgpack
-
 from vsync.arrivals import Arrivals
 from vsync.errors import NotConnected, NotMember, RequestFailed, VsyncError
-from vsync.events import ClusterView, Message, Process, View
+from vsync.events import ClusterView, Message, View, messages_of
 from vsync.ipc import Channel
 from vsync.ipc import connect as connect_channel
 from vsync.outgoing import KINDS, Outgoing
@@ -284,7 +282,7 @@ class Group:
         if kind == "view":
             self._events.put(View.from_dict(data), frame)
         elif kind == "messages":
-            self._events.put(_messages(data), frame)
+            self._events.put(messages_of(data), frame)
         elif kind == "message":
             self._events.put(Message.from_dict(data), frame)
 
@@ -326,11 +324,3 @@ class Group:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.leave()
-
-
-def _messages(data: Mapping[str, Any]) -> Iterator[Message]:
-    """Those of a batch, made when they are asked for."""
-    group, sender, seq = data["group"], Process.from_dict(data["sender"]), data["seq"]
-    batch: list[bytes] = msgpack.unpackb(data["batch"])
-    make = tuple.__new__  # what a named tuple does besides takes as long again
-    return (make(Message, (group, sender, f"{seq}.{number}", each)) for number, each in enumerate(batch))

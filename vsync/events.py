@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-__all__ = ["ClusterView", "Message", "NodeLife", "Process", "View"]
+import msgpack
+
+__all__ = ["ClusterView", "Message", "NodeLife", "Process", "View", "messages_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +124,11 @@ class Message(NamedTuple):
     def from_dict(cls, data: Mapping[str, Any]) -> Message:
         """From what a daemon sends."""
         return cls(data["group"], Process.from_dict(data["sender"]), data["seq"], data["data"])
+
+
+def messages_of(data: Mapping[str, Any]) -> Iterator[Message]:
+    """Those that were sent together, as a daemon hands them on, made when they are asked for."""
+    group, sender, seq = data["group"], Process.from_dict(data["sender"]), data["seq"]
+    batch: list[bytes] = msgpack.unpackb(data["batch"])
+    make = tuple.__new__  # what a named tuple does besides takes as long again
+    return (make(Message, (group, sender, f"{seq}.{number}", each)) for number, each in enumerate(batch))

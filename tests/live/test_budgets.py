@@ -8,21 +8,27 @@ these make to built-in ones; versions of Python differ a little in them, so the 
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import msgpack
 import pytest
 
 import dlm
 import vsync
 from dlm.service import DlmService
+from tests.dlm_client.conftest import FakeChannel
 from tests.live.cores import Cores
 from tests.vsync.engine.harness import Talk
+from vsync.events import messages_of
+from vsync.outgoing import Outgoing
 
 NL, EX = 0, 5
 TEN = [b"account/%d" % n for n in range(10)]
@@ -185,6 +191,47 @@ def test_steps_of_a_message_among_many() -> None:
 
     burst()
     assert 5 < steps(burst) / 1000 <= 28
+
+
+def client_pairs(count: int, cache: bool) -> Callable[[], None]:
+    """So many pairs of a program, at its side of the session."""
+    channel, fences = FakeChannel(), itertools.count(1 << 32, 4096)
+    plain = channel.script["lock"]
+    channel.script["lock"] = lambda args: {
+        **plain(args), "fence": next(fences), "fences": args.get("fences", 1)
+    }  # fmt: skip
+    locks = dlm.Client.over(channel, clock_us=lambda: channel.now)
+
+    def act() -> None:
+        for _ in range(count):
+            locks.acquire("x", cache=cache).release()
+
+    act()
+    return act
+
+
+def test_steps_of_a_pair_in_the_program() -> None:
+    assert 20 < steps(client_pairs(100, cache=False)) / 100 <= 84
+
+
+def test_steps_of_a_pair_of_a_lock_that_is_kept() -> None:
+    assert 5 < steps(client_pairs(100, cache=True)) / 100 <= 36
+
+
+def test_steps_of_a_message_in_the_program() -> None:
+    """Sent among many, and taken among many."""
+    out = Outgoing(lambda batch, order: Future())
+
+    def send() -> None:
+        for _ in range(500):
+            out.add(b"x" * 64, "agreed", None)
+
+    send()
+    assert 2 < steps(send) / 500 <= 9.3
+    batch = msgpack.packb([b"x" * 64] * 500)
+    sender = {"node": 1, "session": 2, "name": "a"}
+    pushed = {"group": "g", "sender": sender, "seq": "1.8:7", "batch": batch}
+    assert 0 < steps(lambda: list(messages_of(pushed))) / 500 <= 2.8
 
 
 @pytest.mark.parametrize("keeper", [0, 2])
