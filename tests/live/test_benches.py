@@ -50,7 +50,7 @@ def test_latency_beside_the_bare_hop(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("what", ["lock-private", pytest.param("lock-cached", marks=pytest.mark.long)])
+@pytest.mark.parametrize("what", [pytest.param("lock-private", marks=pytest.mark.long), "lock-cached"])
 def test_private_names(capsys: pytest.CaptureFixture[str], what: str) -> None:
     found = rows(capsys, dlm_main, "--only", what)
     assert {row["what"] for row in found} == {what}

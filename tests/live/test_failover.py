@@ -129,7 +129,7 @@ def test_who_locks_private_names_does_not_notice_that_another_node_is_killed(clu
     assert min(pauses.count["private"] for pauses in found)
 
 
-@pytest.mark.parametrize("transport", ["zmq", "udp"])
+@pytest.mark.parametrize("transport", ["udp", pytest.param("zmq", marks=pytest.mark.long)])
 def test_nobody_waits_for_a_newcomer_that_does_not_hear_anybody_yet(transport: str) -> None:
     """It is heard long before it hears: as if its former connections had yet to be made anew, only longer."""
     timing = {"consensus_ms": 3000, "lease_ms": 6000}

@@ -29,7 +29,10 @@ def nodes(cluster: LocalCluster, at: str, *words: str) -> dict[str, Any]:
     return listing
 
 
-@pytest.mark.parametrize(("transport", "links"), [("zmq", 1), ("zmq", 2), ("udp", 1), ("udp", 2)])
+@pytest.mark.parametrize(
+    ("transport", "links"),
+    [("zmq", 2), ("udp", 1)] + [pytest.param(*way, marks=pytest.mark.long) for way in (("zmq", 1), ("udp", 2))],
+)
 def test_grows_shrinks_and_is_repaired_while_a_lock_is_held(transport: str, links: int) -> None:
     with (
         LocalCluster(settings={"transport": transport}, links=links) as cluster,

@@ -35,6 +35,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_counts_are_exact_while_nodes_are_killed(folder: Path) -> None:
     """As many rounds as it takes to have met every kind of trouble a few times."""
