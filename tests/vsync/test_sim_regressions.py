@@ -48,3 +48,22 @@ def test_packets_that_do_not_get_there_are_sent_by_another() -> None:
         cluster.run_until(lambda: len(cluster[3].delivered) == 100, 1, "what node 3 misses")
         assert cluster[3].delivered == cluster[1].delivered
         assert cluster[1].view is view
+
+
+def test_conversations_end_with_the_traffic() -> None:
+    """A false alarm: those that answer themselves, up to sixty times, had something under way for longer than
+    E26 allows, where a turn of the ring takes long (seed 256843615 with 7 nodes).
+    """
+    slow = Options(
+        nodes=7,
+        chaos=600_000,
+        fault_interval=60_000_000,
+        timing=scaled(0.1),
+        links=LinkOptions(delay_low=1_000, delay_high=9_000),
+        start_spread=20_000,
+        send_interval=10_000,
+        chat=1.0,
+    )
+    for seed in range(1, 6):
+        result = run(replace(slow, seed=seed))
+        assert result.violation is None, f"seed {seed}: {result.violation}"

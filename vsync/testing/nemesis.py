@@ -317,8 +317,10 @@ class Traffic:
         self._later(node)
 
     def stop(self) -> None:
-        """No further messages."""
+        """No further messages, also not of conversations: sixty turns of a slow ring outlast the bounds."""
         self._active = False
+        for node in self.cluster.nodes.values():
+            node.recorder.hush()
 
     def _later(self, node: SimNode) -> None:
         delay = int(self._rng.expovariate(1 / self.cluster.options.send_interval)) + 1

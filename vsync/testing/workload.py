@@ -64,6 +64,10 @@ class Recorder:
             self._host.event(NOTE, event=Withdrawn(me, self.number))
             self._chat = 0
 
+    def hush(self) -> None:
+        """The conversation that goes on is over."""
+        self._chat = 0
+
     def deliver(self, origin: Member, position: int, payload: bytes, installing: bool, now: int) -> None:
         _, node, incarnation, number = _HEADER.unpack_from(payload)
         author = Member(node, incarnation)
