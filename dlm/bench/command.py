@@ -9,6 +9,7 @@ from pathlib import Path
 from dlm.bench.busy import busy_threads
 from dlm.bench.growth import growth
 from dlm.bench.locking import Locking
+from dlm.bench.matrix import matrix
 from dlm.bench.memory import memory
 from dlm.bench.outages import outages
 from dlm.bench.pingpong import pingpong
@@ -51,6 +52,8 @@ def _others(transport: str, options: Options, tell: Tell) -> Iterator[Row]:
         yield from pingpong(transport, options, tell)
     if options.wants("busy-thread"):
         yield from busy_threads(transport, options, tell)
+    if options.wants("matrix"):
+        yield from matrix(transport, options, tell)
     if options.wants("growth"):
         yield from growth(transport, options, tell)
     if options.wants("memory"):

@@ -7,6 +7,7 @@ there. ``WAYS`` has all of them; those of others are in ``dlm.bench.peers``.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -15,16 +16,18 @@ from typing import Any
 import dlm
 from dlm import Mode
 from vsync.bench.embedded import configs, joined
+from vsync.errors import VsyncError
 from vsync.transport.options import TransportConfig
 
-__all__ = ["MULTI", "WAYS", "Caller", "Pair", "made", "names_of", "sent_by"]
+__all__ = ["MULTI", "WAYS", "Caller", "Pair", "converted", "keep", "made", "names_of", "sent_by"]
 
 Pair = Callable[[], object]
-MULTI = 10  #: names of a multi-lock
+MULTI = 10  #: names of a multi-lock, and of what is pipelined
+PATIENCE_S = 10.0
 
 
 def names_of(name: str) -> list[str]:
-    """Those of a multi-lock."""
+    """Those of a multi-lock, and of what is pipelined."""
     return [f"{name}/{number}" for number in range(MULTI)]
 
 
@@ -98,6 +101,48 @@ def multi(client: dlm.Client, name: str) -> Pair:
     return pair
 
 
+def pipelined(client: dlm.Client, name: str) -> Pair:
+    """Ten requests under way all the time: the oldest is waited for, its lock given back without a wait, and
+    asked for again.
+    """
+    space = dlm.Lockspace(client)
+    asked = deque(space.lock(Mode.EX, each) for each in names_of(name))
+
+    def pair() -> None:
+        first = asked.popleft()
+        granted(first)
+        space.unlock(first.lkid)
+        asked.append(space.lock(Mode.EX, first.name))
+
+    return pair
+
+
+def conversion_pipelined(client: dlm.Client, name: str) -> Pair:
+    """The same with conversions of ten locks that are always there, on names of their own."""
+    space = dlm.Lockspace(client)
+    asked = deque(space.lock(Mode.NL, each) for each in names_of(converted(name)))
+
+    def pair() -> None:
+        for _ in (Mode.EX, Mode.NL):
+            first = asked.popleft()
+            granted(first)
+            asked.append(space.convert(first.lkid, Mode.EX if first.mode == Mode.NL else Mode.NL))
+
+    return pair
+
+
+def converted(name: str) -> str:
+    """What the names of pipelined conversions begin with."""
+    return f"{name}/converted"
+
+
+def granted(asked: dlm.Lksb) -> None:
+    """Wait for it."""
+    status = asked.wait(PATIENCE_S)
+    if status is not dlm.Status.OK:
+        raise VsyncError(f"{asked!r} was not granted: {status.name}")
+
+
 def keep(client: dlm.Client, name: str) -> list[dlm.Held]:
     """NL locks, by which the names stay known to this node, and shared, for as long as it has them."""
     return [client.acquire(each, Mode.NL) for each in [name, *names_of(name)]]
@@ -117,6 +162,8 @@ WAYS: Mapping[str, Callable[[dlm.Client, str], Pair]] = {
     "with": with_block,
     "conversion": conversion,
     "multi": multi,
+    "pipelined": pipelined,
+    "conversion, pipelined": conversion_pipelined,
     "keep": kept,
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dlm.bench import growth, memory
+from dlm.bench import growth, matrix, memory
 from dlm.bench.outages import OUTAGES
 from dlm.cli import main as dlm_main
 from vsync.bench.rows import Row
@@ -120,6 +120,22 @@ def test_busy_threads(capsys: pytest.CaptureFixture[str]) -> None:
     for row in found:
         assert row["value"] > 0
         assert row["messages_per_op"] == pytest.approx(2 * (row["what"] == "lock-shared"), abs=0.5)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_the_table_of_2005(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix, "NODES", (1, 2))
+    found = rows(capsys, dlm_main, "--only", "matrix")
+    assert [(row["what"], row["nodes"], row["case"], row["callers"]) for row in found] == [
+        (what, nodes, *cell)
+        for nodes, what in ((1, "lock-private"), (2, "lock-private"), (2, "lock-shared"))
+        for cell in matrix.CELLS
+    ]
+    for row in found:
+        assert row["value"] > 0
+        assert row["peer"] == matrix.FLOOR
+        assert row["messages_per_op"] == pytest.approx(2 * (row["what"] == "lock-shared"), abs=0.5), row
 
 
 @pytest.mark.long

@@ -17,13 +17,13 @@ from vsync.cli.table import show
 
 __all__ = ["WHATS", "Row", "Sample", "machine", "middle", "print_rows", "rows_of", "sample", "sample_ms", "to_json"]
 
-#: What can be measured, by the program that does it. The rows of "growth" and "busy-thread" are of
+#: What can be measured, by the program that does it. The rows of "matrix", "growth" and "busy-thread" are of
 #: lock-private and lock-shared.
 WHATS = {
     "vsync": ("order-latency", "order-throughput", "order-after-idle", "idle-cpu"),
     "dlm": (
         "lock-private", "lock-cached", "lock-shared", "lock-multi", "bast-pingpong", "kill-to-grant", "join-pause",
-        "recovery", "memory", "growth", "busy-thread",
+        "recovery", "memory", "matrix", "growth", "busy-thread",
     ),
 }  # fmt: skip
 
