@@ -56,7 +56,7 @@ def refusing(name: bytes = b"") -> Iterator[None]:
 
 def check_friendly(flags: Flag) -> None:
     """Raise ``InvalidRequest`` for flags that ``Client`` and ``Held`` have methods and arguments for."""
-    if flags and flags & LOW_LEVEL:
+    if flags and flags & LOW_LEVEL:  # mostly there are none, and ``&`` of these makes an object
         rule = "E3" if flags & Flag.CANCEL else ""
         raise errors.InvalidRequest(f"{flags & LOW_LEVEL!r}: only dlm.Lockspace takes this", rule=rule)
 

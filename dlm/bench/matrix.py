@@ -16,7 +16,7 @@ import dlm
 from dlm.bench.callers import Callers, daemons
 from dlm.bench.pairs import converted, keep
 from vsync.bench.contest import Measure, contest
-from vsync.bench.hop import BareHop
+from vsync.bench.hop import ONE_BY_ONE, BareHop
 from vsync.bench.options import Options, Tell
 from vsync.bench.rows import Row, Sample, rows_of
 from vsync.testcluster import LocalCluster
@@ -28,11 +28,11 @@ MANY = 16  #: callers
 PAIRS_S = 0.25
 MOST_ROUNDS = 3
 HOPS = 400
-FLOOR = "bare hops, one by one"
-WAYS = ("awaited", "conversion")
-CELLS = [(way, callers) for way in WAYS for callers in (1, MANY)] + [
-    ("pipelined", 1), ("conversion, pipelined", 1)
-]  # fmt: skip
+#: Ways (``dlm.bench.pairs``), and with how many callers.
+CELLS = (
+    ("awaited", 1), ("awaited", MANY), ("pipelined", 1),
+    ("conversion", 1), ("conversion", MANY), ("conversion, pipelined", 1),
+)  # fmt: skip
 
 
 def matrix(transport: str, options: Options, tell: Tell) -> Iterator[Row]:
@@ -62,18 +62,14 @@ def _of_cluster(transport: str, nodes: int, rounds: int, say: Tell) -> Iterator[
         cells: dict[str, Measure] = {
             _title(way, count): partial(callers[count].measure, way, PAIRS_S, None, others) for way, count in CELLS
         }
-        cells[FLOOR] = lambda: Sample(1e6 / hop.latency(64, HOPS).value)
+        cells[ONE_BY_ONE] = partial(hop.rate, 64, HOPS)
         yield from _rows("lock-private", transport, nodes, contest(cells, rounds, say))
         if nodes > 1:
-            kept: list[dlm.Held] = []
-            for count in callers:
-                for n in range(count):
-                    name = f"matrix/{count}/{n}"
-                    for each in (name, converted(name)):
-                        kept += keep(clients[(n + 1) % nodes], each)
+            for name, n in ((f"matrix/{count}/{n}", n) for count in callers for n in range(count)):
+                for each in (name, converted(name)):
+                    for held in keep(clients[(n + 1) % nodes], each):
+                        stack.enter_context(held)
             yield from _rows("lock-shared", transport, nodes, contest(cells, rounds, say))
-            for held in kept:
-                held.release()
 
 
 def _title(way: str, callers: int) -> str:
@@ -86,4 +82,4 @@ def _rows(what: str, transport: str, nodes: int, found: Mapping[str, Sample]) ->
             "what": what, "case": way, "nodes": nodes, "transport": transport, "via": "vsyncd", "size": None,
             "callers": callers, "unit": "1/s",
         }  # fmt: skip
-        yield from rows_of(described, found[_title(way, callers)], {FLOOR: found[FLOOR]})
+        yield from rows_of(described, found[_title(way, callers)], {ONE_BY_ONE: found[ONE_BY_ONE]})

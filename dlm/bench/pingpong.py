@@ -16,7 +16,7 @@ from itertools import pairwise
 import dlm
 from dlm.bench.callers import Others, daemons
 from vsync.bench.contest import Measure, contest
-from vsync.bench.hop import BareHop
+from vsync.bench.hop import ONE_BY_ONE, BareHop
 from vsync.bench.options import Options, Tell
 from vsync.bench.rows import Row, Sample, rows_of, sample
 from vsync.bench.workers import Handler, Workers, cpu_s
@@ -30,7 +30,7 @@ NAME = "bench/pingpong"
 PLAY_S = 0.5
 HOPS = 400
 PATIENCE_S = 10.0
-BAST, QUEUE, FLOOR = "blocking callback", "queue handover", "bare hops, one by one"
+BAST, QUEUE = "blocking callback", "queue handover"
 
 
 def pingpong(transport: str, options: Options, tell: Tell) -> Iterator[Row]:
@@ -41,13 +41,13 @@ def pingpong(transport: str, options: Options, tell: Tell) -> Iterator[Row]:
         players = stack.enter_context(Players(cluster, daemons(cluster, clients)))
         hop = stack.enter_context(BareHop())
         entrants: dict[str, Measure] = {case: partial(players.play, case) for case in (BAST, QUEUE)}
-        entrants[FLOOR] = lambda: Sample(1e6 / hop.latency(64, HOPS).value)
+        entrants[ONE_BY_ONE] = partial(hop.rate, 64, HOPS)
         found = contest(entrants, options.rounds, lambda text: tell(f"{transport}: bast-pingpong: {text}"))
         described = {
             "what": "bast-pingpong", "case": BAST, "nodes": 3, "transport": transport, "via": "vsyncd",
             "size": None, "callers": 2, "unit": "1/s",
         }  # fmt: skip
-        yield from rows_of(described, found[BAST], {peer: found[peer] for peer in (QUEUE, FLOOR)})
+        yield from rows_of(described, found[BAST], {peer: found[peer] for peer in (QUEUE, ONE_BY_ONE)})
 
 
 class Players(Workers):

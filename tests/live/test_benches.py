@@ -11,6 +11,7 @@ import pytest
 from dlm.bench import growth, matrix, memory
 from dlm.bench.outages import OUTAGES
 from dlm.cli import main as dlm_main
+from vsync.bench.hop import ONE_BY_ONE
 from vsync.bench.rows import Row
 from vsync.cli import run as vsync_main
 
@@ -134,7 +135,7 @@ def test_the_table_of_2005(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     ]
     for row in found:
         assert row["value"] > 0
-        assert row["peer"] == matrix.FLOOR
+        assert row["peer"] == ONE_BY_ONE
         assert row["messages_per_op"] == pytest.approx(2 * (row["what"] == "lock-shared"), abs=0.5), row
 
 

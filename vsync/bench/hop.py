@@ -14,7 +14,9 @@ from vsync.bench.workers import Handler, Workers
 from vsync.clock import boot_us
 from vsync.errors import VsyncError
 
-__all__ = ["BareHop"]
+__all__ = ["ONE_BY_ONE", "BareHop"]
+
+ONE_BY_ONE = "bare hops, one by one"  #: who ``BareHop.rate`` is, as a peer
 
 BIGGEST = 60_000
 PATIENCE_S = 10.0
@@ -37,6 +39,10 @@ class BareHop:
             self._socket.recv(BIGGEST)
             times.append((boot_us() - began) / 2)
         return sample(times)
+
+    def rate(self, size: int, count: int) -> Sample:
+        """So many a second, one after the other."""
+        return Sample(1e6 / self.latency(size, count).value)
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:

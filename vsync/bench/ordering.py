@@ -19,7 +19,7 @@ from vsync.bench import corosync_load
 from vsync.bench.contest import Measure, contest
 from vsync.bench.corosync_load import CorosyncLoad
 from vsync.bench.costs import idle_percent
-from vsync.bench.hop import BareHop
+from vsync.bench.hop import ONE_BY_ONE, BareHop
 from vsync.bench.load import Nodes
 from vsync.bench.member import WINDOWS, ClientMembers, EmbeddedMembers, Members
 from vsync.bench.options import Options, Tell
@@ -35,7 +35,6 @@ COROSYNC = "corosync"
 BUSY = "the same, busy"
 COLD_HOP = "bare hop, after idle"
 AGREED = "agreed, vsyncd"
-TURNS = "bare hops, one by one"
 SERVICE: Way = ("embedded", "service")
 COUNT = 400
 LATENCY_S = 0.2
@@ -145,7 +144,7 @@ class _Site:
             if self._corosync is not None:
                 entrants[COROSYNC] = partial(self._corosync.throughput, size, THROUGHPUT_S)
             else:
-                entrants[TURNS] = partial(_turns, self._hop, size)
+                entrants[ONE_BY_ONE] = partial(self._hop.rate, size, COUNT)
             yield from self._rows("order-throughput", "1/s", size, entrants)
 
     def after_idle(self) -> Iterator[Row]:
@@ -191,10 +190,6 @@ def _timed(nodes: Nodes, size: int) -> Sample:
 def _loaded(nodes: Nodes, size: int) -> Sample:
     measured = nodes.measure(size, 1, WINDOWS.get(size, 16), THROUGHPUT_S)
     return Sample(measured.rate, cpu_us=measured.cpu_us)
-
-
-def _turns(hop: BareHop, size: int) -> Sample:
-    return Sample(1e6 / hop.latency(size, COUNT).value)
 
 
 def _alone(ring: Nodes | Members) -> Sample:
